@@ -16,7 +16,7 @@ from service.contract.model import ChannelSpec, Contract, EventSpec, Resolved
 from service.contract.text import shorten
 from service.core.access import PublishRule, SubscribeRule, may_publish, may_read
 from service.core.channel import OWNER_PARAMETER, ChannelKey
-from service.core.event import Publication
+from service.core.event import Delivery, Publication
 from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError
 from service.protocol import unique_keys
@@ -104,17 +104,10 @@ class Gate:
             raise _invalid_data(event, raw, value)
         if event.key is not None or key is not None:
             key = _key(event, value, key)
-        return Publication(
-            channel=ChannelKey(identity.tenant, channel),
-            type=type,
-            id=id,
-            delivery=event.delivery,
-            data=raw,
-            sender=sender,
-            at=at,
-            key=key,
-            retention=spec.retention(event.delivery),
-        )
+        delivery = event.delivery
+        retention = None if delivery is Delivery.EPHEMERAL else spec.retention(delivery)
+        # By position: names would take as long again.
+        return Publication(ChannelKey(identity.tenant, channel), type, id, delivery, raw, sender, at, key, retention)
 
 
 _WHO_READS = {

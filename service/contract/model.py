@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -82,14 +82,11 @@ class Contract:
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
         """Every declared event type: a bounded set, usable as a metric label."""
-        self._resolve = lru_cache(maxsize=MAX_RESOLVED_NAMES)(self._match)
-
-    def resolve(self, name: str) -> Resolved:
-        """Returns the most specific pattern that matches the name: from the left, a literal segment wins.
+        self.resolve: Callable[[str], Resolved] = lru_cache(maxsize=MAX_RESOLVED_NAMES)(self._match)
+        """Returns the most specific pattern that matches a channel name: from the left, a literal segment wins.
 
         Raises ServiceError: INVALID_CHANNEL or UNKNOWN_CHANNEL.
         """
-        return self._resolve(name)
 
     def _match(self, name: str) -> Resolved:
         check_name(name, encoded=True)

@@ -140,6 +140,9 @@ class Broker(Protocol):
         A call that is cancelled leaves nothing behind except perhaps the event.
         """
 
+    def publish_now(self, publication: Publication) -> PublishResult | None:
+        """Does the same as `publish`, if that needs no wait. Otherwise does nothing and returns None: call `publish`."""
+
     async def subscribe(self, channel: ChannelKey) -> None:
         """Delivers every event of the channel to the sink from the return of this call on."""
 

@@ -23,6 +23,9 @@ class Delivery(Enum):
     EPHEMERAL = "ephemeral"
     """No history. Dropped first under pressure, and counted."""
 
+    # Enum's own is a function in Python that hashes the name, and every message asks for it.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
@@ -34,7 +37,7 @@ class Retention:
     """Seconds after its publish when an entry is dropped."""
 
 
-class Publication(Struct, frozen=True):
+class Publication(Struct, frozen=True, gc=False):
     """An event that the gate has accepted, before the broker has."""
 
     channel: ChannelKey
@@ -53,7 +56,7 @@ class Publication(Struct, frozen=True):
     """For the stream (DURABLE) or the state (LATEST); None for EPHEMERAL."""
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """An event that the broker has accepted."""
 
     channel: ChannelKey
@@ -76,16 +79,16 @@ def accepted_event(
     publication: Publication, epoch: str = "", offset: int | None = None, state_version: int | None = None
 ) -> Event:
     """Returns the event of an accepted publication. An ephemeral event has neither offset nor state version."""
-    return Event(
-        channel=publication.channel,
-        type=publication.type,
-        id=publication.id,
-        delivery=publication.delivery,
-        data=publication.data,
-        sender=publication.sender,
-        at=publication.at,
-        offset=offset,
-        state_version=state_version,
-        key=publication.key,
-        epoch=epoch,
+    return Event(  # by position: names would take as long again
+        publication.channel,
+        publication.type,
+        publication.id,
+        publication.delivery,
+        publication.data,
+        publication.sender,
+        publication.at,
+        offset,
+        state_version,
+        publication.key,
+        epoch,
     )

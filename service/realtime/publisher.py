@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import NamedTuple
 
 from msgspec import Raw
 
 from service.contract.gate import Gate
 from service.core.broker import Broker, PublishResult
-from service.core.clock import Clock, milliseconds
-from service.core.event import Delivery
+from service.core.clock import Clock
+from service.core.event import Delivery, Publication
 from service.core.identity import Identity
 from service.errors import ServiceError
 from service.realtime.ids import new_id
@@ -36,12 +37,12 @@ class Publisher:
         self._gate = gate
         self._broker = broker
         self._clock = clock
-        self._metrics = metrics
+        self._publish_seconds = metrics.delivery.publish_seconds
         self._unknown = metrics.delivery.publishes.labels("unknown", "refused")
         """Counts events that the gate refuses: their delivery class is not known."""
         self._outcomes = {delivery: _Outcomes.of(metrics, delivery.value) for delivery in Delivery}
 
-    async def publish(
+    def publish(
         self,
         identity: Identity,
         *,
@@ -52,32 +53,45 @@ class Publisher:
         key: str | None,
         sender: str | None,
         subscribed: bool,
-    ) -> PublishResult:
+    ) -> PublishResult | Awaitable[PublishResult]:
         """Validates an event against the contract, and publishes it. An event without an id gets one.
 
-        Raises ServiceError. If the gate refuses the event, it was not published. If the broker fails, it may have been; it is
-        safe to publish it again with the same id.
+        Returns the result; or an awaitable of it, if the broker has to wait. Both raise ServiceError. If the gate refuses the
+        event, it was not published. If the broker fails, it may have been; it is safe to publish it again with the same id.
         """
         started = self._clock.monotonic()
-        refused = self._unknown
+        publication: Publication | None = None
         try:
             publication = self._gate.validate(
                 identity,
                 channel=channel,
                 type=type,
-                data=bytes(data),
+                data=data,
                 id=id if id is not None else new_id(),
                 key=key,
                 sender=sender,
-                at=milliseconds(self._clock),
+                at=int(self._clock.wall() * 1000),
                 subscribed=subscribed,
             )
-            outcomes = self._outcomes[publication.delivery]
-            refused = outcomes.refused
+            result = self._broker.publish_now(publication)
+        except ServiceError:
+            (self._unknown if publication is None else self._outcomes[publication.delivery].refused).inc()
+            raise
+        if result is None:
+            return self._wait(publication, started)
+        self._count(publication, result, started)
+        return result
+
+    async def _wait(self, publication: Publication, started: float) -> PublishResult:
+        try:
             result = await self._broker.publish(publication)
         except ServiceError:
-            refused.inc()
+            self._outcomes[publication.delivery].refused.inc()
             raise
-        (outcomes.duplicate if result.duplicate else outcomes.accepted).inc()
-        self._metrics.delivery.publish_seconds.observe(max(0.0, self._clock.monotonic() - started))
+        self._count(publication, result, started)
         return result
+
+    def _count(self, publication: Publication, result: PublishResult, started: float) -> None:
+        outcomes = self._outcomes[publication.delivery]
+        (outcomes.duplicate if result.duplicate else outcomes.accepted).value += 1
+        self._publish_seconds.observe(self._clock.monotonic() - started)

@@ -164,6 +164,9 @@ class Flaky(MemoryBroker):
         )
         self.refuse: str | None = None
 
+    def publish_now(self, publication: Publication) -> Any:
+        """Waits: None."""
+
     async def publish(self, publication: Publication) -> PublishResult:
         if publication.id == self.refuse:
             self.refuse = None

@@ -113,6 +113,9 @@ class Hesitant:
     async def check(self) -> None:
         await self._broker.check()
 
+    def publish_now(self, publication: Publication) -> None:
+        pass
+
     async def publish(self, publication: Publication) -> PublishResult:
         return await self._late(lambda: self._broker.publish(publication))
 

@@ -33,6 +33,10 @@ class FaultyBroker(_OwnBroker):
         self._fail("publish")
         return await super().publish(publication)
 
+    def publish_now(self, publication: Any) -> Any:
+        self._fail("publish")
+        return super().publish_now(publication)
+
     async def subscribe(self, channel: Any) -> None:
         self._fail("subscribe")
         await super().subscribe(channel)

@@ -30,7 +30,7 @@ async def main() -> None:
 
 
 async def _faulty_request(server: Running) -> None:
-    async def broken(*_: object, **__: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a fault for the test")
 
     publisher = server.service.node.publisher

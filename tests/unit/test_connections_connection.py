@@ -19,9 +19,10 @@ from service.core.limits import Compression, OutboxLimits
 from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
+from service.protocol.framing import PING_FRAME
 from service.protocol.messages import Ack, Pong
 from service.realtime.connections.byte_budget import MAX_SMALL_REPLY, ByteBudget
-from service.realtime.connections.connection import MAX_REPLIES, Connection
+from service.realtime.connections.connection import MAX_GATHERED, Connection
 from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import Batch, FrameEncoder
 from service.realtime.connections.frame import Frame
@@ -226,6 +227,38 @@ def test_replies_share_a_write_with_the_event_that_follows(stage: Stage) -> None
     assert stage.is_clear()
 
 
+def test_gathered_event_shares_a_message_with_the_reply(stage: Stage) -> None:
+    assert stage.connection.gather(Frame(b'"1"', "a.b", Delivery.DURABLE, received_at=stage.clock.monotonic()))
+    stage.connection.reply(Ack("2"))
+    assert stage.connection.gather(event("3"))
+    assert stage.transport.writes == []
+    stage.clock.advance(0.003)
+    stage.end_iteration()
+    (write,) = stage.transport.writes
+    assert [names_in(message) for _, message in frames_of(write)] == [["1", "2", "3"]]
+    delivery = stage.metrics.registry.get_sample_value
+    assert delivery("tidewire_publish_to_write_seconds_count") == 1
+    assert delivery("tidewire_publish_to_write_seconds_sum") == pytest.approx(0.003)
+
+
+@pytest.mark.parametrize("events", [LIMITS.messages, LIMITS.messages + 1])
+def test_gathered_events_are_queued_when_writing_pauses(stage: Stage, events: int) -> None:
+    names = [str(number) for number in range(events)]
+    for name in names:
+        assert stage.connection.gather(event(name))
+    stage.transport.takes = 1
+    stage.transport.write(PING_FRAME)
+    assert stage.transport.is_writing_paused
+    if events > LIMITS.messages:
+        assert stage.closes == [CloseCode.SLOW_CONSUMER]
+        assert stage.held() == (0, 0)
+        return
+    stage.connection.reply(Ack("last"))
+    stage.end_iteration()
+    stage.transport.reads()
+    assert written(*stage.transport.writes[1:]) == [*names, "last"]
+
+
 def test_replies_above_max_batch_go_into_several_messages(stage: Stage) -> None:
     names = [str(number) for number in range(2 * BATCH + 1)]
     for name in names:
@@ -237,7 +270,7 @@ def test_replies_above_max_batch_go_into_several_messages(stage: Stage) -> None:
 
 
 def test_replies_above_the_maximum_are_written_at_once(stage: Stage) -> None:
-    names = [str(number) for number in range(MAX_REPLIES + 1)]
+    names = [str(number) for number in range(MAX_GATHERED + 1)]
     for name in names[:-1]:
         stage.connection.reply(Pong(name))
     assert stage.transport.writes == []
@@ -297,16 +330,16 @@ class Oracle:
         """Adds an event for a peer that keeps up."""
         self.waiting.append(frame)
 
-    def queue(self, frame: QueuedMessage) -> bool:
-        """Queues an event. False if the peer is too slow for it."""
+    def queue(self, frame: QueuedMessage, start: int = 0) -> bool:
+        """Queues an event. False if the peer is too slow for it. The messages before `start` are being written."""
         if frame.delivery is Delivery.LATEST:
             for place, old in enumerate(self.waiting):
-                if old.delivery is Delivery.LATEST and old.key == frame.key:
+                if place >= start and old.delivery is Delivery.LATEST and old.key == frame.key:
                     self.waiting[place] = frame
                     if frame.ordered:
                         self.waiting.append(self.waiting.pop(place))
                     return True
-        events = [one for one in self.waiting if one.delivery is not None]
+        events = [one for one in self.waiting[start:] if one.delivery is not None]
         if len(events) >= LIMITS.messages:
             oldest = next((one for one in events if one.delivery is Delivery.EPHEMERAL), None)
             if oldest is None:
@@ -356,7 +389,7 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @rule(large=st.sampled_from([False] * 7 + [True]), count=st.sampled_from([1, 1, 2, 5, MAX_REPLIES + 2]))
+    @rule(large=st.sampled_from([False] * 7 + [True]), count=st.sampled_from([1, 1, 2, 5, MAX_GATHERED + 2]))
     def reply(self, large: bool, count: int) -> None:
         for _ in range(count):
             name = self.new_name() + ("x" * MAX_SMALL_REPLY if large and count < 3 else "")
@@ -384,11 +417,26 @@ class ConnectionMachine(RuleBasedStateMachine):
         else:
             self.check_keeps_up(connection.deliver(batch), keeps_up)
 
+    @rule(kinds=st.lists(kinds, min_size=1, max_size=4), times=st.sampled_from([1, 1, 1, MAX_GATHERED]))
+    def gather(self, kinds: list[tuple[Delivery, str | None, bool]], times: int) -> None:
+        """Delivers as a room of few does."""
+        for kind in kinds * times:
+            frame, queued = self.new_event(kind)
+            keeps_up = True
+            if self.is_open:
+                if self.stage.transport.is_writing_paused:
+                    keeps_up = self.oracle.queue(queued)
+                else:
+                    self.oracle.write(queued)
+            self.check_keeps_up(self.stage.connection.gather(frame), keeps_up)
+            self.peer_gets_messages_in_queue_order()
+
     @rule(kinds=st.lists(kinds, max_size=7))
     def send(self, kinds: list[tuple[Delivery, str | None, bool]]) -> None:
         """Sends frames for this connection alone, such as a snapshot."""
         made = [self.new_event(kind) for kind in kinds]
-        keeps_up = not self.is_open or all(self.oracle.queue(one) for _, one in made)
+        start = 0 if self.stage.transport.is_writing_paused else len(self.oracle.waiting)
+        keeps_up = not self.is_open or all(self.oracle.queue(one, start) for _, one in made)
         self.check_keeps_up(self.stage.connection.send([frame for frame, _ in made]), keeps_up)
 
     def check_keeps_up(self, keeps_up: bool, expected: bool) -> None:
@@ -440,7 +488,7 @@ class ConnectionMachine(RuleBasedStateMachine):
     @invariant()
     def check_model(self) -> None:
         self.peer_gets_messages_in_queue_order()
-        self.only_replies_wait_while_the_peer_keeps_up()
+        self.messages_wait_only_for_the_end_of_the_iteration()
         self.close_frame_is_sent_after_the_queue_or_the_grace()
         self.counted_bytes_and_messages_are_the_queued_ones()
 
@@ -450,11 +498,10 @@ class ConnectionMachine(RuleBasedStateMachine):
         assert names == [one.name for one in self.oracle.waiting[: len(names)]]
         del self.oracle.waiting[: len(names)]
 
-    def only_replies_wait_while_the_peer_keeps_up(self) -> None:
+    def messages_wait_only_for_the_end_of_the_iteration(self) -> None:
         clear = self.is_open and not self.stage.transport.is_writing_paused and not self.oracle.waiting
         assert self.stage.is_clear() == clear
         if self.is_open and not self.stage.transport.is_writing_paused:
-            assert all(one.delivery is None for one in self.oracle.waiting)
             assert bool(self.stage.callbacks) or not self.oracle.waiting
 
     def close_frame_is_sent_after_the_queue_or_the_grace(self) -> None:
@@ -682,7 +729,7 @@ def test_large_reply_above_the_budget_is_refused_and_earlier_replies_are_sent() 
     stage = Stage(budget=ByteBudget(10_000))
     stage.connection.reply(Pong("1" * 3_000))
     with pytest.raises(ServiceError) as refused:
-        stage.connection.reply(Pong("x" * 8_000))
+        stage.connection.reply(Pong("x" * 12_000))
     assert refused.value.code is ErrorCode.OVERLOADED
     assert stage.metrics.limits.limit_hits.labels(limit="outbox_node").value == 1
     stage.end_iteration()

@@ -23,8 +23,9 @@ from service.protocol.close import CloseCode
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, FrameEncoder
-from service.realtime.connections.frame import Frame
+from service.realtime.connections.frame import MAX_SMALL_FRAME, Frame
 from service.realtime.connections.write_scheduler import MAX_FAN_OUT_SECONDS, MAX_SLICE_MEMBERS, WriteScheduler
+from service.realtime.delivery import members
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
 from service.telemetry.metrics import Metrics
@@ -45,6 +46,7 @@ class Member:
     def __init__(self, *, keeps_up: bool = True) -> None:
         self.keeps_up = keeps_up
         self.batches: list[Any] = []
+        self.gathered: list[Any] = []
         self.closed: list[CloseCode] = []
         self.room: Room | None = None
         self.subscription = Subscription(KEY, None)
@@ -56,6 +58,11 @@ class Member:
     def deliver(self, batch: Batch) -> bool:
         self.on_deliver()
         self.batches.append(json.loads(batch.payload))
+        return self.keeps_up
+
+    def gather(self, frame: Frame) -> bool:
+        """Writes it alone, although a connection joins what it gathers."""
+        self.gathered.append(json.loads(frame.payload))
         return self.keeps_up
 
     async def wait_written(self) -> None:
@@ -82,6 +89,9 @@ class ClearMember(Member):
 class BrokenMember(ClearMember):
     """A member whose transport raises."""
 
+    def gather(self, frame: Frame) -> bool:
+        raise RuntimeError("unable to perform operation; the handler is closed")
+
     def write(self, wire: bytes) -> None:
         raise RuntimeError("unable to perform operation; the handler is closed")
 
@@ -94,6 +104,13 @@ class BrokenEncoder(FrameEncoder):
         if b"poison" in payload:
             raise MemoryError
         return FrameEncoder.encode_plain(payload)
+
+
+@pytest.fixture(autouse=True)
+def every_room_makes_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rooms of few make none, and would need many members to show how others do."""
+    if "of_few" not in request.node.name:
+        monkeypatch.setattr(members, "MAX_GATHERING_MEMBERS", 0)
 
 
 @pytest.fixture
@@ -246,6 +263,69 @@ def test_clear_member_is_written_to_directly(room: Room, clock: FakeClock) -> No
     room.push(frame("1"), 0.0)
     clock.advance(0)
     assert member.batches == ["1"]
+
+
+# --- few members: without batches --------------------------------------------------------------------------------------
+
+
+def test_room_of_few_hands_events_to_its_members_without_a_batch(
+    room: Room, clock: FakeClock, metrics: Metrics
+) -> None:
+    few = [add_live(room, Member()) for _ in range(members.MAX_GATHERING_MEMBERS)]
+    room.push(frame("1"), 0.0)
+    assert [member.gathered for member in few] == [["1"]] * len(few), "before the end of the loop iteration"
+    assert messages_out(metrics) == len(few)
+    add_live(room, Member())
+    room.push(frame("2"), 0.0)
+    clock.advance(0)
+    assert [(member.gathered, member.batches) for member in few] == [(["1"], ["2"])] * len(few)
+
+
+@pytest.mark.parametrize("window", [0.0, 0.1])
+def test_room_of_few_keeps_the_order_behind_a_pending_batch(room: Room, clock: FakeClock, window: float) -> None:
+    member = add_live(room, Member())
+    room.push(frame("0"), 0.0)
+    room.push(frame("1", key=None if window else "k"), window)
+    room.push(frame("2"), 0.0)
+    assert (member.gathered, member.batches) == (["0"], [])
+    clock.advance(0)
+    assert member.batches == [["1", "2"]]
+    room.push(frame("3"), 0.0)
+    assert member.gathered == ["0", "3"]
+
+
+def test_room_of_few_starts_the_window_with_a_gathered_event(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Member())
+    room.push(Frame(b'"0"', "a.b", Delivery.DURABLE, received_at=clock.monotonic()), 0.0)
+    room.push(frame("1"), 0.1)
+    clock.advance(0)
+    assert member.batches == []
+    clock.advance(0.1)
+    assert member.batches == ["1"]
+
+
+def test_room_of_few_does_not_copy_a_large_event_for_each_member(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Member())
+    room.push(frame("x" * MAX_SMALL_FRAME), 0.0)
+    clock.advance(0)
+    assert (len(member.gathered), len(member.batches)) == (0, 1)
+
+
+def test_room_of_few_closes_the_slow_member_alone(room: Room) -> None:
+    few = [add_live(room, Member(keeps_up=index != 1)) for index in range(3)]
+    for member in few:
+        member.room = room
+    room.push(frame("1"), 0.0)
+    assert [member.closed for member in few] == [[], [CloseCode.SLOW_CONSUMER], []]
+    room.push(frame("2"), 0.0)
+    assert [member.gathered for member in few] == [["1", "2"], ["1"], ["1", "2"]]
+
+
+def test_room_of_few_closes_the_broken_member_alone(room: Room) -> None:
+    broken, well = add_live(room, BrokenMember()), add_live(room, Member())
+    broken.room = room
+    room.push(frame("1"), 0.0)
+    assert (broken.closed, well.gathered) == ([CloseCode.INTERNAL], ["1"])
 
 
 # --- many members: in slices ------------------------------------------------------------------------------------------

@@ -108,11 +108,15 @@ class MemoryBroker:
 
         Raises ValueError for a durable or latest event without retention: a fault in the caller.
         """
-        sink = self._require_sink()
+        return self._publish(publication)
+
+    def _publish(self, publication: Publication) -> PublishResult:
+        sink = self._sink or self._require_sink()
         if publication.delivery is Delivery.EPHEMERAL:
             channel = self._channels.find(publication.channel)
-            _deliver(sink, channel, accepted_event(publication))
-            return PublishResult(publication.id, epoch="")
+            if channel is not None and channel.is_subscribed:
+                sink.deliver(accepted_event(publication))
+            return PublishResult(publication.id, "")
         now = self._clock.monotonic()
         if earlier := self._results.find(publication, now):
             return earlier
@@ -120,8 +124,12 @@ class MemoryBroker:
         event = self._channels.append(channel, publication, _retention(publication), now)
         result = PublishResult(event.id, channel.epoch, event.offset, event.state_version)
         self._results.add(publication, result, now)
-        _deliver(sink, channel, event)
+        if channel.is_subscribed:
+            sink.deliver(event)
         return result
+
+    publish_now = _publish
+    """Does the same as `publish`, which never waits."""
 
     async def subscribe(self, channel: ChannelKey) -> None:
         """Keeps the channel from now on, and delivers its events."""
@@ -206,8 +214,3 @@ def _missed(channel: StoredChannel, since: Position, max_events: int) -> Sequenc
         return None
     # With the event at `since`, whose id is compared.
     return events_after(since, channel.position, channel.newest(max(0, behind + 1)))
-
-
-def _deliver(sink: EventSink, channel: StoredChannel | None, event: Event) -> None:
-    if channel is not None and channel.is_subscribed:
-        sink.deliver(event)

@@ -39,6 +39,8 @@ class ChannelStore:
         self._limits = limits
         self._new_epoch = new_epoch
         self._channels: dict[ChannelKey, StoredChannel] = {}
+        self.find: Callable[[ChannelKey], StoredChannel | None] = self._channels.get
+        """Returns a channel if it is known. Does not count as a use."""
         # `_empty` and `_idle` begin with the least recently used. A channel with subscribers is in neither.
         self._empty: OrderedDict[ChannelKey, float] = OrderedDict()
         """Empty channels, with the time of their last use."""
@@ -60,10 +62,6 @@ class ChannelStore:
     def holdings(self) -> Holdings:
         """What all channels together hold."""
         return self._total
-
-    def find(self, key: ChannelKey) -> StoredChannel | None:
-        """Returns a channel if it is known. Does not count as a use."""
-        return self._channels.get(key)
 
     def open(self, key: ChannelKey, now: float) -> StoredChannel:
         """Returns a channel without expired entries; creates it if it is unknown. Counts as a use."""

@@ -196,6 +196,9 @@ class NatsBroker:
 
     # --- publishing -----------------------------------------------------------------------------------------------------
 
+    def publish_now(self, publication: Publication) -> None:
+        """Does nothing: every publish waits for the store."""
+
     async def publish(self, publication: Publication) -> PublishResult:
         """Stores the event with its result and the channel's head. An ephemeral event is only delivered.
 

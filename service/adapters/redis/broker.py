@@ -133,6 +133,9 @@ class RedisBroker:
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
+    def publish_now(self, publication: Publication) -> None:
+        """Does nothing: every publish waits for the store."""
+
     async def publish(self, publication: Publication) -> PublishResult:
         """Runs lua/publish.lua; an ephemeral event is only published.
 

@@ -7,7 +7,7 @@ from service.core.clock import Clock
 from service.core.limits import Limits, Rollout
 from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
-from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
+from service.protocol.messages import Command, Publish, Ready, Subscribe, Unsubscribe
 from service.realtime.admission.advertised_limits import AdvertisedLimits
 from service.realtime.admission.message_rates import ConnectionRates, Exceeded, Kind, MessageRates
 from service.realtime.admission.quota import ConnectionQuota
@@ -81,13 +81,14 @@ class Admission:
         refused would receive nothing, or stay present where it is not.
         """
         rates = slot.rates
-        if isinstance(command, Subscribe):
-            self._count_subscribes(rates, 1)
-            return
-        if isinstance(command, Unsubscribe) and session.is_subscribed(command.channel):
-            return
-        if isinstance(command, Ready) and not session.is_ready:
-            return
+        if type(command) is not Publish:
+            if isinstance(command, Subscribe):
+                self._count_subscribes(rates, 1)
+                return
+            if isinstance(command, Unsubscribe) and session.is_subscribed(command.channel):
+                return
+            if isinstance(command, Ready) and not session.is_ready:
+                return
         exceeded = self._rates.acquire_message(rates, self._clock.monotonic())
         if exceeded is not None:
             raise self._rate_limited(exceeded, "messages")

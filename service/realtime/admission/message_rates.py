@@ -176,11 +176,15 @@ class MessageRates:
             or (user is not None and user.messages - now > of_user.slack)
         ):
             return self.acquire(rates, "messages", now)
-        rates.messages = max(rates.messages, now) + of_connection.interval
-        address.messages = max(address.messages, now) + of_address.interval
-        tenant.messages = max(tenant.messages, now) + of_tenant.interval
+        full_at = rates.messages
+        rates.messages = (max(now, full_at)) + of_connection.interval
+        full_at = address.messages
+        address.messages = (max(now, full_at)) + of_address.interval
+        full_at = tenant.messages
+        tenant.messages = (max(now, full_at)) + of_tenant.interval
         if user is not None:
-            user.messages = max(user.messages, now) + of_user.interval
+            full_at = user.messages
+            user.messages = (max(now, full_at)) + of_user.interval
         return None
 
     def acquire_subscribes(self, rates: ConnectionRates, now: float, count: int) -> Exceeded | None:

@@ -19,10 +19,10 @@ from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import Expiring, ServerMessage, Welcome
-from service.realtime.connections.byte_budget import MAX_SMALL_REPLY, overloaded
+from service.realtime.connections.byte_budget import overloaded
 from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, join
-from service.realtime.connections.frame import Frame
+from service.realtime.connections.frame import MAX_SMALL_FRAME, Frame
 from service.realtime.connections.outbox import Outbox
 from service.realtime.connections.transport import Transport
 
@@ -30,8 +30,8 @@ _log = structlog.get_logger("connection")
 
 _NO_CLOSE_GRACE = frozenset((CloseCode.SLOW_CONSUMER, CloseCode.DEADLINE))
 """Close codes for a peer that does not read or does not answer: its outbox is not written first."""
-MAX_REPLIES = 64
-"""Small replies that wait for the end of the loop iteration, to share one write."""
+MAX_GATHERED = 64
+"""Small frames that wait for the end of the loop iteration, to share one write."""
 
 
 class ConnectionSlot(Protocol):
@@ -64,9 +64,9 @@ class Connection(_FanOutSlots):
     __slots__ = (
         "_close_timer",
         "_context",
+        "_gathered",
         "_is_lost",
         "_outbox",
-        "_replies",
         "_writable",
         "awaits_pong",
         "closing",
@@ -108,8 +108,8 @@ class Connection(_FanOutSlots):
         self.is_expiry_sent = False
         """True if `expiring` has been sent for the present token."""
         self._context = context
-        self._replies: list[bytes] | None = None
-        """Small replies of this loop iteration."""
+        self._gathered: list[Frame] | None = None
+        """Small frames of this loop iteration, in order."""
         self._outbox: Outbox | None = None
         """Exists only while the peer does not keep up."""
         self._close_timer: Timer | None = None
@@ -139,20 +139,41 @@ class Connection(_FanOutSlots):
         if self.closing is not None or self._is_lost:
             return True
         if self._outbox is None:
-            replies, self._replies = self._replies, None
+            gathered, self._gathered = self._gathered, None
             wire = batch.wire(self.window_bits)
-            if replies is None:
+            if gathered is None:
                 self.write(wire)
             else:
                 self._update_clear()
-                self._write_counted(self._frame_replies(replies) + wire)
+                self._write_counted(self._encode_gathered(gathered) + wire)
             return True
         put = self._outbox.put
         return all(put(frame) for frame in batch.frames)
 
+    def gather(self, frame: Frame) -> bool:
+        """Writes a small frame at the end of the loop iteration, with others; or queues it. False as for `deliver`.
+
+        Costs less than a batch where few connections get the frame, and an event then shares a write with the replies.
+        """
+        gathered = self._gathered
+        if gathered is not None:
+            gathered.append(frame)
+            if len(gathered) > MAX_GATHERED:
+                self.flush()
+            return True
+        if self.closing is not None or self._is_lost:
+            return True
+        if self._outbox is not None:
+            return self._outbox.put(frame)
+        self._gathered = [frame]
+        self.is_clear = False
+        self._context.scheduler.schedule_flush(self)
+        return True
+
     def send(self, frames: list[Frame]) -> bool:
         """Writes or queues frames for this connection alone. False as for `deliver`."""
         if frames and self.closing is None and not self._is_lost:
+            self.flush()
             outbox = self._open_outbox()
             for frame in frames:
                 if not outbox.put(frame):
@@ -163,16 +184,11 @@ class Connection(_FanOutSlots):
     def greet(self, welcome: Welcome, head: bytes) -> None:
         """Sends the first message, in one write with `head`, the HTTP response, if that has not been sent."""
         if head:
-            self.write(head + framing.frame(framing.TEXT, self._encode(welcome)))
+            payload = messages.encode(welcome)
+            self._context.metrics.messages.count_out("welcome", len(payload))
+            self.write(head + framing.frame(framing.TEXT, payload))
         else:
             self.reply(welcome)
-
-    def _encode(self, message: ServerMessage) -> bytes:
-        payload = messages.encode(message)
-        sent, size = self._context.metrics.messages.out(str(message.__struct_config__.tag))
-        sent.inc()
-        size.inc(len(payload))
-        return payload
 
     def reply(self, message: ServerMessage) -> None:
         """Sends a system message, which is never dropped.
@@ -181,18 +197,17 @@ class Connection(_FanOutSlots):
         """
         if self.closing is not None or self._is_lost:
             return
-        payload = self._encode(message)
-        if self._outbox is None and len(payload) <= MAX_SMALL_REPLY:
-            if self._replies is None:
-                self._replies = [payload]
-                self.is_clear = False
-                self._context.scheduler.schedule_flush(self)
-                return
-            if len(self._replies) < MAX_REPLIES:
-                self._replies.append(payload)
-                return
+        type_ = str(message.__struct_config__.tag)
+        # Never compressed: a snapshot joins what several people wrote, whatever the contract says of one event type.
+        payload = messages.encode(message)
+        self._context.metrics.messages.count_out(type_, len(payload))
+        frame = Frame(payload, type_, compress=False)
+        if self._outbox is None and len(payload) <= MAX_SMALL_FRAME:
+            self.gather(frame)
+            return
+        self.flush()
         # The budget is checked before the write: if the peer does not read, this process keeps all of it.
-        is_queued = self._open_outbox().put(_reply_frame(payload, str(message.__struct_config__.tag)))
+        is_queued = self._open_outbox().put(frame)
         self._write_queued()
         if not is_queued:
             raise overloaded()
@@ -204,11 +219,16 @@ class Connection(_FanOutSlots):
             self.fd = self.transport.fd  # -1 if the write has ended the connection
 
     def flush(self) -> None:
-        """Writes the replies of this loop iteration, if they have not gone out with an event."""
-        replies, self._replies = self._replies, None
-        if replies is not None and self.closing is None and not self._is_lost:
-            self._update_clear()
-            self._write_counted(self._frame_replies(replies))
+        """Writes the gathered frames, if they have not gone out with a batch."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is not None and self.closing is None and not self._is_lost:
+            self.is_clear = not self.transport.is_writing_paused
+            if self._writable is not None:
+                self._writable.set()
+            wire = self._encode_gathered(gathered)
+            self.write(wire)
+            if self.transport.is_writing_paused:
+                self.transport.count_unsent(len(wire))
 
     def _write_counted(self, wire: bytes) -> None:
         """Writes bytes of this connection alone, and counts them if the peer does not take them all."""
@@ -216,23 +236,29 @@ class Connection(_FanOutSlots):
         if self.transport.is_writing_paused:
             self.transport.count_unsent(len(wire))
 
-    def _frame_replies(self, replies: list[bytes]) -> bytes:
-        max_batch = self._context.max_batch
-        if len(replies) <= max_batch:
-            return framing.frame(framing.TEXT, join(replies))
-        parts = (replies[start : start + max_batch] for start in range(0, len(replies), max_batch))
+    def _encode_gathered(self, frames: list[Frame]) -> bytes:
+        context = self._context
+        payloads: list[bytes] = []
+        event: Frame | None = None  # the oldest
+        for frame in frames:
+            payloads.append(frame.payload)
+            if event is None and frame.delivery is not None:
+                event = frame
+        if event is not None:
+            context.metrics.delivery.publish_to_write_seconds.observe(context.clock.monotonic() - event.received_at)
+        max_batch = context.max_batch
+        if len(payloads) <= max_batch:
+            return framing.frame(framing.TEXT, join(payloads))
+        parts = (payloads[start : start + max_batch] for start in range(0, len(payloads), max_batch))
         return b"".join(framing.frame(framing.TEXT, join(part)) for part in parts)
 
     def _open_outbox(self) -> Outbox:
-        """Returns the outbox. A new one starts with the replies of this loop iteration, to keep the order."""
+        """Returns the outbox. What was gathered must be written or taken before, to keep the order."""
         outbox = self._outbox
         if outbox is None:
             self.is_clear = False
             context = self._context
             outbox = self._outbox = Outbox(context.outbox_limits, self.transport.account, context.metrics)
-            replies, self._replies = self._replies, None
-            for payload in replies or ():
-                outbox.put(_reply_frame(payload, "reply"))
         return outbox
 
     def _write_queued(self) -> None:
@@ -261,7 +287,10 @@ class Connection(_FanOutSlots):
         """Queues frames from now on: the peer has not taken a write."""
         self.paused_since = self._context.clock.monotonic()
         if self.closing is None and not self._is_lost:
-            self._open_outbox()
+            gathered, self._gathered = self._gathered, None
+            outbox = self._open_outbox()
+            if not all(map(outbox.put, gathered or ())):
+                self.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
 
     def resume_writing(self) -> None:
         """Writes the queued frames: the peer has taken everything."""
@@ -271,7 +300,8 @@ class Connection(_FanOutSlots):
             self._send_close()
 
     async def wait_written(self) -> None:
-        """Waits until the outbox has been written, or the connection ends."""
+        """Waits until all frames have been written, or the connection ends."""
+        self.flush()
         while self._outbox is not None and self.closing is None and not self._is_lost:
             await self._wait()
 
@@ -362,7 +392,7 @@ class Connection(_FanOutSlots):
 
     def fail(self) -> None:
         """Closes the connection after a fault of the service. It may have missed an event, and resumes on a new connection."""
-        self._replies = None
+        self._gathered = None
         try:
             self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
         except Exception:
@@ -374,14 +404,9 @@ class Connection(_FanOutSlots):
         self._is_lost = True
         self.is_clear = False
         self.fd = -1
-        self._replies = None
+        self._gathered = None
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._drop_outbox()
         if self._writable is not None:
             self._writable.set()
-
-
-def _reply_frame(payload: bytes, type: str) -> Frame:
-    # Never compressed: a snapshot joins what several people wrote, whatever the contract says of one event type.
-    return Frame(payload, type, compress=False)

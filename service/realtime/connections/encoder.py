@@ -22,10 +22,12 @@ MAX_BATCH_BYTES = 65_536
 class FrameEncoder:
     """Makes WebSocket frames. Compresses them for peers that negotiated it, where the contract and the size allow it."""
 
-    __slots__ = ("_compression", "_deflater")
+    __slots__ = ("_compression", "_deflater", "compresses")
 
     def __init__(self, compression: Compression) -> None:
         self._deflater = Deflater(compression.level) if compression.enabled else None
+        self.compresses = compression.enabled
+        """Whether any peer may get compressed frames."""
         self._compression = compression
 
     def encode(self, frames: Sequence[Frame], window_bits: int) -> bytes:

@@ -2,63 +2,38 @@
 
 from __future__ import annotations
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from service.core.broker import Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.protocol import messages
+from service.realtime.connections.byte_budget import MAX_SMALL_REPLY
+
+MAX_SMALL_FRAME = MAX_SMALL_REPLY
+"""Bytes of a frame that may share a write with others. A larger one gains nothing, and each connection would copy it."""
 
 
-class Frame:
+class Frame(Struct, frozen=True, eq=False, gc=False):
     """One encoded message. `delivery` is None for a reply, which belongs to one connection and is never dropped."""
 
-    __slots__ = (
-        "compress",
-        "delivery",
-        "epoch",
-        "is_resync",
-        "keeps_order",
-        "key",
-        "offset",
-        "payload",
-        "received_at",
-        "state_version",
-        "type",
-    )
-
-    def __init__(
-        self,
-        payload: bytes,
-        type: str,
-        delivery: Delivery | None = None,
-        key: tuple[str, str, str] | None = None,
-        offset: int | None = None,
-        state_version: int | None = None,
-        received_at: float = 0.0,
-        *,
-        epoch: str = "",
-        keeps_order: bool = False,
-        is_resync: bool = False,
-        compress: bool | None = None,
-    ) -> None:
-        self.payload = payload
-        self.type = type
-        self.delivery = delivery
-        self.key = key
-        """A newer frame with the same (channel, type, key) replaces this one in a queue."""
-        self.keeps_order = keeps_order
-        """True if it goes to the end of a queue when it replaces another frame; else it takes that frame's place."""
-        self.offset = offset
-        self.state_version = state_version
-        self.epoch = epoch
-        """The stream epoch of `offset` and `state_version`."""
-        self.is_resync = is_resync
-        """True if the subscription continues from (epoch, offset, state_version), whatever came before."""
-        self.compress = compress
-        """The contract's rule for compression; None if only the size decides."""
-        self.received_at = received_at
-        """Monotonic seconds at which this node received the event; for the latency metric."""
+    payload: bytes
+    type: str
+    delivery: Delivery | None = None
+    key: tuple[str, str, str] | None = None
+    """A newer frame with the same (channel, type, key) replaces this one in a queue."""
+    offset: int | None = None
+    state_version: int | None = None
+    received_at: float = 0.0
+    """Monotonic seconds at which this node received the event; for the latency metric."""
+    epoch: str = ""
+    """The stream epoch of `offset` and `state_version`."""
+    keeps_order: bool = False
+    """True if it goes to the end of a queue when it replaces another frame; else it takes that frame's place."""
+    is_resync: bool = False
+    """True if the subscription continues from (epoch, offset, state_version), whatever came before."""
+    compress: bool | None = None
+    """The contract's rule for compression; None if only the size decides."""
 
 
 def encode_event(event: Event) -> bytes:

@@ -78,7 +78,8 @@ class WriteScheduler:
     def schedule_flush(self, flushable: Flushable) -> None:
         """Calls `flush` at the end of this iteration."""
         self._flushes.append(flushable)
-        self._schedule_run()
+        if not self._is_scheduled:
+            self._schedule_run()
 
     def _schedule_run(self) -> None:
         if not self._is_scheduled:

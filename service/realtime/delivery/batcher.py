@@ -17,14 +17,15 @@ class Batcher:
     A frame replaces a pending frame with the same key.
     """
 
-    __slots__ = ("_clock", "_due_at", "_flushed_at", "_pending", "_serial", "_timer", "is_due")
+    __slots__ = ("_clock", "_due_at", "_serial", "_timer", "flushed_at", "is_due", "pending")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._pending: dict[int | tuple[str, str, str], Frame] = {}
+        self.pending: dict[int | tuple[str, str, str], Frame] = {}
+        """The frames. Only this class changes it."""
         self._serial = count()
-        self._flushed_at = -_NEVER
-        """Monotonic seconds of the last `take` that returned frames."""
+        self.flushed_at = -_NEVER
+        """Monotonic seconds of the last `take` that returned frames. Set it when a frame goes out without a batch."""
         self._timer: Timer | None = None
         self._due_at = _NEVER
         """Monotonic seconds at which the timer fires."""
@@ -37,14 +38,14 @@ class Batcher:
         Frames that are pending become due with it, so that the order in a channel holds across event types.
         """
         if frame.keeps_order and frame.key is not None:
-            self._pending.pop(frame.key, None)
-        self._pending[frame.key if frame.key is not None else next(self._serial)] = frame
+            self.pending.pop(frame.key, None)
+        self.pending[frame.key if frame.key is not None else next(self._serial)] = frame
         if not window:
             self.is_due = True
             on_due()
             return
         now = self._clock.monotonic()
-        due_at = self._flushed_at + window
+        due_at = self.flushed_at + window
         if due_at <= now:
             self.is_due = True
             on_due()
@@ -65,16 +66,16 @@ class Batcher:
         if self._timer is not None:
             self._stop_timer(self._timer)
         self.is_due = False
-        pending = self._pending
+        pending = self.pending
         if not pending:
             return ()
-        self._pending = {}
-        self._flushed_at = self._clock.monotonic()
+        self.pending = {}
+        self.flushed_at = self._clock.monotonic()
         return pending.values()
 
     def clear(self) -> None:
         """Drops all frames and cancels the timer."""
-        self._pending.clear()
+        self.pending.clear()
         if self._timer is not None:
             self._stop_timer(self._timer)
         self.is_due = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from service.contract.model import ChannelSpec
 from service.core.channel import ChannelKey
@@ -24,10 +24,8 @@ class Hub:
         self._context = context
         self._metrics = context.metrics
         self._rooms: dict[ChannelKey, Room] = {}
-
-    def get(self, key: ChannelKey) -> Room | None:
-        """Returns the channel's room, if there is one."""
-        return self._rooms.get(key)
+        self.get: Callable[[ChannelKey], Room | None] = self._rooms.get
+        """Returns the channel's room, if there is one. The dict's own method, because it runs for every event."""
 
     def open(self, key: ChannelKey, spec: ChannelSpec) -> Room:
         """Returns the channel's room. Creates it if there is none."""

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+import structlog
+
 from service.core.presence import is_presence_event
 from service.core.session import Phase, PresenceAccess, Subscription
 from service.core.stream_cursor import StreamCursor
 from service.protocol.close import CloseCode
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import split_batches
-from service.realtime.connections.frame import Frame, SnapshotFilter
+from service.realtime.connections.frame import MAX_SMALL_FRAME, Frame, SnapshotFilter
 from service.realtime.delivery.event_sequencer import EventSequencer
 from service.realtime.delivery.live_members import LiveMembers
 
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
+
+_log = structlog.get_logger("delivery")
+
+MAX_GATHERING_MEMBERS = 4
+"""Members up to which each gets its frames without a batch. A batch is made once and costs as much as for so many."""
 
 
 class Members:
@@ -176,6 +183,41 @@ class Members:
 
     # --- delivery -----------------------------------------------------------------------------------------------------
 
+    def gather(self, frame: Frame) -> bool:
+        """Hands a small frame to the members one by one, without a batch. False, and nothing is done, unless that is cheaper and
+        all members are live and wait for nothing else."""
+        live = self._live
+        members = live.members
+        if (
+            not 1 <= len(members) <= MAX_GATHERING_MEMBERS
+            or len(frame.payload) > MAX_SMALL_FRAME
+            or live.broadcasts
+            or self._restricted is not None
+            or self._subscribing
+            or self._replaying
+            or self._presence_buffers
+        ):
+            return False
+        if self._context.encoder.compresses and any(member.window_bits for member in members):
+            return False  # a batch is compressed once for all of them
+        count = len(members)
+        slow: list[Connection] | None = None
+        for member in tuple(members):  # one that fails is removed
+            try:  # costs nothing as long as nothing is raised
+                if not member.gather(frame):
+                    slow = slow or []
+                    slow.append(member)
+            except Exception:
+                _log.exception("delivery_failed")
+                member.fail()  # this member alone has missed an event
+        metrics = self._context.metrics
+        metrics.messages.count_out(frame.type, len(frame.payload), count)
+        metrics.delivery.fanout_members.observe(count)
+        if slow is not None:
+            for member in slow:
+                member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+        return True
+
     def deliver(self, frames: Collection[Frame], sequencer: EventSequencer) -> bool:
         """Hands the frames to the present members. True if there is something to `write`."""
         if self._subscribing:
@@ -223,9 +265,7 @@ class Members:
     def _count(self, frames: Iterable[Frame], members: int) -> None:
         metrics = self._context.metrics
         for frame in frames if members else ():
-            sent, size = metrics.messages.out(frame.type)
-            sent.inc(members)
-            size.inc(members * len(frame.payload))
+            metrics.messages.count_out(frame.type, len(frame.payload), members)
             metrics.delivery.fanout_members.observe(members)
 
     def write(self, max_members: int) -> bool:

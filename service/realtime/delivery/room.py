@@ -63,7 +63,11 @@ class Room:
 
     def push(self, frame: Frame, window: float) -> None:
         """Delivers a frame when its batching window is over: at once if nothing was delivered in the last `window` seconds."""
-        self._batcher.add(frame, window, self._schedule)
+        batcher = self._batcher
+        if not window and frame.key is None and not batcher.pending and self._members.gather(frame):
+            batcher.flushed_at = frame.received_at
+        else:
+            batcher.add(frame, window, self._schedule)
 
     def flush(self) -> None:
         """Hands the pending frames to the present members; later frames go into a new batch."""

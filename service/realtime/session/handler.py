@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from sys import getsizeof
 from typing import Any
 
@@ -46,6 +46,7 @@ class SessionHandler:
         "_has_ended",
         "_is_busy",
         "_is_lost",
+        "_is_violation_counted",
         "_node",
         "_queued",
         "_queued_bytes",
@@ -63,6 +64,8 @@ class SessionHandler:
         self._is_busy = False
         """True while a command runs."""
         self._is_lost = False
+        self._is_violation_counted = False
+        """True once the present frame has counted as above the rate. A frame counts once, whatever it holds."""
         self._has_ended = False
         """True once the peer has ended its sending side: the connection closes after the running command."""
 
@@ -98,7 +101,7 @@ class SessionHandler:
                 await node.streams.subscriptions.join_authorised(connection, channel, spec, None, None)
             except ServiceError as error:
                 # There is no request id, so the details name the channel.
-                _refuse(
+                _reply_error(
                     node,
                     connection,
                     ServiceError(error.code, error.message, **{**error.details, "channel": channel}),
@@ -125,14 +128,31 @@ class SessionHandler:
             ):
                 self._set_reading(reading=False)
             return
-        if self._connection.closing is not None:
+        connection = self._connection
+        if connection.closing is not None:
             return
         self._is_busy = True
-        rest = start_eagerly(self._run(message))
+        waiting: Awaitable[None] | None = None
+        if isinstance(message, str) and message.startswith(
+            "{"
+        ):  # one message and no batch, as nearly always: without a coroutine, if it need not wait
+            try:
+                self._is_violation_counted = False
+                waiting = self._start(message)
+            except Exception:
+                self._fail()
+            if waiting is None and connection.is_writable and not self._is_lost:
+                self._is_busy = False
+                if self._has_ended:
+                    self._close_ended()
+                return
+            rest = start_eagerly(self._run(None, self._finish(message, waiting)))
+        else:
+            rest = start_eagerly(self._run(message))
         if rest is not None:
             if len(message) > MAX_UNCOUNTED_FRAME:
                 self._current_size = getsizeof(message)
-                self._connection.transport.count_held(self._current_size)
+                connection.transport.count_held(self._current_size)
             self._node.runtime.tasks.spawn("command", rest)
 
     def pause_writing(self) -> None:
@@ -186,8 +206,7 @@ class SessionHandler:
                 if len(self._queued) < MAX_QUEUED // 2 and self._queued_bytes < MAX_QUEUED_BYTES // 2:
                     self._set_reading(reading=True)
         except Exception:
-            _log.exception("session_failed", connection=self._connection.id)
-            self._connection.fail()
+            self._fail()
         frame = self._queued = None  # neither is counted any more
         if self._queued_bytes or self._current_size:
             self._connection.transport.count_held(-self._queued_bytes)
@@ -199,8 +218,15 @@ class SessionHandler:
             self._is_busy = False
             self._set_reading(reading=True)
             if self._has_ended:
-                self._connection.flush()  # the replies of this loop iteration
-                self._connection.transport.close_when_written()
+                self._close_ended()
+
+    def _fail(self) -> None:
+        _log.exception("session_failed", connection=self._connection.id)
+        self._connection.fail()
+
+    def _close_ended(self) -> None:
+        self._connection.flush()  # the replies of this loop iteration
+        self._connection.transport.close_when_written()
 
     def _start_frame(self, size: int) -> None:
         """Stops counting the last frame. The next one, of `size` bytes, was counted when it was queued."""
@@ -223,29 +249,46 @@ class SessionHandler:
         A refused frame costs as much as a message. Messages above the rate count as one violation a frame. Each reply must fit
         into the outbox before the next message is handled: a small batch can ask for megabytes with each of its messages.
         """
-        node, connection = self._node, self._connection
-        is_violation_counted = False
+        self._is_violation_counted = False
         for message in parts:
             if self._is_over:
                 return
+            await self._finish(message, self._start(message, fault))
+
+    def _start(self, message: str | Raw, fault: ServiceError | None = None) -> Awaitable[None] | None:
+        """Carries out a message, or refuses it. Returns what has to be waited for; None if the message is done."""
+        try:
+            command = self._read(message, fault)
+            return HANDLERS[type(command)](self._node, self._connection, command)
+        except Exception as error:
+            self._refuse(message, error)
+            return None
+
+    async def _finish(self, message: str | Raw, waiting: Awaitable[None] | None) -> None:
+        """Waits until a message is done and its reply fits into the outbox."""
+        if waiting is not None:
             try:
-                command = self._read(message, fault)
-                await HANDLERS[type(command)](node, connection, command)
-            except ServiceError as error:
-                _refuse(node, connection, error, message_id(message))
-                if error.code is ErrorCode.RATE_LIMITED and not is_violation_counted:
-                    is_violation_counted = True
-                    if node.admission.is_abusive(self._slot, error):
-                        connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
-            except CloseConnection as end:
-                connection.close(end.code, end.reason)
-            except Exception:
-                incident = secrets.token_hex(8)
-                _log.exception("command_failed", incident=incident, connection=connection.id)
-                internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
-                _refuse(node, connection, internal, message_id(message))
-            if not connection.is_writable:
-                await connection.wait_writable()
+                await waiting
+            except Exception as error:
+                self._refuse(message, error)
+        if not self._connection.is_writable:
+            await self._connection.wait_writable()
+
+    def _refuse(self, message: str | Raw, error: Exception) -> None:
+        node, connection = self._node, self._connection
+        if isinstance(error, ServiceError):
+            _reply_error(node, connection, error, message_id(message))
+            if error.code is ErrorCode.RATE_LIMITED and not self._is_violation_counted:
+                self._is_violation_counted = True
+                if node.admission.is_abusive(self._slot, error):
+                    connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
+        elif isinstance(error, CloseConnection):
+            connection.close(error.code, error.reason)
+        else:
+            incident = secrets.token_hex(8)
+            _log.error("command_failed", incident=incident, connection=connection.id, exc_info=error)
+            internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
+            _reply_error(node, connection, internal, message_id(message))
 
     def _read(self, message: str | Raw, fault: ServiceError | None) -> Command:
         """Decodes a message, and counts it for its rates. Raises ServiceError: `fault`, or the reason of the refusal."""
@@ -257,11 +300,11 @@ class SessionHandler:
         except ServiceError:
             node.admission.check_message(self._slot, self._connection.session, None)
             if fault is None:
-                _count_in(node, "invalid", message)
+                node.runtime.metrics.messages.count_in("invalid", _size(message))
             raise
         node.admission.check_message(self._slot, self._connection.session, command)
-        kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
-        _count_in(node, kind, message)
+        kind = command.type if type(command) is Publish else str(command.__struct_config__.tag)
+        node.runtime.metrics.messages.count_in(kind, _size(message))
         return command
 
     async def _end(self) -> None:
@@ -280,7 +323,7 @@ class SessionHandler:
             )
 
 
-def _refuse(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
+def _reply_error(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
     node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
     connection.reply(error_message(error, request))
 
@@ -298,12 +341,6 @@ def count_close(node: Node, network: str, identity: Identity | None, code: int) 
     label = str(code)
     node.runtime.metrics.connections.closes.labels(code=label if label in _CODES else "other").inc()
     node.admission.recent_clients.record_close(network, identity, code)
-
-
-def _count_in(node: Node, kind: str, message: str | Raw) -> None:
-    count, received = node.runtime.metrics.messages.in_(kind)
-    count.inc()
-    received.inc(_size(message))
 
 
 def _size(message: str | Raw) -> int:

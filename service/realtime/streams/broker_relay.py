@@ -73,7 +73,8 @@ class BrokerRelay:
             return
         if not room.is_listening:
             return
-        order = room.sequencer.accept(event)
+        # An event without an epoch is in no stream, and has no order.
+        order = room.sequencer.accept(event) if event.epoch else EventOrder.NEXT
         if order is EventOrder.NEXT:
             self._push(room, event)
         elif order is EventOrder.GAP:

@@ -41,13 +41,17 @@ class MessageMetrics:
         """The type as a label: itself if it is declared, else "other"."""
         return type_ if type_ in self._event_types else OTHER
 
-    def in_(self, type_: str) -> Traffic:
-        """Counters of messages and bytes received with this type. Cached: `.labels()` is too slow for every message."""
-        return self._in.get(type_) or self._traffic(self._in, type_, self.messages_in, self.bytes_in)
+    def count_in(self, type_: str, size: int) -> None:
+        """Counts a message of so many bytes from a client. The counters are cached: `.labels()` is too slow for every message."""
+        messages, bytes_ = self._in.get(type_) or self._traffic(self._in, type_, self.messages_in, self.bytes_in)
+        messages.value += 1
+        bytes_.value += size
 
-    def out(self, type_: str) -> Traffic:
-        """Counters of messages and bytes written with this type. Cached as in `in_`."""
-        return self._out.get(type_) or self._traffic(self._out, type_, self.messages_out, self.bytes_out)
+    def count_out(self, type_: str, size: int, times: int = 1) -> None:
+        """Counts a message of so many bytes that is written to so many clients. Cached as in `count_in`."""
+        messages, bytes_ = self._out.get(type_) or self._traffic(self._out, type_, self.messages_out, self.bytes_out)
+        messages.value += times
+        bytes_.value += times * size
 
     def _traffic(
         self, cache: dict[str, Traffic], type_: str, messages: FastCounterFamily, size: FastCounterFamily

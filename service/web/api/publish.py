@@ -101,7 +101,7 @@ def _to_refused(error: ServiceError) -> Refused:
 async def _publish(call: Call, raw: bytes | Raw, event: NewEvent, channel: str, fallback_id: str | None) -> Published:
     _check_event(call, event)
     check_text(raw)  # after the check of its size
-    result = await call.node.publisher.publish(
+    result = call.node.publisher.publish(
         call.identity,
         channel=channel,
         type=event.type,
@@ -111,7 +111,7 @@ async def _publish(call: Call, raw: bytes | Raw, event: NewEvent, channel: str, 
         sender=event.sender,
         subscribed=False,
     )
-    return _to_published(result)
+    return _to_published(result if isinstance(result, PublishResult) else await result)
 
 
 def _check_event(call: Call, event: NewEvent) -> None:

@@ -65,7 +65,10 @@ def parse_single_text(data: bytes, max_bytes: int) -> str | None:
         return None
     payload = bytearray(data[start:])
     websocket_mask(data[start - 4 : start], payload)
-    return _decode_text(payload)
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
 
 
 class FrameReader:
@@ -264,7 +267,11 @@ def _decode_text(payload: bytes | bytearray) -> str:
     try:
         return str(payload, "utf-8")
     except UnicodeDecodeError:
-        raise ProtocolError(CloseCode.INVALID_UTF8.code, "text must be UTF-8") from None
+        raise _not_utf8() from None
+
+
+def _not_utf8() -> ProtocolError:
+    return ProtocolError(CloseCode.INVALID_UTF8.code, "text must be UTF-8")
 
 
 def _violation(reason: str) -> ProtocolError:

@@ -7,6 +7,6 @@ from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 
 
-async def handle(node: Node, connection: Connection, command: Ping) -> None:
+def handle(node: Node, connection: Connection, command: Ping) -> None:
     """Replies with `pong`."""
     connection.reply(Pong(id=command.id))

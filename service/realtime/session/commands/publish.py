@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
+from service.core.broker import PublishResult
 from service.protocol.messages import Ack, Publish
 from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 
 
-async def handle(node: Node, connection: Connection, command: Publish) -> None:
-    """Publishes, and replies with `ack` if the event has an id."""
+def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[None] | None:
+    """Publishes, and replies with `ack` if the event has an id. Waits only if the broker does."""
     session = connection.session
-    result = await node.publisher.publish(
+    result = node.publisher.publish(
         session.identity,
         channel=command.channel,
         type=command.type,
@@ -18,7 +21,18 @@ async def handle(node: Node, connection: Connection, command: Publish) -> None:
         id=command.id,
         key=command.key,
         sender=session.identity.user or f"anonymous-{connection.id}",
-        subscribed=session.is_subscribed(command.channel),
+        subscribed=command.channel in session.subscriptions,
     )
+    if isinstance(result, PublishResult):
+        _acknowledge(connection, command, result)
+        return None
+    return _wait(connection, command, result)
+
+
+async def _wait(connection: Connection, command: Publish, result: Awaitable[PublishResult]) -> None:
+    _acknowledge(connection, command, await result)
+
+
+def _acknowledge(connection: Connection, command: Publish, result: PublishResult) -> None:
     if command.id is not None:
         connection.reply(Ack(id=command.id, offset=result.offset, rev=result.state_version, duplicate=result.duplicate))
