@@ -26,13 +26,13 @@ from service.protocol.messages import MAX_KEY
 MAX_ERRORS = 20
 """Faults listed in one refusal."""
 MAX_VALUES_FOR_ALL_FAULTS = 200
-"""Values in `data`, roughly, up to which all faults are listed; above, only the first. 30 000 faults take a quarter of a
-second."""
+"""For `data` with about this many values or fewer, all faults are listed; for more, only the first. 30 000 faults take a quarter
+of a second."""
 MAX_DEPTH = 128
-"""Levels of nesting in `data`. Schema validators and JSON parsers of clients handle many more."""
+"""Levels of nesting in `data`. The schema validator and the JSON parsers of clients support many more."""
 
 _decode = msgspec.json.Decoder().decode
-# From msgspec: NaN, numbers out of range, lone surrogates. Further: invalid UTF-8, and nesting deeper than the stack.
+# Exceptions of msgspec (NaN, numbers out of range, lone surrogates), of invalid UTF-8, and of nesting deeper than the stack.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -61,7 +61,7 @@ class Gate:
         return resolved
 
     def allows(self, identity: Identity, channel: str, right: Right) -> bool:
-        """Whether `authorise` would succeed. For commands that leave out what the identity may not see.
+        """True if `authorise` would succeed. For commands that omit what the identity may not see.
 
         Raises ServiceError: INVALID_CHANNEL or UNKNOWN_CHANNEL.
         """
@@ -86,9 +86,9 @@ class Gate:
     ) -> Publication:
         """Checks one publish. `subscribed`: the publishing connection has a subscription to the channel.
 
-        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, UNKNOWN_EVENT, NOT_SUBSCRIBED (it may
-        subscribe), FORBIDDEN, MALFORMED (a duplicate key), INVALID_DATA (details.path and details.errors say where and
-        why), INVALID_KEY.
+        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, UNKNOWN_EVENT, NOT_SUBSCRIBED (if the
+        identity may subscribe), FORBIDDEN, MALFORMED (a duplicate key), INVALID_DATA (details.path and details.errors say where
+        and why), INVALID_KEY.
         """
         resolved = self._contract.resolve(channel)
         spec, parameters = resolved
@@ -152,7 +152,7 @@ def _read(raw: bytes) -> Any:
     except _UNREADABLE as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else _sentence(error)
         raise _refuse_data(f"data is not JSON: {reason}", "$.data", reason) from error
-    # The number of brackets is a cheap upper bound of the depth, and nearly always below the limit.
+    # The number of brackets is fast to count. The depth cannot exceed it, and it is nearly always below the limit.
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         reason = f"nested more than {MAX_DEPTH} deep"
         raise _refuse_data(f"data is {reason}", "$.data", reason)
@@ -164,7 +164,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _is_deeper(value: Any, max_depth: int) -> bool:
-    """Whether lists and objects are nested deeper than `max_depth`. Goes level by level, without recursion."""
+    """True if lists and objects are nested deeper than `max_depth`. Goes level by level, without recursion."""
     level = [value]
     for _ in range(max_depth + 1):
         level = [value for value in level if isinstance(value, dict | list)]
@@ -175,7 +175,7 @@ def _is_deeper(value: Any, max_depth: int) -> bool:
 
 
 def _invalid_data(event: EventSpec, raw: bytes, value: Any) -> ServiceError:
-    """Builds the refusal. Only refused events pay for listing faults, and the list is bounded."""
+    """Builds the refusal. Faults are listed only for refused events, and at most MAX_ERRORS."""
     assert event.check is not None  # noqa: S101  # it has just refused the value
     found = islice(_errors(event.check, raw, value), MAX_ERRORS)
     errors = [{"path": json_path("$.data", error.instance_path), "message": shorten(error.message)} for error in found]
@@ -188,7 +188,7 @@ def _invalid_data(event: EventSpec, raw: bytes, value: Any) -> ServiceError:
 
 
 def _errors(check: Draft202012Validator, raw: bytes, value: Any) -> Iterable[ValidationError]:
-    """Returns every fault; of large data only the first, because the validator collects all before it yields one."""
+    """Returns every fault, or only the first one of large data: the validator collects all faults before it yields one."""
     if raw.count(b",") <= MAX_VALUES_FOR_ALL_FAULTS:
         return check.iter_errors(value)
     try:

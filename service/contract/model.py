@@ -19,7 +19,7 @@ DEFAULT_STATE = Retention(entries=1000, ttl=86_400.0)
 """Default retention of `latest` events in a channel: 1000 keys, 24 h each."""
 
 MAX_RESOLVED_NAMES = 16_384
-"""Channel names whose pattern is cached. One more evicts the least recently used."""
+"""Channel names whose pattern is cached. One more evicts the least recently used one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class EventSpec:
     window: float = 0.0
     """Seconds that the service may wait to join several events into one frame."""
     compress: bool | None = None
-    """Whether to compress the events, where compression is enabled; None: by size. A frame with one event that has False is not
-    compressed."""
+    """True to compress the events if compression is enabled, False to never compress them; None: the size decides. A frame with
+    one event that has False is not compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ChannelSpec:
     state: Retention = DEFAULT_STATE
     """Retention of latest events."""
     has_state: bool = field(init=False)
-    """Whether the channel has latest events."""
+    """True if the contract declares `latest` events in the channel."""
 
     def __post_init__(self) -> None:
         """Computes `has_state`, which every subscribe reads."""
@@ -81,9 +81,11 @@ class Contract:
     def __init__(self, channels: Iterable[ChannelSpec]) -> None:
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
-        """Every declared event type: a bounded set, usable as a metric label."""
+        """Every declared event type. The set is fixed, so it can be a metric label."""
         self.resolve: Callable[[str], Resolved] = lru_cache(maxsize=MAX_RESOLVED_NAMES)(self._match)
-        """Returns the most specific pattern that matches a channel name: from the left, a literal segment wins.
+        """Returns the most specific pattern that matches a channel name.
+
+        The first segment in which two patterns differ decides, and a literal wins.
 
         Raises ServiceError: INVALID_CHANNEL or UNKNOWN_CHANNEL.
         """

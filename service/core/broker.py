@@ -2,14 +2,14 @@
 
 Every implementation guarantees (tests/contract/broker_suite.py checks each of them):
 
-- A publish that returns is in the stream exactly once. A publish that raises is in it at most once, also if it is repeated with
-  the same id.
-- Per channel and epoch, offsets of durable events and state versions of latest ones are dense: 1, 2, 3 …, each once.
-- A store that may have lost accepted events (after a restart or a failover) starts a new epoch; offsets continue from what is
-  left. It also does so when a node has delivered more of a channel than the store has (`stream_heads`).
+- An event whose publish returns is in the stream exactly once. An event whose publish raises is in it at most once, even if the
+  publish is repeated with the same id.
+- Per channel and epoch, the offsets of durable events and the state versions of latest events have no gaps: 1, 2, 3 …
+- A store that may have lost accepted events (after a restart or a failover) starts a new epoch. Offsets continue after those
+  that are left. It also starts one when a node has delivered more of a channel than the store has (`stream_heads`).
 - Between the return of `subscribe` and the call of `unsubscribe`, the sink gets every event of the channel, in the order of
-  offsets and state versions. Otherwise the sink is notified (`interrupted`), and the stream has the missing events.
-- No tenant ever sees anything of another tenant.
+  offsets and state versions. If not, the sink is notified (`interrupted`), and the stream has the missing events.
+- Tenants never see each other.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class DeliveredHead(NamedTuple):
     position: Position
     state_version: int
     lowest_repeat: int | None = None
-    """The lowest offset that was delivered twice, if any. From there on, the store may hold other
-    events than the node has delivered."""
+    """The lowest offset that was delivered twice, if any. From there on, the store may have other events than the node has
+    delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +103,24 @@ class EventSink(Protocol):
     """Receives what a broker delivers; the relay implements it."""
 
     def deliver(self, event: Event) -> None:
-        """Takes one event. Called on the event loop, per channel in order; never blocks and never raises."""
+        """Receives one event. Called on the event loop, in order for each channel. Never blocks and never raises."""
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """Reports that some events of these channels (None: of all subscribed ones) may be lost to this node.
+        """Reports that this node may have missed events of these channels. None means all subscribed channels.
 
-        Called when delivery works again: a read from now on leaves no gap before the next delivery.
+        Called when delivery works again: a read that starts now leaves no gap before the next delivered event.
         """
 
 
 class Broker(Protocol):
-    """Keeps the guarantee of this module. Every method raises ServiceError(BROKER_UNAVAILABLE) if the store fails.
+    """Keeps the guarantees of this module. Every method raises ServiceError(BROKER_UNAVAILABLE) if the store fails.
 
     A coroutine may be started outside of any task (`send(None)`) and finished inside one.
     """
 
     @property
     def delivers_synchronously(self) -> bool:
-        """True if an event has reached the sink when `publish` returns, so that the sink is never behind the stream."""
+        """True if the sink has received an event before `publish` returns. Then the sink is never behind the stream."""
 
     async def start(self, sink: EventSink) -> None:
         """Connects, and delivers to the sink from now on. Called once, before anything else."""
@@ -129,7 +129,7 @@ class Broker(Protocol):
         """Releases all resources. Later calls raise."""
 
     async def check(self) -> None:
-        """Returns if the store answers now, else raises."""
+        """Raises if the store does not answer now."""
 
     async def publish(self, publication: Publication) -> PublishResult:
         """Accepts an event and delivers it to every subscribed node.
@@ -147,30 +147,30 @@ class Broker(Protocol):
         """Delivers every event of the channel to the sink from the return of this call on."""
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """Stops the delivery; events in flight may be dropped. Harmless when not subscribed."""
+        """Stops the delivery; events in flight may be dropped. Does nothing without a subscription."""
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """Reads position, state and the events missed since a position, all at one moment.
+        """Reads position, state and the events missed since a position, all in one atomic step.
 
-        It does not recover more than `max_events` events or `max_bytes` bytes of data, nor a position that the epoch has
-        not reached. Such a position shows that the store was set back. So the channel starts a new epoch then, unless the
-        epoch is younger than `epoch.MIN_EPOCH_AGE`.
+        It recovers at most `max_events` events or `max_bytes` bytes of data. A position that the epoch has not reached is not
+        recovered: it shows that the store has lost events. Then the channel starts a new epoch, unless the epoch is younger
+        than `epoch.MIN_EPOCH_AGE`.
         """
 
     async def stream_heads(
         self, channels: Sequence[ChannelKey], delivered: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
-        """Reads the head of each channel, in their order, and creates none. None for a head that cannot be read now.
+        """Reads the head of each channel, in their order. Creates no channel. None for a head that cannot be read now.
 
-        `delivered`: what this node has delivered of each channel (None: unknown). A channel that has lost some of it starts
-        a new epoch, from below `lowest_repeat` if that is given.
+        `delivered`: what this node has delivered of each channel (None: unknown). A channel that has lost a part of that starts a
+        new epoch, below `lowest_repeat` if that is given.
         """
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         """Reads a page of the stream: the first `limit` events after an offset, or else the last `limit` before one.
 
-        Without `after` and `before`: the last `limit` of the stream. With both: the first `limit` between them. A page of
-        several megabytes ends early, with `has_more`.
+        Without `after` and `before`, reads the last `limit` events. With both, reads the first `limit` events between them. A
+        page of several megabytes ends early, with `has_more`.
         """
 
     async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:

@@ -14,7 +14,7 @@ from service.core.channel import ChannelKey
 
 
 class Delivery(Enum):
-    """The delivery class of an event: what every queue on its way guarantees."""
+    """The delivery class of an event: what every queue guarantees for it."""
 
     DURABLE = "durable"
     """Kept in the channel's stream with a dense offset. Never dropped: a connection too slow for it is closed, and resumes."""
@@ -32,13 +32,13 @@ class Retention:
     """How much of a channel's stream (durable events) or state (keys of latest events) is kept."""
 
     entries: int
-    """Durable events or keys at most; the oldest goes first."""
+    """Maximum number of durable events or keys. One more evicts the oldest."""
     ttl: float
-    """Seconds after its publish when an entry is dropped."""
+    """Seconds from its publish after which an entry expires."""
 
 
 class Publication(Struct, frozen=True, gc=False):
-    """An event that the gate has accepted, before the broker has."""
+    """An event that the gate has accepted and the broker has not yet."""
 
     channel: ChannelKey
     type: str

@@ -1,4 +1,4 @@
-"""Decodes frames to commands. Any input gives commands or a ServiceError, and no other exception (a property test)."""
+"""Decodes frames to commands. Any input results in commands or a ServiceError, never in another exception."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MORE_WITH_ID = len(',"id":""')
 _MORE_WITH_KEY = len(',"key":""')
 
 MAX_REASON = 300
-"""Characters of msgspec's message that are sent. It quotes the name of an unknown field, which may be long."""
+"""Maximum number of characters of msgspec's message that are sent. It quotes names of unknown fields, which may be long."""
 
 # Exceptions of msgspec, and of what it does not check: invalid UTF-8, lone surrogates, nesting deeper than the stack.
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -64,7 +64,7 @@ def split(frame: str | bytes) -> Iterator[str | Raw]:
     """
     frame = _text(frame)
     first = frame[:1]
-    if first != "{":  # nearly every frame starts with its object; others may start with spaces
+    if first != "{":  # nearly every frame starts with `{`; others may start with spaces
         first = frame.lstrip()[:1]
     if first != "[":
         yield frame
@@ -124,11 +124,11 @@ def decode(message: str | bytes | Raw) -> Command:
 
 
 def is_shortest(message: str | Raw, command: Command) -> bool:
-    """Whether the text is the shortest one for this command (with the same `data`). Then it has no duplicate key outside of
-    `data`, which the gate checks (unique_keys.py).
+    """True if no shorter text has the same command and `data`. Then the text has no duplicate key outside of `data`. The gate
+    checks `data` (unique_keys.py).
 
-    The encoder writes the shortest text: it omits defaults, and the decoder accepts no integer like 1e3. For a publish the
-    lengths are added up instead of encoding it, because its `data` can be large.
+    The encoder writes the shortest text: it omits defaults, and the decoder accepts no integer like 1e3. A publish is not
+    encoded, because its `data` can be large; its lengths are added up instead.
     """
     size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
     if not isinstance(command, messages.Publish):
@@ -151,7 +151,7 @@ def message_id(message: str | bytes | Raw) -> str | None:
 
 
 def invalid(error: msgspec.ValidationError, code: ErrorCode = ErrorCode.INVALID_MESSAGE) -> ServiceError:
-    """Converts an error of msgspec: the message, and the JSON path on its own."""
+    """Converts an error of msgspec to a ServiceError, with the JSON path in its details."""
     text = str(error)
     path = "$"
     if found := _PATH.search(text):
@@ -165,7 +165,7 @@ _invalid = invalid
 
 
 def _text(frame: str | bytes) -> str:
-    """Returns the frame as text. msgspec does not check `data`, which every subscriber receives, so UTF-8 is checked here."""
+    """Returns the frame as text. Checks UTF-8, because msgspec does not check `data`, which every subscriber receives."""
     if isinstance(frame, str):
         return frame
     try:

@@ -1,4 +1,4 @@
-"""Publishes events. Every event of a client or a backend goes this way: contract gate, broker, metrics."""
+"""Publishes events. Every event of a client or a backend passes the contract gate, then goes to the broker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Publisher:
         self._clock = clock
         self._publish_seconds = metrics.delivery.publish_seconds
         self._unknown = metrics.delivery.publishes.labels("unknown", "refused")
-        """Counts events that the gate refuses: their delivery class is not known."""
+        """Counts events that the gate refuses, because their delivery class is unknown."""
         self._outcomes = {delivery: _Outcomes.of(metrics, delivery.value) for delivery in Delivery}
 
     def publish(

@@ -1,4 +1,4 @@
-"""Which connections this node accepts, and how much each may send."""
+"""Decides which connections this node accepts, and how much each may send."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.realtime.admission.upgrade_rate import UpgradeRate
 from service.telemetry.metrics import Metrics
 
 MAX_EVICTED = 1_000
-"""Idle buckets of one kind that are evicted at a time."""
+"""Idle buckets of one kind that one `evict_idle` evicts."""
 
 
 class Admission:
@@ -60,7 +60,7 @@ class Admission:
 
     @property
     def is_draining(self) -> bool:
-        """Whether this node accepts no new connections, because it shuts down."""
+        """True if this node accepts no new connections because it shuts down."""
         return self._is_draining
 
     def set_draining(self, *, draining: bool) -> None:
@@ -73,12 +73,12 @@ class Admission:
             raise ServiceError(ErrorCode.DRAINING, "this node is shutting down", retry_after=jittered(1.0))
 
     def check_message(self, slot: ConnectionSlot, session: Session, command: Command | None) -> None:
-        """Counts a message in every bucket of its connection. `command` is None for a message that is no command.
+        """Counts a message in every bucket of its connection. `command` is None for a message that is not a command.
 
-        Raises ServiceError(RATE_LIMITED); the message has then cost nothing.
+        Raises ServiceError(RATE_LIMITED); then no bucket has counted the message.
 
-        The first `ready` is free, and `unsubscribe` was paid for by its subscribe: a client whose `ready` or `unsubscribe` is
-        refused would receive nothing, or stay present where it is not.
+        The first `ready` and each `unsubscribe` from a subscribed channel are free. If they were refused, the client would
+        receive nothing, or would stay present in the channel.
         """
         rates = slot.rates
         if type(command) is not Publish:
@@ -94,17 +94,17 @@ class Admission:
             raise self._rate_limited(exceeded, "messages")
 
     def check_subscribes(self, slot: ConnectionSlot, count: int, *, is_upgrade: bool) -> None:
-        """Counts the channels in the address of an upgrade; a plain request only asks. Raises ServiceError(RATE_LIMITED)."""
+        """Counts the channels in an upgrade's URL. Only checks them for a plain request. Raises ServiceError(RATE_LIMITED)."""
         self._count_subscribes(slot.rates, count)
         if not is_upgrade:
             self._rates.refund(slot.rates, "subscribes", count)
 
     def is_abusive(self, slot: ConnectionSlot, refusal: ServiceError) -> bool:
-        """Records a frame with messages above a rate. True once there were too many lately."""
+        """Records a frame with messages above a rate. True if the connection had too many such frames lately."""
         return self._rates.is_abusive(slot.rates, refusal.details["scope"], self._clock.monotonic())
 
     def evict_idle(self, now: float) -> None:
-        """Forgets users and addresses that have been quiet: for most of them there is nothing to remember."""
+        """Evicts idle users and addresses whose buckets are full. A new full bucket replaces them when they return."""
         self.requests.evict_full(now, MAX_EVICTED)
         self._rates.evict_full(now, MAX_EVICTED)
 

@@ -29,36 +29,36 @@ from service.realtime.connections.transport import Transport
 _log = structlog.get_logger("connection")
 
 _NO_CLOSE_GRACE = frozenset((CloseCode.SLOW_CONSUMER, CloseCode.DEADLINE))
-"""Close codes for a peer that does not read or does not answer: its outbox is not written first."""
+"""Close codes for a client that does not read or answer. Its outbox is dropped before the close, not written."""
 MAX_GATHERED = 64
 """Small frames that wait for the end of the loop iteration, to share one write."""
 
 
 class ConnectionSlot(Protocol):
-    """The connection's place under the limits on connections."""
+    """The place of one connection under the caps."""
 
     @property
     def network(self) -> str:
-        """The client's address, as limits count it."""
+        """The client's address, or its network, by which limits count."""
 
     def release(self) -> None:
         """Frees the place."""
 
 
 class _FanOutSlots:
-    """The slots that a fan-out reads of every member.
+    """The attributes that a fan-out reads of every member.
 
-    They are in a base class, because a base class's slots come first: so they are adjacent in memory. Between two deliveries,
-    the kernel evicts the processor's caches.
+    Slots of a base class come first, so these four are adjacent in memory. A fan-out then loads few cache lines: between two
+    deliveries, the kernel's work evicts them.
     """
 
     __slots__ = ("fd", "is_clear", "window_bits", "write")
 
 
 class Connection(_FanOutSlots):
-    """An authenticated connection. Only the handshake makes one, so nothing unauthenticated can reach a command.
+    """An authenticated connection. Commands require one, so an unauthenticated client cannot run a command.
 
-    Frames go out in the order of the calls. While the peer keeps up they are written at once; else they wait in the outbox.
+    Frames are sent in the order of the calls: at once while the client keeps up, else through the outbox.
     """
 
     __slots__ = (
@@ -86,9 +86,9 @@ class Connection(_FanOutSlots):
         self.id = id
         self.transport = transport
         self.write = transport.write
-        """The transport's. For a caller that has checked `is_clear`."""
+        """The transport's `write`. Call it only while `is_clear`."""
         self.fd = transport.fd
-        """The transport's file descriptor, for a batch sender under the same condition; -1 once the connection is lost."""
+        """The transport's file descriptor, for a batch sender. Use it only while `is_clear`; -1 once the connection is lost."""
         self.window_bits = transport.window_bits
         self.session = session
         self.slot = slot
@@ -97,25 +97,25 @@ class Connection(_FanOutSlots):
         self.is_clear = True
         """True if nothing is queued, so that a write goes out at once."""
         self.paused_since: float | None = None
-        """Monotonic seconds since when the peer has not taken a write."""
+        """Monotonic seconds at which the client stopped taking writes; None while it takes them."""
         self.opened_at = 0.0
-        """Monotonic seconds of the monitor's last check before the connection opened. Connections that open between two checks
-        share the number, to save memory."""
+        """Monotonic seconds at which the connection opened, rounded down to the monitor's last check. Connections that open
+        between two checks share one float object, which saves memory."""
         self.next_ping_at = 0.0
         """Monotonic seconds of the next ping, or of the timeout of an unanswered one."""
         self.awaits_pong = False
-        """True if a ping has not been answered."""
+        """True while a ping is unanswered."""
         self.is_expiry_sent = False
-        """True if `expiring` has been sent for the present token."""
+        """True if `expiring` has been sent for the current token."""
         self._context = context
         self._gathered: list[Frame] | None = None
         """Small frames of this loop iteration, in order."""
         self._outbox: Outbox | None = None
-        """Exists only while the peer does not keep up."""
+        """Exists only while the client does not keep up."""
         self._close_timer: Timer | None = None
-        """Ends the grace that the peer has to read its outbox before the close."""
+        """Sends the close frame when `outbox.close_grace` has passed, even if the outbox is not written."""
         self._writable: asyncio.Event | None = None
-        """Set when the outbox shrinks or the connection ends; None while nobody has waited for that."""
+        """Set when the outbox shrinks or the connection ends; None until something waits for it."""
         self._is_lost = False
 
     @property
@@ -131,10 +131,10 @@ class Connection(_FanOutSlots):
     # --- delivery -----------------------------------------------------------------------------------------------------
 
     def deliver(self, batch: Batch) -> bool:
-        """Writes or queues a batch. False if the peer is too slow for a frame that may not be dropped.
+        """Writes or queues a batch. False if the client is too slow for a frame that may not be dropped.
 
-        A peer that keeps up gets the bytes that were made for all. For another one the outbox treats each frame by its delivery
-        class. A room writes to a connection that `is_clear` itself.
+        A client that keeps up gets the bytes that all members share. For a slow client, the outbox queues each frame by its
+        delivery class. For a connection that `is_clear`, a room calls `write` instead.
         """
         if self.closing is not None or self._is_lost:
             return True
@@ -171,7 +171,7 @@ class Connection(_FanOutSlots):
         return True
 
     def send(self, frames: list[Frame]) -> bool:
-        """Writes or queues frames for this connection alone. False as for `deliver`."""
+        """Writes or queues frames for this connection alone. Returns the same as `deliver`."""
         if frames and self.closing is None and not self._is_lost:
             self.flush()
             outbox = self._open_outbox()
@@ -182,7 +182,7 @@ class Connection(_FanOutSlots):
         return True
 
     def greet(self, welcome: Welcome, head: bytes) -> None:
-        """Sends the first message, in one write with `head`, the HTTP response, if that has not been sent."""
+        """Sends `welcome`. `head` is the HTTP response if that is not sent yet; both go out in one write."""
         if head:
             payload = messages.encode(welcome)
             self._context.metrics.messages.count_out("welcome", len(payload))
@@ -193,12 +193,12 @@ class Connection(_FanOutSlots):
     def reply(self, message: ServerMessage) -> None:
         """Sends a system message, which is never dropped.
 
-        Raises ServiceError(OVERLOADED), and sends nothing, if it is large and the tenant has used up its bytes on this node.
+        Raises ServiceError(OVERLOADED) if a large message exceeds the byte budget; then nothing is sent.
         """
         if self.closing is not None or self._is_lost:
             return
         type_ = str(message.__struct_config__.tag)
-        # Never compressed: a snapshot joins what several people wrote, whatever the contract says of one event type.
+        # Never compressed: a snapshot joins texts of several users, and its size could reveal one to another (ADR 15).
         payload = messages.encode(message)
         self._context.metrics.messages.count_out(type_, len(payload))
         frame = Frame(payload, type_, compress=False)
@@ -206,16 +206,16 @@ class Connection(_FanOutSlots):
             self.gather(frame)
             return
         self.flush()
-        # The budget is checked before the write: if the peer does not read, this process keeps all of it.
+        # The budget is checked before the write: if the client does not read, this process holds the whole reply.
         is_queued = self._open_outbox().put(frame)
         self._write_queued()
         if not is_queued:
             raise overloaded()
 
     def write_rest(self, part: bytes) -> None:
-        """Writes the rest of a frame of which a batch sender wrote a part."""
+        """Writes the rest of a frame that a batch sender has written in part."""
         self.write(part)
-        if self.is_clear:  # else the rest waits
+        if self.is_clear:  # else the client did not take the rest
             self.fd = self.transport.fd  # -1 if the write has ended the connection
 
     def flush(self) -> None:
@@ -231,7 +231,7 @@ class Connection(_FanOutSlots):
                 self.transport.count_unsent(len(wire))
 
     def _write_counted(self, wire: bytes) -> None:
-        """Writes bytes of this connection alone, and counts them if the peer does not take them all."""
+        """Writes bytes of this connection alone, and counts them if the client does not take them all."""
         self.write(wire)
         if self.transport.is_writing_paused:
             self.transport.count_unsent(len(wire))
@@ -262,7 +262,7 @@ class Connection(_FanOutSlots):
         return outbox
 
     def _write_queued(self) -> None:
-        """Writes the outbox until the peer does not take a write; frees it when it is empty."""
+        """Writes the outbox until the client does not take a write; frees it when it is empty."""
         outbox, context = self._outbox, self._context
         if outbox is None:
             return
@@ -284,7 +284,7 @@ class Connection(_FanOutSlots):
             self._writable.set()
 
     def pause_writing(self) -> None:
-        """Queues frames from now on: the peer has not taken a write."""
+        """Queues frames from now on: the client has not taken a write."""
         self.paused_since = self._context.clock.monotonic()
         if self.closing is None and not self._is_lost:
             gathered, self._gathered = self._gathered, None
@@ -293,7 +293,7 @@ class Connection(_FanOutSlots):
                 self.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
 
     def resume_writing(self) -> None:
-        """Writes the queued frames: the peer has taken everything."""
+        """Writes the queued frames: the client has taken everything."""
         self.paused_since = None
         self._write_queued()
         if self.closing is not None and self._outbox is None:
@@ -306,8 +306,8 @@ class Connection(_FanOutSlots):
             await self._wait()
 
     async def wait_writable(self) -> None:
-        """Waits until the outbox is below its limits, or the connection ends. A peer that does not read its replies gets no
-        further commands carried out."""
+        """Waits until the outbox is below its limits, or the connection ends. Until then, the client's next command does not
+        run."""
         while not self.is_writable and self.closing is None and not self._is_lost:
             await self._wait()
 
@@ -330,7 +330,7 @@ class Connection(_FanOutSlots):
         self.next_ping_at = next_ping_at
 
     def send_ping(self, timeout_at: float) -> None:
-        """Sends a ping that must be answered until `timeout_at`."""
+        """Sends a ping that must be answered before `timeout_at`, in monotonic seconds."""
         self.next_ping_at = timeout_at
         self.awaits_pong = True
         self.transport.has_received = False
@@ -342,22 +342,22 @@ class Connection(_FanOutSlots):
         self.awaits_pong = False
 
     def notify_expiring(self, seconds: int) -> None:
-        """Tells the client once that its token expires in so many seconds."""
+        """Sends `expiring` with the seconds until the token expires, once for each token."""
         if not self.is_expiry_sent:
             self.is_expiry_sent = True
             self.reply(Expiring(seconds=seconds))
 
     def token_replaced(self) -> None:
-        """Records that the client has a new token, of whose expiry it is told again."""
+        """Records that the client has a new token, for which `expiring` is sent again."""
         self.is_expiry_sent = False
 
     # --- close --------------------------------------------------------------------------------------------------------
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Closes the connection, and delivers nothing from now on. Only the first call counts. `reason` goes to the client.
+        """Closes the connection and stops deliveries to it. Only the first call has an effect. The client gets `reason`.
 
-        The outbox explains the close, so it is written first: for `outbox.close_grace` at most, and not to a peer that does not
-        read.
+        The outbox is written first, because its last messages may explain the close. This takes `outbox.close_grace` at most, and
+        is left out for a client that does not read.
         """
         if self.closing is not None:
             return
@@ -391,7 +391,7 @@ class Connection(_FanOutSlots):
             outbox.clear()
 
     def fail(self) -> None:
-        """Closes the connection after a fault of the service. It may have missed an event, and resumes on a new connection."""
+        """Closes the connection after a fault of the service. The client may have missed an event, so it must reconnect."""
         self._gathered = None
         try:
             self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
@@ -400,7 +400,7 @@ class Connection(_FanOutSlots):
             self.transport.abort()
 
     def connection_lost(self) -> None:
-        """Frees the queue: the transport has ended, and later frames are dropped."""
+        """Frees the outbox after the transport has ended. Later frames are dropped."""
         self._is_lost = True
         self.is_clear = False
         self.fd = -1

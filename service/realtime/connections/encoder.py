@@ -1,4 +1,4 @@
-"""WebSocket frames: encoded and compressed once for all connections that get the same bytes.
+"""Encodes and compresses WebSocket frames, once for all connections that get the same bytes.
 
 Example:
     for batch in split_batches(frames, 100, encoder):
@@ -16,11 +16,11 @@ from service.protocol.framing import frame as framed
 from service.realtime.connections.frame import Frame
 
 MAX_BATCH_BYTES = 65_536
-"""Bytes of one WebSocket message; a single frame may be larger. A client must not wait for megabytes."""
+"""Bytes of joined frames in one WebSocket message. A larger frame is sent alone."""
 
 
 class FrameEncoder:
-    """Makes WebSocket frames. Compresses them for peers that negotiated it, where the contract and the size allow it."""
+    """Makes WebSocket frames. Compresses a frame if the client negotiated it, and the contract and the size allow it."""
 
     __slots__ = ("_compression", "_deflater", "compresses")
 
@@ -31,7 +31,7 @@ class FrameEncoder:
         self._compression = compression
 
     def encode(self, frames: Sequence[Frame], window_bits: int) -> bytes:
-        """Encodes the frames as one message. `window_bits` as in `Batch.wire`."""
+        """Encodes the frames as one message. `window_bits` has the meaning that it has in `Batch.wire`."""
         payload = join([frame.payload for frame in frames])
         return self.encode_compressed(frames, payload, window_bits) if window_bits else self.encode_plain(payload)
 
@@ -65,7 +65,7 @@ class Batch:
         self._compressed: dict[int, bytes] | None = None
 
     def wire(self, window_bits: int) -> bytes:
-        """Returns the message as a WebSocket frame. `window_bits`: of the peer's inflate window; 0 for a peer without one."""
+        """Returns the message as a WebSocket frame. `window_bits`: of the client's inflate window; 0 without compression."""
         if not window_bits:
             return self.plain
         compressed = self._compressed
@@ -78,7 +78,7 @@ class Batch:
 
 
 def join(payloads: Sequence[bytes]) -> bytes:
-    """Joins messages into one: a single one as it is, several as a JSON array."""
+    """Joins messages into a JSON array. A single message stays as it is."""
     return payloads[0] if len(payloads) == 1 else b"[" + b",".join(payloads) + b"]"
 
 

@@ -1,4 +1,4 @@
-"""Frames: messages to clients, each encoded once for everybody who gets it."""
+"""Frames: messages to clients, each encoded once for all its receivers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Frame(Struct, frozen=True, eq=False, gc=False):
     epoch: str = ""
     """The stream epoch of `offset` and `state_version`."""
     keeps_order: bool = False
-    """True if it goes to the end of a queue when it replaces another frame; else it takes that frame's place."""
+    """True if this frame moves to the end of a queue when it replaces another frame; else it takes that frame's place."""
     is_resync: bool = False
-    """True if the subscription continues from (epoch, offset, state_version), whatever came before."""
+    """True if the subscription restarts at (epoch, offset, state_version), whatever was delivered before."""
     compress: bool | None = None
     """The contract's rule for compression; None if only the size decides."""
 
@@ -54,10 +54,10 @@ def encode_event(event: Event) -> bytes:
 
 
 def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame:
-    """Encodes an event. One with a key can be replaced in queues, whatever its delivery class; presence events, too.
+    """Encodes an event. In a queue, a newer event with the same key replaces an older one, whatever their delivery class.
 
-    Presence events have no `state_version`: only their order tells whether a user joined or left last. So a second join must
-    not take the place of the first, before the leave between them. They are rare, as leaves are debounced.
+    Presence events are replaced too, but they keep their order: they have no `state_version`, so only the order shows whether a
+    user joined or left last. A second join must not take the place of the first, before the leave between them.
     """
     key = None if event.key is None else (event.channel.name, event.type, event.key)
     return Frame(
@@ -75,7 +75,7 @@ def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame
 
 
 def resync_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: bool) -> Frame:
-    """Encodes a `subscribed` for live members: the subscription continues from a stream that does not follow what came before.
+    """Encodes a `subscribed` that restarts live subscriptions at a snapshot, because the stream did not continue.
 
     `lost`: durable events may be missing, so clients get `recovered: false`.
     """
@@ -105,7 +105,7 @@ def resync_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: b
 
 
 class SnapshotFilter:
-    """Passes the frames that are newer than one member's snapshot, which may be newer than its room."""
+    """Passes the frames that are newer than a member's snapshot. The snapshot may be newer than the room."""
 
     __slots__ = ("_head",)
 
@@ -114,16 +114,16 @@ class SnapshotFilter:
 
     @property
     def head(self) -> StreamHead:
-        """How far the member is: the snapshot, then the frames recorded since."""
+        """The member's position: that of the snapshot, moved by each recorded frame."""
         return self._head
 
     def record(self, frame: Frame) -> None:
-        """Records a frame that has passed."""
+        """Moves the head to a frame that has passed."""
         epoch, offset, state_version = self._head
         self._head = StreamHead(epoch, max(offset, frame.offset or 0), max(state_version, frame.state_version or 0))
 
     def passes(self, frame: Frame) -> bool:
-        """True if the frame is newer. Call it in the order of the room's frames: a resync moves the head."""
+        """True if the frame is newer than the head. Call it in the order of the room's frames: a resync moves the head."""
         epoch, offset, state_version = self._head
         if frame.is_resync:
             if frame.epoch == epoch and (frame.offset or 0) <= offset and (frame.state_version or 0) <= state_version:

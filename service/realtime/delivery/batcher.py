@@ -1,4 +1,4 @@
-"""The frames of one room that wait to be sent together."""
+"""Joins the frames of one room that arrive within a batching window."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ _NEVER = float("inf")
 
 
 class Batcher:
-    """Collects frames until the batching window of one of them is over.
-
-    A frame replaces a pending frame with the same key.
-    """
+    """Collects frames until the batching window of one of them ends. A frame replaces a pending one with the same key."""
 
     __slots__ = ("_clock", "_due_at", "_serial", "_timer", "flushed_at", "is_due", "pending")
 
@@ -30,12 +27,12 @@ class Batcher:
         self._due_at = _NEVER
         """Monotonic seconds at which the timer fires."""
         self.is_due = False
-        """True from the moment at which the frames may be sent until they are taken."""
+        """True if the pending frames may be sent now."""
 
     def add(self, frame: Frame, window: float, on_due: Callable[[], None]) -> None:
         """Adds a frame, and calls `on_due` when `window` seconds have passed since the last `take`.
 
-        Frames that are pending become due with it, so that the order in a channel holds across event types.
+        All pending frames are due then, so that the events of a channel keep their order across event types.
         """
         if frame.keeps_order and frame.key is not None:
             self.pending.pop(frame.key, None)
@@ -62,7 +59,7 @@ class Batcher:
         on_due()
 
     def take(self) -> Collection[Frame]:
-        """Removes and returns all frames, in order; the next window starts now."""
+        """Removes and returns all frames, in order. If there are any, the next window starts now."""
         if self._timer is not None:
             self._stop_timer(self._timer)
         self.is_due = False

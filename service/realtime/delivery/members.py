@@ -1,4 +1,4 @@
-"""The members of a room, by how far their subscriptions have come."""
+"""The members of a room, grouped by the phase of their subscriptions."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ MAX_GATHERING_MEMBERS = 4
 class Members:
     """Decides which frames each member gets, and when.
 
-    A member is *pending* until it subscribes; *subscribing* while its snapshot is read, with its frames in a buffer; *replaying*
-    while its snapshot is newer than the room, so that each frame is checked against it; and then *live*.
+    1. *pending*: before `ready`. The member gets no frames.
+    2. *subscribing*: while its snapshot is read. Its frames are kept in a buffer.
+    3. *replaying*: while its snapshot is newer than the room. It gets the frames that are newer than the snapshot.
+    4. *live*: it gets every frame.
     """
 
     __slots__ = (
@@ -46,19 +48,19 @@ class Members:
     def __init__(self, context: RoomContext) -> None:
         self._context = context
         self._subscriptions: dict[Connection, Subscription] = {}
-        """Of all members, pending ones too."""
+        """The subscriptions of all members, also of pending ones."""
         self._subscribing: dict[Connection, list[Frame]] = {}
         self._replaying: dict[Connection, tuple[Subscription, SnapshotFilter]] = {}
         self._live = LiveMembers(context)
-        """All live members but those of `_restricted`."""
+        """The live members that get every frame: all but those of `_restricted`."""
         self._restricted: LiveMembers | None = None
         """Live members that may not see presence; None while there are none."""
         self._presence_buffers: dict[Connection, list[Frame]] | None = None
-        """Presence events for live members that were just allowed to see presence, while the list of present users is read."""
+        """Presence events kept for live members that have just got the right to presence, while their presence view is read."""
 
     @property
     def count(self) -> int:
-        """The number of members, pending ones too."""
+        """The number of members, including pending ones."""
         return len(self._subscriptions)
 
     def has(self, connection: Connection) -> bool:
@@ -67,7 +69,7 @@ class Members:
 
     @property
     def is_listening(self) -> bool:
-        """True if a frame would go to anybody now. Pending members read from the stream what they missed."""
+        """True if any member needs frames now. Pending members do not: they read missed events from the stream later."""
         return bool(
             self._live.members
             or self._subscribing
@@ -77,23 +79,23 @@ class Members:
 
     @property
     def is_writing(self) -> bool:
-        """True if a batch has not been written to all of its members."""
+        """True if a broadcast is unfinished."""
         return bool(self._live.broadcasts or (self._restricted is not None and self._restricted.broadcasts))
 
     @property
     def live(self) -> Collection[Connection]:
-        """The members that are live."""
+        """The live members."""
         live, restricted = self._live.members, self._restricted
         return live if restricted is None else (*live, *restricted.members)
 
     @property
     def receiving(self) -> tuple[Connection, ...]:
-        """The members that are live or replaying."""
+        """The live and the replaying members."""
         return (*self.live, *self._replaying)
 
     @property
     def listening(self) -> tuple[Connection, ...]:
-        """The members that are subscribing, replaying or live."""
+        """The subscribing, replaying and live members."""
         return (*self.live, *self._subscribing, *self._replaying)
 
     # --- a subscription's phases --------------------------------------------------------------------------------------
@@ -126,17 +128,17 @@ class Members:
         return self._subscribing[connection]
 
     def take_buffered(self, connection: Connection, subscription: Subscription, since: SnapshotFilter) -> list[Frame]:
-        """Ends the buffering, and returns those of the frames that are newer than the member's snapshot."""
+        """Removes the member's buffer, and returns its frames that are newer than the member's snapshot."""
         buffered = self._subscribing.pop(connection)
         return _visible(subscription, [frame for frame in buffered if since.passes(frame)])
 
     def start_replaying(self, connection: Connection, subscription: Subscription, since: SnapshotFilter) -> None:
-        """Gives the member the frames that are newer than its snapshot, until the room has reached that."""
+        """Gives the member only frames that are newer than its snapshot, until the room reaches the snapshot's position."""
         subscription.phase = Phase.LIVE
         self._replaying[connection] = (subscription, since)
 
     def detach(self, connection: Connection) -> None:
-        """Stops delivery to a member. Does nothing if there is none."""
+        """Stops delivery to a member. Does nothing if there is no delivery to it."""
         self._live.remove(connection)
         restricted = self._restricted
         if restricted is not None:
@@ -149,24 +151,24 @@ class Members:
             self._presence_buffers.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:
-        """Removes a member. Does nothing if it is not one."""
+        """Removes a member. Does nothing if it is no member."""
         self._subscriptions.pop(connection, None)
         self.detach(connection)
 
     # --- presence -----------------------------------------------------------------------------------------------------
 
     def start_presence_buffer(self, connection: Connection) -> None:
-        """Buffers the presence events from now on for a live member."""
+        """Starts to keep presence events for a live member in a buffer."""
         if self._presence_buffers is None:
             self._presence_buffers = {}
         self._presence_buffers[connection] = []
 
     def take_presence_buffer(self, connection: Connection) -> list[Frame] | None:
-        """Ends the buffering, and returns the events; None if delivery to the member has stopped."""
+        """Removes the buffer, and returns its events; None if delivery to the member has stopped."""
         return None if self._presence_buffers is None else self._presence_buffers.pop(connection, None)
 
     def set_presence_access(self, connection: Connection, subscription: Subscription, access: PresenceAccess) -> None:
-        """Shows presence events to the member from now on, or hides them. It first gets what is on its way to it."""
+        """Shows or hides later presence events. The member first gets the unfinished broadcasts."""
         before = self._group_of(subscription)
         subscription.presence = access
         after = self._group_of(subscription)
@@ -219,7 +221,7 @@ class Members:
         return True
 
     def deliver(self, frames: Collection[Frame], sequencer: EventSequencer) -> bool:
-        """Hands the frames to the present members. True if there is something to `write`."""
+        """Gives the frames to the current members. True if there is something to `write`."""
         if self._subscribing:
             for buffer in self._subscribing.values():
                 buffer.extend(frames)
@@ -240,7 +242,7 @@ class Members:
         return restricted is not None or bool(live.broadcasts)
 
     def _broadcast_to_both(self, frames: Collection[Frame], restricted: LiveMembers) -> None:
-        """Hands the same batches to both groups, unless there are presence events among the frames."""
+        """Gives the frames to both groups, presence events only to `_live`. Without presence events both share the batches."""
         live, context = self._live, self._context
         public = [frame for frame in frames if not is_presence_event(frame.type)]
         presence = [frame for frame in frames if is_presence_event(frame.type)]
@@ -253,7 +255,7 @@ class Members:
             restricted.broadcast(split_batches(public, context.max_batch, context.encoder) if presence else made)
 
     def _replay(self, frames: Collection[Frame], cursor: StreamCursor | None) -> list[Connection]:
-        """Sends the frames to the replaying members. Returns those whose snapshot the room has reached."""
+        """Sends the frames to the replaying members. Returns the members whose snapshot is no longer newer than the room."""
         caught_up = []
         for connection, (subscription, since) in tuple(self._replaying.items()):
             if not connection.send(_visible(subscription, [frame for frame in frames if since.passes(frame)])):
@@ -280,7 +282,7 @@ class Members:
         return bool(broadcasts)
 
     def _write_to_both(self, max_members: int, restricted: LiveMembers) -> None:
-        half = max_members // 2  # neither group waits for all that the other has
+        half = max_members // 2  # so that no group waits until the other has finished
         for group, limit in ((restricted, half), (self._live, max_members - half), (restricted, max_members)):
             left = min(limit, max_members)
             while group.broadcasts and left > 0:
@@ -289,14 +291,14 @@ class Members:
                 max_members -= written
 
     def drop_broadcasts(self) -> None:
-        """Drops the batches that are on their way."""
+        """Drops the unfinished broadcasts."""
         self._live.drop_broadcasts()
         if self._restricted is not None:
             self._restricted.drop_broadcasts()
 
 
 def _visible(subscription: Subscription, frames: list[Frame]) -> list[Frame]:
-    """Those of the frames that may be shown to a subscription."""
+    """Returns the frames that the subscription's right to presence allows."""
     if subscription.presence is not PresenceAccess.LISTED:
         return frames
     return [frame for frame in frames if not is_presence_event(frame.type)]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Room:
     """The members of one channel on this node.
 
-    An event passes through its parts in this order: the sequencer puts events in order, the batcher collects their frames, the
-    members get the batches. Each part alone changes its own state.
+    An event passes its parts in this order: the sequencer orders events, the batcher joins their frames, and `Members` writes
+    batches to members. Only a part itself changes its state.
     """
 
     __slots__ = (
@@ -45,11 +45,11 @@ class Room:
         self.key = key
         self.spec = spec
         self.lock = asyncio.Lock()
-        """Held across the first join and the last leave; only the broker is awaited under it."""
+        """Held during the first join and the last leave. Its holder awaits only the broker."""
         self.is_broker_subscribed = False
         """True while the broker delivers this channel to the node."""
         self.is_discarded = False
-        """True once the hub has removed this room. A task that waited for its lock must open a new room."""
+        """True once the hub has removed this room. A task that has waited for the lock must then open a new room."""
         self.sequencer = EventSequencer()
         self._batcher = Batcher(context.clock)
         self._members = Members(context)
@@ -57,12 +57,12 @@ class Room:
         self._is_scheduled = False
         """True while the scheduler will call `fan_out`."""
         self._idle: asyncio.Event | None = None
-        """Set when nothing is left to write; None until somebody waits for that."""
+        """Set when nothing is left to write; None until something waits for it."""
 
     # --- frames -------------------------------------------------------------------------------------------------------
 
     def push(self, frame: Frame, window: float) -> None:
-        """Delivers a frame when its batching window is over: at once if nothing was delivered in the last `window` seconds."""
+        """Delivers a frame at the end of its batching window: at once if nothing was delivered in the last `window` seconds."""
         batcher = self._batcher
         if not window and frame.key is None and not batcher.pending and self._members.gather(frame):
             batcher.flushed_at = frame.received_at
@@ -70,7 +70,7 @@ class Room:
             batcher.add(frame, window, self._schedule)
 
     def flush(self) -> None:
-        """Hands the pending frames to the present members; later frames go into a new batch."""
+        """Gives the pending frames to the current members. Later frames go into a new batch."""
         frames = self._batcher.take()
         if frames and self._members.deliver(frames, self.sequencer):
             self._schedule()
@@ -96,14 +96,14 @@ class Room:
             self._idle.set()
 
     def fail(self) -> None:
-        """Closes all members after a fault: they have missed an event, and resume on a new connection."""
+        """Closes all listening members after a fault of the service. They have missed an event, so they must reconnect."""
         self._drop_frames()
         self._end_writing()
         for member in self._members.listening:
             member.fail()
 
     async def wait_written(self) -> None:
-        """Waits until every live member has written what it was given. A member that does not read may take long."""
+        """Waits until all pending frames are written to the live members. This takes long if a member does not read."""
         self.flush()
         while self._members.is_writing:
             if self._idle is None:
@@ -117,7 +117,7 @@ class Room:
 
     @property
     def member_count(self) -> int:
-        """The number of members, pending ones too."""
+        """The number of members, including pending ones."""
         return self._members.count
 
     def is_empty(self) -> bool:
@@ -130,7 +130,7 @@ class Room:
 
     @property
     def is_listening(self) -> bool:
-        """True if a frame would go to anybody now."""
+        """True if any member needs frames now, so that the sequencer must keep the order."""
         return self._members.is_listening
 
     def add_member(self, connection: Connection, subscription: Subscription) -> None:
@@ -138,20 +138,20 @@ class Room:
         self._members.add(connection, subscription)
 
     def remove(self, connection: Connection) -> None:
-        """Removes a member, and stops delivery to it. Does nothing if it is not one."""
+        """Removes a member, and stops delivery to it. Does nothing if it is no member."""
         self._members.remove(connection)
 
     def detach(self, connection: Connection) -> None:
-        """Stops delivery to a connection that stays a member. Does nothing if there is none."""
+        """Stops delivery to a connection, which stays a member. Does nothing if there is no delivery to it."""
         self._members.detach(connection)
 
     # --- from pending to live -----------------------------------------------------------------------------------------
 
     @property
     def local_position(self) -> Position | None:
-        """The channel's last position, if this node knows it without asking the broker.
+        """The channel's last position, if this node knows it without a call of the broker; else None.
 
-        None if it does not, and for a channel whose snapshot has more than a position.
+        Also None for a channel with state: its snapshot needs more than a position.
         """
         cursor = self.sequencer.cursor
         if cursor is None or self.sequencer.is_reading or self.spec.has_state or not self.is_listening:
@@ -159,34 +159,34 @@ class Room:
         return cursor.position
 
     def local_snapshot(self) -> Snapshot | None:
-        """A snapshot of the channel at `local_position`; None without one."""
+        """A snapshot at `local_position`; None if that is None."""
         position, cursor = self.local_position, self.sequencer.cursor
         if position is None or cursor is None:
             return None
         return Snapshot(position, (), (), None, cursor.state_version)
 
     def make_live(self, connection: Connection, subscription: Subscription) -> None:
-        """Delivers to a member what comes after `local_snapshot`."""
+        """Delivers to a member every frame after `local_snapshot`."""
         self.flush()
         self._members.make_live(connection, subscription)
 
     def start_subscribing(self, connection: Connection, subscription: Subscription) -> None:
-        """Buffers a member's frames while its snapshot is read."""
-        if not self.is_listening:  # without listeners, no order is kept
+        """Keeps a member's frames in a buffer while its snapshot is read."""
+        if not self.is_listening:  # until now no order was kept
             self.sequencer.restart()
         self.flush()
         self._members.start_subscribing(connection, subscription)
 
     def is_subscribing(self, connection: Connection) -> bool:
-        """True while a member's snapshot is read."""
+        """True while the member's snapshot is read."""
         return self._members.is_subscribing(connection)
 
     def cancel_subscribing(self, connection: Connection, subscription: Subscription) -> None:
-        """Makes a member pending again, after its snapshot could not be read."""
+        """Makes a member pending again, because its snapshot could not be read."""
         self._members.cancel_subscribing(connection, subscription)
 
     def is_contiguous(self, connection: Connection, snapshot: Snapshot) -> bool:
-        """True if there is no gap between a member's snapshot and the frames in its buffer."""
+        """True if the member's snapshot and its buffered frames reach the room's position without a gap."""
         self.flush()
         snapshot_filter = SnapshotFilter(snapshot.head)
         for frame in self._members.buffered(connection):
@@ -205,7 +205,7 @@ class Room:
         return room.offset <= member.offset and room.state_version <= member.state_version
 
     def finish_subscribing(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
-        """Delivers to a member what comes after its snapshot; returns what of that is in its buffer."""
+        """Delivers to a member every frame after its snapshot. Returns the buffered ones, which the caller sends."""
         self.flush()
         snapshot_filter = SnapshotFilter(snapshot.head)
         buffered = self._members.take_buffered(connection, subscription, snapshot_filter)
@@ -219,17 +219,17 @@ class Room:
     # --- presence -----------------------------------------------------------------------------------------------------
 
     def start_presence_buffer(self, connection: Connection) -> None:
-        """Buffers presence events for a live member while the list of present users is read."""
+        """Keeps presence events for a live member in a buffer while its presence view is read."""
         self.flush()
         self._members.start_presence_buffer(connection)
 
     def take_presence_buffer(self, connection: Connection) -> list[Frame] | None:
-        """Ends the buffering, and returns the events; None if the member has left meanwhile."""
+        """Removes the buffer, and returns its events; None if the member has left meanwhile."""
         self.flush()
         return self._members.take_presence_buffer(connection)
 
     def set_presence_access(self, connection: Connection, subscription: Subscription, access: PresenceAccess) -> None:
-        """Shows presence events to a member from now on, or hides them. It misses no other event."""
+        """Shows or hides later presence events. The member misses no other event."""
         self.flush()
         self._members.set_presence_access(connection, subscription, access)
 
@@ -244,7 +244,7 @@ class Room:
         self.is_broker_subscribed = False
 
     def discard(self) -> None:
-        """Drops the pending frames and cancels the timer; for a room that its hub removes."""
+        """Drops all frames and cancels the timer. Called when the hub removes the room."""
         self.is_discarded = True
         self._drop_frames()
 

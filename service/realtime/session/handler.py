@@ -26,11 +26,11 @@ from service.realtime.session.handshake import error_message, split_frame
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 MAX_QUEUED = 32
-"""Frames that may wait behind a running command; then reading is paused."""
+"""Frames that may wait for a running command. At this number, reading is paused."""
 MAX_QUEUED_BYTES = 65_536
-"""Bytes of them in memory; the same then. One frame alone may be larger."""
+"""Bytes of waiting frames in memory. At this number, reading is paused. A single frame may be larger."""
 MAX_UNCOUNTED_FRAME = 1_024
-"""Characters up to which the frame of a running command is not counted: a connection has one, and counting takes 1 µs."""
+"""A running command's frame of up to this many characters is not counted. A connection has only one, and counting takes 1 µs."""
 
 _CODES = frozenset(str(code.code) for code in CloseCode)
 
@@ -38,7 +38,7 @@ _log = structlog.get_logger("session")
 
 
 class SessionHandler:
-    """The message handler of an authenticated connection. Commands run in order, and the next one waits for the last."""
+    """The message handler of an authenticated connection. Runs its commands one after the other, in order."""
 
     __slots__ = (
         "_connection",
@@ -60,14 +60,14 @@ class SessionHandler:
         self._queued: deque[str | bytes] | None = None
         self._queued_bytes = 0
         self._current_size = 0
-        """Bytes of the frame whose commands are running, as they are counted."""
+        """Counted bytes of the frame whose commands are running; 0 if it is not counted."""
         self._is_busy = False
         """True while a command runs."""
         self._is_lost = False
         self._is_violation_counted = False
         """True once the present frame has counted as above the rate. A frame counts once, whatever it holds."""
         self._has_ended = False
-        """True once the peer has ended its sending side: the connection closes after the running command."""
+        """True once the client has closed its sending side. The connection closes after the running command."""
 
     async def start(
         self, buffer: PreAuthBuffer, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]
@@ -76,7 +76,7 @@ class SessionHandler:
         connection = self._connection
         connection.transport.handler = self
         has_work = channels or rest or buffer.queued or buffer.has_ended or buffer.is_lost
-        if not has_work:  # as for nearly all connections
+        if not has_work:  # true for nearly all connections
             if connection.transport.is_writing_paused:
                 connection.pause_writing()
             return
@@ -100,7 +100,7 @@ class SessionHandler:
             try:
                 await node.streams.subscriptions.join_authorised(connection, channel, spec, None, None)
             except ServiceError as error:
-                # There is no request id, so the details name the channel.
+                # The upgrade has no request id, so the details name the channel.
                 _reply_error(
                     node,
                     connection,
@@ -156,11 +156,11 @@ class SessionHandler:
             self._node.runtime.tasks.spawn("command", rest)
 
     def pause_writing(self) -> None:
-        """Queues what is sent from now on."""
+        """Queues later frames."""
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """Sends what was queued."""
+        """Sends the queued frames."""
         self._connection.resume_writing()
 
     def eof_received(self) -> bool:
@@ -169,7 +169,7 @@ class SessionHandler:
         return self._is_busy
 
     def connection_lost(self) -> None:
-        """Leaves all channels, at once or after the running command."""
+        """Unsubscribes from all channels, at once or after the running command."""
         self._is_lost = True
         self._connection.connection_lost()
         if not self._is_busy:
@@ -188,9 +188,9 @@ class SessionHandler:
             (transport.resume_reading if reading else transport.pause_reading)()
 
     async def _run(self, frame: str | bytes | None, first: Coroutine[Any, Any, None] | None = None) -> None:
-        """Runs `first`, handles a frame, then all queued frames. Ends the session if the connection was lost meanwhile.
+        """Runs `first`, handles `frame`, then all queued frames. Ends the session if the connection was lost meanwhile.
 
-        An error in this code closes the connection, so that it is never left open and unserved.
+        An unexpected error closes the connection: left open, its messages would never be handled.
         """
         try:
             if first is not None:
@@ -207,7 +207,7 @@ class SessionHandler:
                     self._set_reading(reading=True)
         except Exception:
             self._fail()
-        frame = self._queued = None  # neither is counted any more
+        frame = self._queued = None  # frees both, because they are no longer counted
         if self._queued_bytes or self._current_size:
             self._connection.transport.count_held(-self._queued_bytes)
             self._queued_bytes = 0
@@ -229,13 +229,13 @@ class SessionHandler:
         self._connection.transport.close_when_written()
 
     def _start_frame(self, size: int) -> None:
-        """Stops counting the last frame. The next one, of `size` bytes, was counted when it was queued."""
+        """Subtracts the last frame. The next one, of `size` bytes, was added when it was queued."""
         if self._current_size:
             self._connection.transport.count_held(-self._current_size)
         self._current_size = size
 
     def _split(self, frame: str | bytes) -> tuple[Iterable[str | Raw], ServiceError | None]:
-        """Returns the messages of a frame; or one empty message, and the error that it is refused with."""
+        """Returns the messages of a frame. For a frame to refuse, returns one empty message and the error."""
         try:
             if isinstance(frame, bytes):
                 raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
@@ -244,10 +244,10 @@ class SessionHandler:
             return ("",), error
 
     async def _handle(self, parts: Iterable[str | Raw], fault: ServiceError | None = None) -> None:
-        """Handles the messages of a frame, or refuses them with `fault`, which is the error of the frame.
+        """Handles the messages of a frame. `fault` is the error of a frame that is refused as a whole.
 
-        A refused frame costs as much as a message. Messages above the rate count as one violation a frame. Each reply must fit
-        into the outbox before the next message is handled: a small batch can ask for megabytes with each of its messages.
+        A refused frame counts as one message. All messages of a frame above the rate count as one violation. The next message
+        waits until the outbox is below its limits: each message of a small batch can request megabytes.
         """
         self._is_violation_counted = False
         for message in parts:
@@ -291,7 +291,7 @@ class SessionHandler:
             _reply_error(node, connection, internal, message_id(message))
 
     def _read(self, message: str | Raw, fault: ServiceError | None) -> Command:
-        """Decodes a message, and counts it for its rates. Raises ServiceError: `fault`, or the reason of the refusal."""
+        """Decodes a message, and counts it for the rates. Raises ServiceError: `fault`, or why the message is refused."""
         node = self._node
         try:
             if fault is not None:
@@ -329,7 +329,7 @@ def _reply_error(node: Node, connection: Connection, error: ServiceError, reques
 
 
 async def _leave(node: Node, connection: Connection, channel: str) -> None:
-    """Leaves a channel. An error must not keep the connection in other channels or on the node."""
+    """Unsubscribes from a channel. Logs an error, so that it does not keep the connection in other channels."""
     try:
         await node.streams.subscriptions.leave(connection, channel)
     except Exception:
