@@ -1,4 +1,4 @@
-"""In-memory brokers that fail or wait where a test says so."""
+"""In-memory brokers whose methods fail or wait for a test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.adapters.memory.broker import MemoryBroker
 
 
 class _OwnBroker(MemoryBroker):
-    """A memory broker with bounds that no test comes near."""
+    """A memory broker with limits that no test reaches."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -19,7 +19,7 @@ class _OwnBroker(MemoryBroker):
 
 
 class FaultyBroker(_OwnBroker):
-    """Raises `faults[name]` in the method of that name, for as long as it is there."""
+    """Raises `faults[name]` in the method of that name while it is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class FaultyBroker(_OwnBroker):
 
     def _fail(self, name: str) -> None:
         if name in self.faults:
-            raise self.faults[name].with_traceback(None)  # an earlier raise has left its own
+            raise self.faults[name].with_traceback(None)  # without the traceback of an earlier raise
 
     async def publish(self, publication: Any) -> Any:
         self._fail("publish")
@@ -51,7 +51,8 @@ class FaultyBroker(_OwnBroker):
 
 
 class SlowBroker(_OwnBroker):
-    """Waits for `gates[name]` in `subscribe` and `snapshot`, if there is one; `waiting` names who does."""
+    """Waits for `gates[name]` in `subscribe` and `snapshot`, if it is set. `waiting` holds the names of waiting
+    calls."""
 
     def __init__(self) -> None:
         super().__init__()

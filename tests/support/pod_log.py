@@ -1,4 +1,4 @@
-"""Runs a service in which everything goes wrong that runbooks search logs for; its log, on standard error, is that of a pod.
+"""Runs a service that logs every failure that runbooks search for. Its log, on standard error, is like that of a pod.
 
 python -m tests.support.pod_log
 """
@@ -13,11 +13,11 @@ from service.telemetry import log
 from tests.support.harness import API_KEY, Running, serving
 
 FILLER = 40
-"""Lines after those that are searched for, so that a command that sees only the end of a log misses them."""
+"""Lines after the searched ones, so that a command that reads only the end of a log misses them."""
 
 
 async def main() -> None:
-    """All of it, one after the other."""
+    """Causes all failures, one after another."""
     log.configure("info", "json")
     async with serving() as server:
         await _faulty_request(server)

@@ -1,4 +1,4 @@
-"""Brokers that several services in one process share, each through a line of its own that can fail."""
+"""Brokers that several services in one process share. Each service uses its own Line, which can fail."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from service.telemetry.metrics import Metrics
 from tests.stores import Flavour, NatsServer, RedisServer, shared_redis
 
 PREFIX = "bus"
-"""At a NATS that is one bus's own; the stream is named so."""
+"""The prefix at a NATS server that only one bus uses; also the name of the stream."""
 
 
 class Line:
-    """One node's way to the shared broker: a Broker that passes everything on, unless a test breaks it."""
+    """One node's connection to the shared broker: a Broker that forwards every call, unless a test breaks it."""
 
     delivers_synchronously = False
 
@@ -57,24 +57,24 @@ class Line:
     # --- faults -------------------------------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Deliveries are lost from now on; calls go through."""
+        """Loses deliveries from now on. Calls still work."""
         self.deaf = True
 
     def hear_again(self) -> None:
-        """Deliveries come again, and nobody has noticed that there were none."""
+        """Delivers again, without a report of the interruption."""
         self.deaf = self._away
 
     def mend(self) -> None:
-        """Deliveries come again, and the sink is told of the interruption."""
+        """Delivers again, and reports the interruption to the sink."""
         self.deaf = self._away
         self.interrupted()
 
     def go_away(self) -> None:
-        """Every call fails and deliveries are lost, from now on."""
+        """Fails every call and loses deliveries, from now on."""
         self._away = self.deaf = True
 
     def come_back(self) -> None:
-        """The end of that; the sink is told."""
+        """Works again, and reports the interruption to the sink."""
         self._away = False
         self.mend()
 
@@ -148,23 +148,23 @@ class Line:
 
 
 class Bus(Protocol):
-    """What nodes share."""
+    """A broker that nodes share."""
 
     async def start(self) -> None:
-        """Comes first."""
+        """Starts the store; called first."""
 
     def line(self, clock: Clock | None = None) -> Line:
-        """The broker for one more node. `clock`: the node's, where the store goes by it."""
+        """Returns the broker for one more node. `clock`: the node's clock, for stores that use it."""
 
     async def lose_everything(self) -> None:
-        """The store starts anew without anything in it; every sink is told."""
+        """Restarts the store without its data, and reports an interruption to every sink."""
 
     async def close(self) -> None:
-        """Lets everything go."""
+        """Closes everything."""
 
 
 class SharedBroker:
-    """A Bus in memory. It delivers within the publish, so a test's faults come exactly where it puts them."""
+    """A Bus in memory. It delivers during the publish, so that a test controls exactly where faults occur."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
@@ -185,15 +185,15 @@ class SharedBroker:
         return Line(_Front(self))
 
     def deliver(self, event: Event) -> None:
-        """EventSink of the store: hands an event to every node that has subscribed."""
+        """EventSink of the store: delivers an event to every subscribed node."""
         for front in tuple(self.fronts):
             front.take(event)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """EventSink of the store, which never says this."""
+        """EventSink of the store, which never reports interruptions."""
 
     async def unsubscribed(self, channel: ChannelKey) -> None:
-        """Stops the store's delivery of a channel that no node carries any more."""
+        """Unsubscribes the store from a channel to which no node is subscribed."""
         if not any(channel in front.carried for front in self.fronts):
             await self.store.unsubscribe(channel)
 
@@ -209,7 +209,8 @@ class SharedBroker:
             front.tell()
 
     async def fail_over(self, lost: int = 0) -> None:
-        """Another replica takes over, without the newest `lost` durable events of each channel; every sink is told."""
+        """Simulates a failover to a replica without the newest `lost` durable events of each channel. Reports it to
+        every sink."""
         epoch = secrets.token_hex(8)
         for channel in self.store._channels._channels.values():
             events = list(channel.newest(10_000))
@@ -256,7 +257,7 @@ class _Front:
             self._sink.deliver(event)
 
     def tell(self) -> None:
-        """Says that events may be missing."""
+        """Reports that events may be missing."""
         if self._sink is not None:
             self._sink.interrupted()
 
@@ -330,7 +331,7 @@ class RedisBus:
         return line
 
     async def lose_everything(self) -> None:
-        """As Bus says; the other tests' keys stay."""
+        """See Bus; keys of other tests stay."""
         keys = await self.server.keys(f"{self.prefix}:*")
         if keys:
             await self.server.command("DEL", *keys)
@@ -342,7 +343,7 @@ class RedisBus:
 
 
 class NatsBus:
-    """A Bus at a real NATS of its own."""
+    """A Bus on its own real NATS server."""
 
     def __init__(self) -> None:
         self._server = NatsServer()

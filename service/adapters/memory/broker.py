@@ -1,6 +1,6 @@
 """The Broker of a service that runs as one node: it keeps everything in this process.
 
-A restart loses history and state; every client that resumes notices it by the new epoch.
+A restart loses history and state. A client that resumes detects the loss by the new epoch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from service.core.position import Position, events_after
 
 SWEEP_INTERVAL = 1.0
 MAX_SWEPT_CHANNELS = 500
-"""Channels that one sweep checks: about a millisecond, so that it never shows as event loop lag."""
+"""Channels that one sweep checks. This takes about a millisecond, so a sweep causes no visible event loop lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ def _random_epoch() -> str:
 class MemoryBroker:
     """Keeps the guarantee of the port within one process, limited as `ChannelStore` and `IdempotencyCache` say.
 
-    No method yields to the event loop, so each is atomic, and a channel's order is the order of the calls. If only channels with
-    subscribers are left and a limit is reached, publish and subscribe raise BROKER_UNAVAILABLE. `check` succeeds even then: calls
-    that need no further space still work.
+    No method yields to the event loop, so each is atomic, and a channel's order is the order of the calls. If a limit
+    is reached and only channels with subscribers are left, publish and subscribe raise BROKER_UNAVAILABLE. `check`
+    still succeeds, because calls that need no further space work.
     """
 
     delivers_synchronously = True
@@ -158,7 +158,7 @@ class MemoryBroker:
     async def stream_heads(
         self, channels: Sequence[ChannelKey], delivered: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
-        """Reads the heads. Nothing depends on `delivered`: this process never forgets what it has delivered."""
+        """Reads the heads. Ignores `delivered`, because this process never loses what it has delivered."""
         self._require_sink()
         found = map(self._channels.find, channels)
         return [

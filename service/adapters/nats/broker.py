@@ -1,6 +1,6 @@
 """The Broker on NATS: one JetStream stream stores everything, and NATS delivers each message once it is stored.
 
-docs/adr/0013-nats.md has the reasons, and where the guarantee is weaker than with Redis.
+docs/adr/0013-nats.md has the reasons, and says where the guarantee is weaker than with Redis.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ START_BACKOFF = (0.05, 1.0)
 class NatsBroker:
     """Keeps the guarantee of the port as docs/guarantees.md says for NATS.
 
-    No call takes longer than `config.call_timeout`. Calls fail at once when `config.max_calls` wait, or without a connection.
+    No call takes longer than `config.call_timeout`. A call fails at once if `config.max_calls` wait or there is no
+    connection.
     """
 
     delivers_synchronously = False
@@ -71,7 +72,8 @@ class NatsBroker:
         metrics: Metrics,
         on_server_time: ServerTimeObserver | None = None,
     ) -> None:
-        """`clock`: by which records expire; all nodes should agree on it. `on_server_time` gets the server's time."""
+        """`clock` decides when records expire, so the clocks of all nodes should agree. `on_server_time` gets the
+        server's time."""
         self._config = config
         self._clock = clock
         self._metrics = metrics
@@ -123,7 +125,7 @@ class NatsBroker:
         self._metrics.broker.broker_empty_channels.set_function(lambda: len(self._empty))
 
     async def _retry_until(self, deadline: float, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeats a step that fails, until the deadline, or until it is misconfigured."""
+        """Repeats a failing step until the deadline. Gives up at once on a wrong configuration."""
 
         async def bounded() -> None:
             async with call_timeout("NATS", self._config.call_timeout):
@@ -230,8 +232,8 @@ class NatsBroker:
             try:
                 await self._link.flush()
                 self._link.check_permitted(subject)
-                # In a cluster our server may know the subscription before the stream's server does. It passes it on the same
-                # way as this request, so the stream's server knows it before it answers.
+                # In a cluster, our server may know the subscription before the stream's server does. The subscription
+                # takes the same way as this request, so the stream's server knows it when it answers.
                 stored = await self._heads.load_or_create(channel, renew_empty=True)
                 self._seen.record_head(channel, stored.head)
                 if stored.head.is_empty and channel in self._subscriptions:
@@ -254,7 +256,7 @@ class NatsBroker:
             self._link.unsubscribe(sid)
 
     async def renew_empty_channels(self) -> None:
-        """Renews the positions of this node's empty channels once, as a task does again and again."""
+        """Renews the positions of this node's empty channels once. A task does the same periodically."""
         await self._empty.renew()
 
     async def _renew_empty(self, sequences: Mapping[ChannelKey, int]) -> Mapping[ChannelKey, int]:
@@ -269,7 +271,7 @@ class NatsBroker:
             record = decode(message.payload, EventRecord)
         except ServiceError:
             self._metrics.broker.broker_errors.labels(reply="message").inc()
-            sink.interrupted([channel])  # it may replace an event, which the stream has
+            sink.interrupted([channel])  # it may stand in for an event, which the stream has
             return
         if record.delivery is not Delivery.EPHEMERAL and not self._seen.record_event(channel, record):
             self._seen.suspect(channel)
@@ -280,7 +282,8 @@ class NatsBroker:
     # --- reading --------------------------------------------------------------------------------------------------------
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """Reads until head and state agree; while a channel keeps changing, `state` may hold values above `state_version`."""
+        """Reads until head and state agree. While a channel keeps changing, `state` may contain values above
+        `state_version`."""
         async with self.call():
             head, state = await self._reader.read_state(channel)
             if since is not None and self._shows_loss(head, since):
@@ -299,7 +302,8 @@ class NatsBroker:
         )
 
     def _shows_loss(self, head: ChannelHead, since: Position) -> bool:
-        """Whether a position shows that the stream was set back. Clients can invent one, so a young epoch is left alone."""
+        """Whether a position shows that the stream was set back. A client can invent a position, so a young epoch is
+        kept."""
         is_ahead = since.epoch == head.epoch and since.offset > head.offset
         if not is_ahead and not epochs.is_later(since.epoch, than=head.epoch):
             return False
@@ -324,7 +328,7 @@ class NatsBroker:
             told = None if known is None else _as_seen(known)
             is_lost = must_end_epoch(head, seen, is_suspected=self._seen.is_suspected(channel))
             if is_lost or (told is not None and head.lacks(told)):
-                async with gate:  # a replica that is behind may have answered
+                async with gate:  # the first answer may be from a replica that is behind
                     head = (await self._heads.load(channel, told)).head
             return StreamHead(head.epoch, head.offset, head.state_version)
 

@@ -1,7 +1,8 @@
 """The Broker on Redis or Valkey: one server, Sentinel or Cluster.
 
-Each operation on a channel is one Lua script, so it is atomic. A channel's epoch belongs to one life of the server (a process in
-a role): the first write in another life begins a new epoch, as events of the life before may be lost (lua/channel.lua).
+Each operation on a channel is one Lua script, so it is atomic. A channel's epoch belongs to one life of the server,
+which is a process in one role. The first write in another life begins a new epoch, because events of the previous life
+may be lost (lua/channel.lua).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from service.telemetry.outage import LimitedLog
 MAX_LISTED = 200
 """Channels that are checked together for a listing."""
 MAX_PAGE_BYTES = 4_194_304
-"""After which a page of history ends early."""
+"""Bytes after which a page of history ends early."""
 
 _DURABLE, _EPHEMERAL = Delivery.DURABLE, Delivery.EPHEMERAL  # members of an Enum are slow to look up
 
@@ -60,8 +61,8 @@ _log_unreadable_head = LimitedLog(_log, "stored_position_unreadable", level="err
 class RedisBroker:
     """Keeps the guarantee of the port for any number of nodes.
 
-    A call whose connection breaks is sent again: stored publish results make that harmless. Ephemeral events store none, so
-    they are sent once.
+    A call whose connection breaks is sent again. Stored publish results make that harmless. Ephemeral events have no
+    stored result, so they are sent once.
     """
 
     delivers_synchronously = False
@@ -204,7 +205,7 @@ class RedisBroker:
             return
         try:
             event = event_codec.decode_message(channel, message)
-        except ValueError as error:  # another program publishes here, or a newer version
+        except ValueError as error:  # another program, or a newer version, has published this
             self._metrics.broker.broker_errors.labels(reply="message").inc()
             self._log_unreadable_message(kind=type(error).__name__)
             return
@@ -306,7 +307,7 @@ class RedisBroker:
     # --- listing and empty channels -----------------------------------------------------------------------------------
 
     async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """Reads as many entries of the tenant's index as it lists, and those of expired channels."""
+        """Reads one entry of the tenant's index for each listed channel, and the entries of expired channels."""
         found: list[ChannelInfo] = []
         low = f"[{prefix}" if prefix else "-"
         while len(found) < limit:
@@ -349,7 +350,7 @@ class RedisBroker:
         return ChannelInfo(channel.name, (await self.snapshot(channel, None, 0, 0)).position)
 
     async def renew_empty_channels(self) -> None:
-        """Renews the positions of this node's empty channels once, as a task does again and again."""
+        """Renews the positions of this node's empty channels once. A task does the same periodically."""
         await self._empty.renew()
 
     async def _renew_empty(self, channels: Mapping[ChannelKey, None]) -> Mapping[ChannelKey, None]:

@@ -25,7 +25,7 @@ from service.web.api.messages import (
 )
 
 MAX_EVENTS_PER_ITERATION = 25
-"""Events published before other connections of the node get their turn; checking many large ones takes milliseconds."""
+"""Events published in one loop iteration; then other connections run. Checking many large events takes milliseconds."""
 MAX_BYTES_PER_ITERATION = 65_536
 """The same limit in bytes."""
 
@@ -65,8 +65,8 @@ def _decode_events(call: Call, body: bytes) -> list[Raw]:
 
 
 async def _publish_each(call: Call, events: Sequence[Raw], channel: str | None, key: str | None) -> Results:
-    """Publishes in order. After a retryable refusal, the rest gets the same error untried, so that a retry of all keeps
-    the order."""
+    """Publishes in order. After a retryable refusal, the remaining events get the same error untried, so that retrying
+    all of them keeps the order."""
     results: list[Published | Refused] = []
     retryable_error: ServiceError | None = None
     size = 0
@@ -122,7 +122,7 @@ def _check_event(call: Call, event: NewEvent) -> None:
             path="$.from",
         )
     limit = call.node.bounds.limits.message_bytes
-    if len(bytes(event.data)) > limit:  # an outbox could not take it, and every subscriber would count as slow
+    if len(bytes(event.data)) > limit:  # no outbox could hold it, and every subscriber would count as slow
         call.node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         raise ServiceError(ErrorCode.TOO_BIG, f"data has at most {limit} bytes", path="$.data", limit=limit)
 
