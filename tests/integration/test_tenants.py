@@ -80,7 +80,7 @@ class TestSameNames:
                 receipt = await server.publish("news:2", flash(tenant) | {"id": "m"}, key)
                 assert receipt["duplicate"] is False
 
-    async def test_history_state_and_snapshots(self, server: Running) -> None:
+    async def test_history_state_and_snapshots_are_separate(self, server: Running) -> None:
         await server.publish("news:1", flash("default"))
         await server.publish("board:1", {"type": "ticker.price", "data": {"symbol": "canary", "price": 1}})
         async with server.client("ann", tenant="other") as theirs:
@@ -102,7 +102,7 @@ class TestSameNames:
                 assert reply["epoch"] != receipt["epoch"]
                 await theirs.ask("unsubscribe", channel="news:1")
 
-    async def test_presence(self, server: Running) -> None:
+    async def test_presence_is_separate(self, server: Running) -> None:
         async with server.client("ann") as mine, server.client("eve", tenant="other") as theirs:
             await mine.subscribe("room:1")
             await theirs.subscribe("room:1")
@@ -111,7 +111,7 @@ class TestSameNames:
                 assert (view["count"], [member["user"] for member in view["members"]]) == (1, [user])
                 assert all(message["from"] == user for message in client.received)
 
-    async def test_ending_connections_and_subscriptions(self, server: Running) -> None:
+    async def test_ending_connections_and_subscriptions_stays_in_its_tenant(self, server: Running) -> None:
         async with server.client("ann") as mine, server.client("ann", tenant="other") as theirs:
             for client in (mine, theirs):
                 await client.subscribe("room:1")
