@@ -2,11 +2,12 @@
 
 Every implementation guarantees (tests/contract/broker_suite.py checks each of them):
 
-- An event whose publish returns is in the stream exactly once. An event whose publish raises is in it at most once, even if the
-  publish is repeated with the same id.
-- Per channel and epoch, the offsets of durable events and the state versions of latest events have no gaps: 1, 2, 3 …
-- A store that may have lost accepted events (after a restart or a failover) starts a new epoch. Offsets continue after those
-  that are left. It also starts one when a node has delivered more of a channel than the store has (`stream_heads`).
+- A publish that returns is in the stream exactly once. A publish that raises is in it at most once, also if it is repeated with
+  the same id.
+- Per channel and epoch, offsets of durable events have no gaps, and each comes once. So do state versions of latest events. The
+  first epoch of a channel begins at 1.
+- A store that may have lost accepted events (after a restart or a failover) starts a new epoch, whose offsets continue from
+  what is left. It also does so when a node has delivered more of a channel than the store has (`stream_heads`).
 - Between the return of `subscribe` and the call of `unsubscribe`, the sink gets every event of the channel, in the order of
   offsets and state versions. If not, the sink is notified (`interrupted`), and the stream has the missing events.
 - Tenants never see each other.
@@ -152,9 +153,9 @@ class Broker(Protocol):
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """Reads position, state and the events missed since a position, all in one atomic step.
 
-        It recovers at most `max_events` events or `max_bytes` bytes of data. A position that the epoch has not reached is not
-        recovered: it shows that the store has lost events. Then the channel starts a new epoch, unless the epoch is younger
-        than `epoch.MIN_EPOCH_AGE`.
+        A position is not recovered if more than `max_events` events or `max_bytes` bytes of data came after it, or if the
+        stream has not reached it. The second shows that the store was set back, so the channel starts a new epoch. It does not if
+        its epoch is younger than `epoch.MIN_EPOCH_AGE`, because clients can invent a position.
         """
 
     async def stream_heads(

@@ -17,7 +17,7 @@ class Delivery(Enum):
     """The delivery class of an event: what every queue guarantees for it."""
 
     DURABLE = "durable"
-    """Kept in the channel's stream with a dense offset. Never dropped: a connection too slow for it is closed, and resumes."""
+    """Kept in the channel's stream, with an offset. Never dropped: a connection too slow for it is closed, and resumes."""
     LATEST = "latest"
     """The newest value of a key. A newer one replaces it in every queue."""
     EPHEMERAL = "ephemeral"
@@ -67,9 +67,9 @@ class Event(Struct, frozen=True, gc=False):
     sender: str | None
     at: int
     offset: int | None = None
-    """Dense for each channel and epoch, from 1; only for DURABLE."""
+    """Without gaps in a channel's epoch; a new epoch may continue the count. Only for DURABLE."""
     state_version: int | None = None
-    """Dense for each channel and epoch, from 1; only for LATEST."""
+    """The same, counted apart. Only for LATEST."""
     key: str | None = None
     epoch: str = ""
     """The epoch of offset and state version; empty for EPHEMERAL."""

@@ -124,11 +124,11 @@ def decode(message: str | bytes | Raw) -> Command:
 
 
 def is_shortest(message: str | Raw, command: Command) -> bool:
-    """True if no shorter text has the same command and `data`. Then the text has no duplicate key outside of `data`. The gate
-    checks `data` (unique_keys.py).
+    """Whether the message is as short as the encoder would write this command, with the same `data`.
 
-    The encoder writes the shortest text: it omits defaults, and the decoder accepts no integer like 1e3. A publish is not
-    encoded, because its `data` can be large; its lengths are added up instead.
+    Then it has no duplicate key outside of `data`: a second one would make it longer. The encoder omits defaults and spaces, and
+    the decoder accepts no integer like 1e3, so there is no shorter text. The gate checks `data` itself (unique_keys.py). For a
+    publish, lengths are added up instead of encoding it, because `data` can be large.
     """
     size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
     if not isinstance(command, messages.Publish):
