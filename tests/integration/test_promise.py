@@ -26,6 +26,7 @@ from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPa
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.position import Position
+from tests.support.examples import examples
 from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving, token
 from tests.support.wire import Wire, connect
 
@@ -904,7 +905,7 @@ async def test_backend_unsubscribe_is_sent_before_later_replies() -> None:
 
 TestPromise = PromiseMachine.TestCase
 TestPromise.settings = settings(
-    max_examples=100,
+    max_examples=examples(50),
     stateful_step_count=40,
     deadline=None,
     phases=[

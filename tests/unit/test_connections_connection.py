@@ -29,6 +29,7 @@ from service.realtime.connections.frame import Frame
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 from tests.support.transport import NullTransport
 
 DEADLINE = 5.0
@@ -528,7 +529,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert self.stage.clock.pending == 0
 
 
-ConnectionMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+ConnectionMachine.TestCase.settings = settings(max_examples=examples(40), stateful_step_count=40, deadline=None)
 TestConnectionMachine = ConnectionMachine.TestCase
 
 
