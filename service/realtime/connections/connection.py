@@ -248,7 +248,8 @@ class Connection(_FanOutSlots):
             context.metrics.delivery.publish_to_write_seconds.observe(context.clock.monotonic() - event.received_at)
         max_batch = context.max_batch
         if len(payloads) <= max_batch:
-            return framing.frame(framing.TEXT, join(payloads))
+            payload = payloads[0] if len(payloads) == 1 else b"[" + b",".join(payloads) + b"]"
+            return framing.frame(framing.TEXT, payload)
         parts = (payloads[start : start + max_batch] for start in range(0, len(payloads), max_batch))
         return b"".join(framing.frame(framing.TEXT, join(part)) for part in parts)
 

@@ -133,15 +133,13 @@ class SessionHandler:
             return
         self._is_busy = True
         waiting: Awaitable[None] | None = None
-        if isinstance(message, str) and message.startswith(
-            "{"
-        ):  # one message and no batch, as nearly always: without a coroutine, if it need not wait
+        if isinstance(message, str) and message.startswith("{"):  # one message and no batch, as nearly always
             try:
                 self._is_violation_counted = False
                 waiting = self._start(message)
             except Exception:
                 self._fail()
-            if waiting is None and connection.is_writable and not self._is_lost:
+            if waiting is None and connection.is_writable and not self._is_lost:  # no coroutine was needed
                 self._is_busy = False
                 if self._has_ended:
                     self._close_ended()
@@ -304,7 +302,8 @@ class SessionHandler:
             raise
         node.admission.check_message(self._slot, self._connection.session, command)
         kind = command.type if type(command) is Publish else str(command.__struct_config__.tag)
-        node.runtime.metrics.messages.count_in(kind, _size(message))
+        size = len(message) if type(message) is str and message.isascii() else _size(message)
+        node.runtime.metrics.messages.count_in(kind, size)
         return command
 
     async def _end(self) -> None:

@@ -23,16 +23,18 @@ def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[No
         sender=session.identity.user or f"anonymous-{connection.id}",
         subscribed=command.channel in session.subscriptions,
     )
-    if isinstance(result, PublishResult):
-        _acknowledge(connection, command, result)
-        return None
-    return _wait(connection, command, result)
-
-
-async def _wait(connection: Connection, command: Publish, result: Awaitable[PublishResult]) -> None:
-    _acknowledge(connection, command, await result)
-
-
-def _acknowledge(connection: Connection, command: Publish, result: PublishResult) -> None:
+    if not isinstance(result, PublishResult):
+        return _wait(connection, command, result)
     if command.id is not None:
-        connection.reply(Ack(id=command.id, offset=result.offset, rev=result.state_version, duplicate=result.duplicate))
+        connection.reply(_ack(command.id, result))
+    return None
+
+
+async def _wait(connection: Connection, command: Publish, waiting: Awaitable[PublishResult]) -> None:
+    result = await waiting
+    if command.id is not None:
+        connection.reply(_ack(command.id, result))
+
+
+def _ack(id: str, result: PublishResult) -> Ack:
+    return Ack(id, result.offset, result.state_version, result.duplicate)
