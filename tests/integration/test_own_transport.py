@@ -7,15 +7,12 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
-from msgspec import Raw as Part
 
 from service.core.channel import ChannelKey
 from service.core.identity import Identity
 from service.protocol.close import CloseCode
-from service.realtime.node import Node
-from service.realtime.session.handshake import split_frame
 from tests.support.harness import DEADLINE, Running, eventually, serving, token
-from tests.support.raw import CLOSE, HANDSHAKE, Raw, connected, text, upgraded
+from tests.support.raw import CLOSE, HANDSHAKE, TEXT, Raw, connected, frame, text, upgraded
 
 BIG = "x" * 20_000
 
@@ -66,22 +63,24 @@ async def test_slow_reader_that_resumes_gets_nothing_behind_the_close() -> None:
         await eventually(lambda: node.streams.budget.used == 0)
 
 
-@pytest.mark.parametrize("prompt", [True, False])
+@pytest.mark.parametrize("before", ["", "a command", "a refusal"])
 async def test_fault_in_a_command_closes_the_connection_and_frees_its_slot(
-    monkeypatch: pytest.MonkeyPatch, prompt: bool
+    monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     """Once the connection stayed in the registry for ever, neither served nor freed."""
 
-    def broken(node: Node, frame: str | bytes) -> list[str | Part]:
-        if "boom" in str(frame):
-            raise RuntimeError("a bug")
-        return split_frame(node, frame)
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
 
-    monkeypatch.setattr("service.realtime.session.handler.split_frame", broken)
+    # The first of these runs for a batch, the second for a message that is refused.
+    monkeypatch.setattr(
+        f"service.realtime.session.handler.{'message_id' if before == 'a refusal' else 'split_frame'}", broken
+    )
     async with serving() as server:
         async with upgraded(server) as raw:
-            raw.write(b"" if prompt else text(type="ready") + text(type="subscribe", id="s", channel="room:1"))
-            raw.write(text(type="ping", id="boom"))
+            if before == "a command":
+                raw.write(text(type="ready") + text(type="subscribe", id="s", channel="room:1"))
+            raw.write(text(type="nonsense") if before == "a refusal" else frame(TEXT, b'[{"type":"ping","id":"p"}]'))
             assert await raw.close_code() == 1011
         await server.at_rest()
 

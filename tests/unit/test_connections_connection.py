@@ -236,7 +236,7 @@ def test_gathered_event_shares_a_message_with_the_reply(stage: Stage) -> None:
     stage.clock.advance(0.003)
     stage.end_iteration()
     (write,) = stage.transport.writes
-    assert [names_in(message) for _, message in frames_of(write)] == [["1", "2", "3"]]
+    assert [names_in(message) for _, message in frames_of(write)] == [["2", "1", "3"]], "the ack first"
     delivery = stage.metrics.registry.get_sample_value
     assert delivery("tidewire_publish_to_write_seconds_count") == 1
     assert delivery("tidewire_publish_to_write_seconds_sum") == pytest.approx(0.003)

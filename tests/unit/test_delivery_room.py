@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,6 @@ from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, FrameEncoder
 from service.realtime.connections.frame import MAX_SMALL_FRAME, Frame
 from service.realtime.connections.write_scheduler import MAX_FAN_OUT_SECONDS, MAX_SLICE_MEMBERS, WriteScheduler
-from service.realtime.delivery import members
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
 from service.telemetry.metrics import Metrics
@@ -40,13 +39,13 @@ class Member:
     """A connection that records what is delivered to it."""
 
     is_clear = False
-    window_bits = 0
+    window_bits = 15
+    """Else the only member of a room would get its events without a batch."""
     fd = -1
 
     def __init__(self, *, keeps_up: bool = True) -> None:
         self.keeps_up = keeps_up
         self.batches: list[Any] = []
-        self.gathered: list[Any] = []
         self.closed: list[CloseCode] = []
         self.room: Room | None = None
         self.subscription = Subscription(KEY, None)
@@ -58,11 +57,6 @@ class Member:
     def deliver(self, batch: Batch) -> bool:
         self.on_deliver()
         self.batches.append(json.loads(batch.payload))
-        return self.keeps_up
-
-    def gather(self, frame: Frame) -> bool:
-        """Writes it alone, although a connection joins what it gathers."""
-        self.gathered.append(json.loads(frame.payload))
         return self.keeps_up
 
     async def wait_written(self) -> None:
@@ -77,6 +71,23 @@ class Member:
         self.close(CloseCode.INTERNAL, "")
 
 
+class Alone(Member):
+    """A member that reads no compressed frames, so that it may get events without a batch."""
+
+    window_bits = 0
+
+    def __init__(self, *, keeps_up: bool = True, breaks: bool = False) -> None:
+        super().__init__(keeps_up=keeps_up)
+        self.gathered: list[Any] = []
+        self._breaks = breaks
+
+    def gather(self, frame: Frame) -> bool:
+        if self._breaks:
+            raise RuntimeError("unable to perform operation; the handler is closed")
+        self.gathered.append(json.loads(frame.payload))
+        return self.keeps_up
+
+
 class ClearMember(Member):
     """A member with nothing queued: rooms write to it directly."""
 
@@ -88,9 +99,6 @@ class ClearMember(Member):
 
 class BrokenMember(ClearMember):
     """A member whose transport raises."""
-
-    def gather(self, frame: Frame) -> bool:
-        raise RuntimeError("unable to perform operation; the handler is closed")
 
     def write(self, wire: bytes) -> None:
         raise RuntimeError("unable to perform operation; the handler is closed")
@@ -106,11 +114,7 @@ class BrokenEncoder(FrameEncoder):
         return FrameEncoder.encode_plain(payload)
 
 
-@pytest.fixture(autouse=True)
-def every_room_makes_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rooms of few make none, and would need many members to show how others do."""
-    if "of_few" not in request.node.name:
-        monkeypatch.setattr(members, "MAX_GATHERING_MEMBERS", 0)
+AnyMember = TypeVar("AnyMember", bound=Member)
 
 
 @pytest.fixture
@@ -155,7 +159,7 @@ def messages_out(metrics: Metrics) -> float | None:
     return metrics.registry.get_sample_value("tidewire_messages_out_total", {"type": "other"})
 
 
-def add_live(room: Room, member: Member, access: PresenceAccess = PresenceAccess.NONE) -> Member:
+def add_live(room: Room, member: AnyMember, access: PresenceAccess = PresenceAccess.NONE) -> AnyMember:
     connection = cast("Connection", member)
     member.subscription = Subscription(KEY, None, presence=access)
     room.add_member(connection, member.subscription)
@@ -265,25 +269,23 @@ def test_clear_member_is_written_to_directly(room: Room, clock: FakeClock) -> No
     assert member.batches == ["1"]
 
 
-# --- few members: without batches --------------------------------------------------------------------------------------
+# --- one member: without batches --------------------------------------------------------------------------------------
 
 
-def test_room_of_few_hands_events_to_its_members_without_a_batch(
-    room: Room, clock: FakeClock, metrics: Metrics
-) -> None:
-    few = [add_live(room, Member()) for _ in range(members.MAX_GATHERING_MEMBERS)]
+def test_only_member_gets_an_event_without_a_batch(room: Room, clock: FakeClock, metrics: Metrics) -> None:
+    member = add_live(room, Alone())
     room.push(frame("1"), 0.0)
-    assert [member.gathered for member in few] == [["1"]] * len(few), "before the end of the loop iteration"
-    assert messages_out(metrics) == len(few)
-    add_live(room, Member())
+    assert member.gathered == ["1"], "before the end of the loop iteration"
+    assert messages_out(metrics) == 1
+    other = add_live(room, Alone())
     room.push(frame("2"), 0.0)
     clock.advance(0)
-    assert [(member.gathered, member.batches) for member in few] == [(["1"], ["2"])] * len(few)
+    assert [(one.gathered, one.batches) for one in (member, other)] == [(["1"], ["2"]), ([], ["2"])]
 
 
 @pytest.mark.parametrize("window", [0.0, 0.1])
-def test_room_of_few_keeps_the_order_behind_a_pending_batch(room: Room, clock: FakeClock, window: float) -> None:
-    member = add_live(room, Member())
+def test_only_member_gets_an_event_after_the_pending_batch(room: Room, clock: FakeClock, window: float) -> None:
+    member = add_live(room, Alone())
     room.push(frame("0"), 0.0)
     room.push(frame("1", key=None if window else "k"), window)
     room.push(frame("2"), 0.0)
@@ -294,8 +296,8 @@ def test_room_of_few_keeps_the_order_behind_a_pending_batch(room: Room, clock: F
     assert member.gathered == ["0", "3"]
 
 
-def test_room_of_few_starts_the_window_with_a_gathered_event(room: Room, clock: FakeClock) -> None:
-    member = add_live(room, Member())
+def test_event_without_a_batch_starts_the_window(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Alone())
     room.push(Frame(b'"0"', "a.b", Delivery.DURABLE, received_at=clock.monotonic()), 0.0)
     room.push(frame("1"), 0.1)
     clock.advance(0)
@@ -304,28 +306,21 @@ def test_room_of_few_starts_the_window_with_a_gathered_event(room: Room, clock: 
     assert member.batches == ["1"]
 
 
-def test_room_of_few_does_not_copy_a_large_event_for_each_member(room: Room, clock: FakeClock) -> None:
-    member = add_live(room, Member())
+def test_large_event_is_not_copied_for_the_only_member(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Alone())
     room.push(frame("x" * MAX_SMALL_FRAME), 0.0)
     clock.advance(0)
     assert (len(member.gathered), len(member.batches)) == (0, 1)
 
 
-def test_room_of_few_closes_the_slow_member_alone(room: Room) -> None:
-    few = [add_live(room, Member(keeps_up=index != 1)) for index in range(3)]
-    for member in few:
-        member.room = room
+@pytest.mark.parametrize(("breaks", "code"), [(False, CloseCode.SLOW_CONSUMER), (True, CloseCode.INTERNAL)])
+def test_only_member_that_misses_an_event_is_closed(room: Room, breaks: bool, code: CloseCode) -> None:
+    member = add_live(room, Alone(keeps_up=False, breaks=breaks))
+    member.room = room
     room.push(frame("1"), 0.0)
-    assert [member.closed for member in few] == [[], [CloseCode.SLOW_CONSUMER], []]
     room.push(frame("2"), 0.0)
-    assert [member.gathered for member in few] == [["1", "2"], ["1"], ["1", "2"]]
-
-
-def test_room_of_few_closes_the_broken_member_alone(room: Room) -> None:
-    broken, well = add_live(room, BrokenMember()), add_live(room, Member())
-    broken.room = room
-    room.push(frame("1"), 0.0)
-    assert (broken.closed, well.gathered) == ([CloseCode.INTERNAL], ["1"])
+    assert member.closed == [code]
+    assert "2" not in member.gathered
 
 
 # --- many members: in slices ------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from service.core.clock import Timer
 from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
-from service.protocol.messages import Expiring, ServerMessage, Welcome
+from service.protocol.messages import Ack, Expiring, ServerMessage, Welcome
 from service.realtime.connections.byte_budget import overloaded
 from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, join
@@ -203,7 +203,11 @@ class Connection(_FanOutSlots):
         self._context.metrics.messages.count_out(type_, len(payload))
         frame = Frame(payload, type_, compress=False)
         if self._outbox is None and len(payload) <= MAX_SMALL_FRAME:
-            self.gather(frame)
+            gathered = self._gathered
+            if gathered and type(message) is Ack and gathered[-1].delivery is not None:
+                gathered.insert(-1, frame)  # before the event of the same publish, as in larger rooms
+            else:
+                self.gather(frame)
             return
         self.flush()
         # The budget is checked before the write: if the client does not read, this process holds the whole reply.

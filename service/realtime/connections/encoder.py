@@ -22,12 +22,10 @@ MAX_BATCH_BYTES = 65_536
 class FrameEncoder:
     """Makes WebSocket frames. Compresses a frame if the client negotiated it, and the contract and the size allow it."""
 
-    __slots__ = ("_compression", "_deflater", "compresses")
+    __slots__ = ("_compression", "_deflater")
 
     def __init__(self, compression: Compression) -> None:
         self._deflater = Deflater(compression.level) if compression.enabled else None
-        self.compresses = compression.enabled
-        """Whether any peer may get compressed frames."""
         self._compression = compression
 
     def encode(self, frames: Sequence[Frame], window_bits: int) -> bytes:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("delivery")
 
-MAX_GATHERING_MEMBERS = 4
-"""Members up to which each gets its frames without a batch. A batch is made once and costs as much as for so many."""
-
 
 class Members:
     """Decides which frames each member gets, and when.
@@ -186,12 +183,11 @@ class Members:
     # --- delivery -----------------------------------------------------------------------------------------------------
 
     def gather(self, frame: Frame) -> bool:
-        """Hands a small frame to the members one by one, without a batch. False, and nothing is done, unless that is cheaper and
-        all members are live and wait for nothing else."""
+        """Hands a small frame to the only member, without a batch. False, and nothing is done, if there is no such member, or if
+        anything else waits for it here."""
         live = self._live
-        members = live.members
         if (
-            not 1 <= len(members) <= MAX_GATHERING_MEMBERS
+            len(live.members) != 1
             or len(frame.payload) > MAX_SMALL_FRAME
             or live.broadcasts
             or self._restricted is not None
@@ -200,24 +196,18 @@ class Members:
             or self._presence_buffers
         ):
             return False
-        if self._context.encoder.compresses and any(member.window_bits for member in members):
-            return False  # a batch is compressed once for all of them
-        count = len(members)
-        slow: list[Connection] | None = None
-        for member in tuple(members):  # one that fails is removed
-            try:  # costs nothing as long as nothing is raised
-                if not member.gather(frame):
-                    slow = slow or []
-                    slow.append(member)
-            except Exception:
-                _log.exception("delivery_failed")
-                member.fail()  # this member alone has missed an event
+        (member,) = live.members
+        if member.window_bits:
+            return False  # a batch is compressed
         metrics = self._context.metrics
-        metrics.messages.count_out(frame.type, len(frame.payload), count)
-        metrics.delivery.fanout_members.observe(count)
-        if slow is not None:
-            for member in slow:
+        metrics.messages.count_out(frame.type, len(frame.payload))
+        metrics.delivery.fanout_members.observe(1)
+        try:
+            if not member.gather(frame):
                 member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+        except Exception:
+            _log.exception("delivery_failed")
+            member.fail()  # it has missed an event
         return True
 
     def deliver(self, frames: Collection[Frame], sequencer: EventSequencer) -> bool:
