@@ -399,14 +399,42 @@ def run_all(clock: SteppingClock) -> None:
         clock.step()
 
 
-def test_event_during_a_broadcast_is_written_after_it(
+def test_event_during_a_broadcast_is_in_the_same_write_for_members_still_left(
     half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
 ) -> None:
     room, members = half_written
     for name in ("2", "3"):
         room.push(frame(name), 0.0)
     run_all(stepping_clock)
-    assert all(member.batches == ["1", ["2", "3"]] for member in members)
+    assert [member.batches for member in members] == [
+        *[["1", ["2", "3"]]] * MAX_SLICE_MEMBERS,
+        *[[["1", "2", "3"]]] * MAX_SLICE_MEMBERS,
+    ]
+
+
+def test_each_event_reaches_all_members_within_one_round(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    """Once an event waited for the rest of a round, and then for a round of its own."""
+    room, members = half_written
+    clock = stepping_clock
+    for number in range(2, 8):
+        room.push(frame(str(number)), 0.0)
+        clock.step()  # the other half of the members
+        assert [flat(member.batches)[-1] for member in members].count(str(number)) == MAX_SLICE_MEMBERS
+    run_all(clock)
+    assert all(flat(member.batches) == [str(number) for number in range(1, 8)] for member in members)
+    assert {len(member.batches) for member in members} == {4}, "two events in one write"
+
+
+def test_event_that_makes_a_batch_too_large_waits_for_the_next_round(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    room, members = half_written
+    room.push(frame("x" * MAX_BATCH_BYTES), 0.0)
+    room.push(frame("3"), 0.0)
+    run_all(stepping_clock)
+    assert all(member.batches == ["1", "x" * MAX_BATCH_BYTES, "3"] for member in members)
 
 
 def test_member_that_leaves_during_a_broadcast_gets_nothing(
@@ -591,7 +619,8 @@ def test_broadcasts_between_joins_are_merged(
     room.push(frame("last"), 0.0)
     run_all(stepping_clock)
     before = [f"before {number}" for number in range(50)]
-    assert all(member.batches == ["1", before, "last"] for member in members), "in one write"
+    assert all(flat(member.batches) == ["1", *before, "last"] for member in members)
+    assert max(len(member.batches) for member in members) == 4, "not a write for each join"
     for number, newcomer in enumerate(newcomers):
         assert flat(newcomer.batches) == [*before[number + 1 :], "last"], "exactly those events, in order"
 

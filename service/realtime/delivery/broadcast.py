@@ -26,16 +26,26 @@ MAX_SINGLE_WRITES = 10
 class Broadcast:
     """A batch, and the members that still have to get it."""
 
-    __slots__ = ("_is_merged", "_left", "_members", "batch", "next", "size")
+    __slots__ = ("_is_merged", "_left", "_members", "batch", "end", "next")
 
-    def __init__(self, batch: Batch, members: tuple[Connection, ...], *, is_merged: bool = False) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        members: tuple[Connection, ...],
+        start: int = 0,
+        end: int | None = None,
+        *,
+        is_merged: bool = False,
+    ) -> None:
+        """For the members from the index `start` to the index `end`, or all."""
         self.batch = batch
         self._members = members
         self._is_merged = is_merged
         """True if `merge` made this broadcast. It is not merged again."""
-        self.size = len(members)
-        self.next = 0
+        self.next = start
         """The index of the first member that has not been written to."""
+        self.end = len(members) if end is None else end
+        """The index behind the last member."""
         self._left: set[Connection] | None = None
         """Members that have left the room since the batch was made."""
 
@@ -47,15 +57,16 @@ class Broadcast:
 
     def is_pending_for(self, connection: Connection) -> bool:
         """True if the batch has not been written to the member yet."""
-        return connection in self._members[self.next :] and (self._left is None or connection not in self._left)
+        return connection in self._members[self.next : self.end] and (
+            self._left is None or connection not in self._left
+        )
 
     def write(self, max_members: int, context: RoomContext) -> list[Connection] | None:
         """Writes the batch to the next members. Returns the members that are too slow for it; the caller must close them."""
         batch, left, start = self.batch, self._left, self.next
-        members, end = self._members, start + max_members
-        if start or end < self.size:
+        members, end = self._members, min(start + max_members, self.end)
+        if start or end < len(members):
             members = members[start:end]
-        end = start + len(members)
         self.next = end
         wire, bits = batch.plain, 0
         slow: list[Connection] | None = None
@@ -79,6 +90,13 @@ class Broadcast:
                 _log.exception("delivery_failed")
                 member.fail()  # only this member has missed an event
         return slow
+
+    def extend(self, frames: Collection[Frame], context: RoomContext) -> Broadcast | None:
+        """Returns a broadcast of this batch and more frames to the members that are left. None if it would be too large."""
+        every = (*self.batch.frames, *frames)
+        if len(every) > context.max_batch or sum(len(frame.payload) for frame in every) > MAX_BATCH_BYTES:
+            return None
+        return Broadcast(Batch(every, context.encoder), self._members, self.next, self.end, is_merged=True)
 
     @classmethod
     def merge(cls, broadcasts: list[Broadcast], context: RoomContext) -> None:

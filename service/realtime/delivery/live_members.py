@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from service.core.session import Subscription
@@ -14,6 +14,9 @@ from service.realtime.delivery.broadcast import Broadcast
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
 
+MAX_PARTS = 16
+"""Unfinished broadcasts up to which a batch is added to them: each costs a join of its frames."""
+
 
 class LiveMembers:
     """Writes batches to its members in order, a slice at a time.
@@ -22,10 +25,14 @@ class LiveMembers:
     so a write checks no rights. The two groups are not ordered against each other.
     """
 
-    __slots__ = ("_context", "broadcasts", "members")
+    __slots__ = ("_common", "_context", "broadcasts", "members")
 
     def __init__(self, context: RoomContext) -> None:
         self._context = context
+        self._common: tuple[Connection, ...] | None = None
+        """The members of all unfinished broadcasts, in the order of the writes; each is left in at most one of them.
+
+        None if members have changed since, or a batch was too large."""
         self.members: dict[Connection, Subscription] = {}
         self.broadcasts: list[Broadcast] = []
         """Unfinished broadcasts. Only this class changes this list and `members`. It is not a deque, because an empty deque takes
@@ -34,37 +41,70 @@ class LiveMembers:
     def add(self, connection: Connection, subscription: Subscription) -> None:
         """Adds a member, which gets all later batches."""
         self.members[connection] = subscription
+        self._common = None
 
     def remove(self, connection: Connection) -> None:
         """Removes a member, which gets no unfinished broadcast. Does nothing if it is no member."""
         self.members.pop(connection, None)
+        self._common = None
         for broadcast in self.broadcasts:
             broadcast.leave(connection)
 
     def flush_and_remove(self, connection: Connection) -> None:
         """Writes the unfinished broadcasts to a member, then removes it."""
         self.members.pop(connection, None)
+        self._common = None
         pending = [broadcast for broadcast in self.broadcasts if broadcast.is_pending_for(connection)]
         for broadcast in pending:
             broadcast.leave(connection)
         if not all(connection.deliver(broadcast.batch) for broadcast in pending):
             connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
 
-    def broadcast(self, batches: Iterable[Batch]) -> None:
-        """Starts a broadcast of each batch to the current members."""
+    @property
+    def can_extend(self) -> bool:
+        """True if a batch need not wait for the end of the unfinished broadcasts."""
+        return self._common is not None and len(self.broadcasts) < MAX_PARTS
+
+    def broadcast(self, batches: Sequence[Batch]) -> None:
+        """Starts a broadcast of each batch to the current members.
+
+        A member that is left in an earlier broadcast gets both batches in one write, if possible.
+        """
+        is_single = len(batches) == 1
+        if is_single and self.broadcasts and self._common is not None and self._extend(batches[0], self._common):
+            return
         members = tuple(self.members)
+        self._common = members if is_single and not self.broadcasts else None
         for batch in batches:
             self.broadcasts.append(Broadcast(batch, members))
+
+    def _extend(self, batch: Batch, members: tuple[Connection, ...]) -> bool:
+        """Adds a batch to the unfinished broadcasts, and starts one for all other members. False if a batch would be too large.
+
+        The broadcasts go round: the members that were written to last are the last to be written to. So an event waits for one
+        write to each member, and not for the rest of one round and a second whole one.
+        """
+        extended: list[Broadcast] = []
+        for broadcast in self.broadcasts:
+            larger = broadcast.extend(batch.frames, self._context)
+            if larger is None:
+                return False
+            extended.append(larger)
+        start, end = extended[-1].end, extended[0].next
+        parts = ((start, end),) if start <= end else ((start, len(members)), (0, end))
+        extended += [Broadcast(batch, members, *part, is_merged=True) for part in parts if part[0] < part[1]]
+        self.broadcasts[:] = extended
+        return True
 
     def write(self, max_members: int) -> int:
         """Writes the first broadcast to its next members. Returns their number, but at least 1, so that a caller's loop ends."""
         broadcasts, context = self.broadcasts, self._context
-        if len(broadcasts) > 1 and not broadcasts[0].next:
+        if len(broadcasts) > 1 and self._common is None and not broadcasts[0].next:
             Broadcast.merge(broadcasts, context)
         current = broadcasts[0]
         start = current.next
         slow = current.write(max_members, context)
-        if current.next >= current.size:
+        if current.next >= current.end:
             del broadcasts[0]
             seconds = context.clock.monotonic() - current.batch.frames[0].received_at
             context.metrics.delivery.publish_to_write_seconds.observe(max(0.0, seconds))

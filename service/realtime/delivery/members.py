@@ -80,6 +80,11 @@ class Members:
         return bool(self._live.broadcasts or (self._restricted is not None and self._restricted.broadcasts))
 
     @property
+    def can_extend(self) -> bool:
+        """True if frames need not wait for the end of `is_writing`."""
+        return self._restricted is None and self._live.can_extend
+
+    @property
     def live(self) -> Collection[Connection]:
         """The live members."""
         live, restricted = self._live.members, self._restricted

@@ -83,7 +83,7 @@ class Room:
     def fan_out(self, max_members: int) -> bool:
         """Writes to at most `max_members` members. True if there is more to write now."""
         batcher, members = self._batcher, self._members
-        if batcher.is_due and not members.is_writing:
+        if batcher.is_due and (not members.is_writing or members.can_extend):
             self.flush()
         if members.write(max_members) or batcher.is_due:
             return True
