@@ -10,26 +10,23 @@ import argparse
 import asyncio
 import json
 import statistics
-import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from aiohttp._websocket.helpers import websocket_mask
 from msgspec import Struct
 
+from benchmarks.in_process import Sink, masked, running, settings, settled, timed
 from benchmarks.peers import tidewire
 from service.app import Service
 from service.contract.load import load
 from service.core.identity import Identity
 from service.protocol.codec import decode
-from service.protocol.framing import FIN, MASK, TEXT
 from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
-from service.settings import Settings
 from service.web.ws.frames import parse_single_text
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import WebSocket, WebSocketContext
@@ -38,42 +35,6 @@ PAYLOAD = 128
 """Bytes of an event's data, as in `echo`."""
 MESSAGES = 20_000
 """Messages of one round."""
-_PLENTY = {"per_second": 10_000_000, "burst": 10_000_000}
-
-
-class Sink(asyncio.Transport):
-    """A TCP connection whose peer takes every write at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes = 0
-        self.size = 0
-
-    def write(self, data: Any) -> None:
-        """Counts the write."""
-        self.writes += 1
-        self.size += len(data)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Does nothing: there is no buffer."""
-
-    def get_write_buffer_size(self) -> int:
-        """Returns 0."""
-        return 0
-
-    def is_closing(self) -> bool:
-        """Returns False."""
-        return False
-
-    def pause_reading(self) -> None:
-        """Does nothing: the benchmark decides what arrives."""
-
-    def resume_reading(self) -> None:
-        """Does nothing."""
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Returns the default: without a socket, the native sender leaves this connection alone."""
-        return default
 
 
 class Cost(Struct, frozen=True):
@@ -85,38 +46,11 @@ class Cost(Struct, frozen=True):
     deliveries: float
 
 
-def masked(text: str) -> bytes:
-    """Returns a client's frame."""
-    payload, mask = bytearray(text.encode()), b"\x11\x22\x33\x44"
-    websocket_mask(mask, payload)
-    size = len(payload)
-    head = (
-        struct.pack("!BB", FIN | TEXT, MASK | size) if size < 126 else struct.pack("!BBH", FIN | TEXT, MASK | 126, size)
-    )
-    return head + mask + bytes(payload)
-
-
 def message(room: int, event: str, number: int | None = None) -> str:
     """Returns a publish, as the clients of `echo` (with a number as its id) and of `rooms` send it."""
     data = '{"t":1700000000000000,"p":"' + "x" * (PAYLOAD - 28) + '"}'
     name = "" if number is None else f'"id":"e{number}",'
     return f'{{"type":"bench.{event}","channel":"room:{room}",{name}"data":{data}}}'
-
-
-def settings() -> Settings:
-    """Returns the settings of the benchmark, with rates that no round reaches."""
-    rates = ("connection_rate", "user_rate", "ip_rate", "tenant_rate", "connect_rate_per_ip")
-    return Settings.model_validate(
-        {
-            "contract": str(tidewire.CONTRACT),
-            "auth": {"secret": "only for benchmarks, and long enough for HS256"},
-            "limits": {
-                **dict.fromkeys(rates, _PLENTY),
-                **dict.fromkeys(("connections", "connections_per_ip", "pending"), 20_000),
-            },
-            "log": {"level": "warning", "format": "json"},
-        }
-    )
 
 
 async def connected(service: Service, number: int, room: int) -> tuple[WebSocket, Sink]:
@@ -133,21 +67,13 @@ async def connected(service: Service, number: int, room: int) -> tuple[WebSocket
     await accept_connection(node, websocket, buffer, AcceptedUpgrade(slot, identity, "bearer"))
     websocket.data_received(masked('{"type":"ready"}'))
     websocket.data_received(masked(f'{{"type":"subscribe","id":"s","channel":"room:{room}"}}'))
-    await _settled()
+    await settled()
     return websocket, sink
-
-
-async def _settled() -> None:
-    for _ in range(4):  # iterations of the loop: the reads, the writes that follow, and what they have left over
-        await asyncio.sleep(0)
 
 
 async def measured(members: int, rooms: int, event: str, *, named: bool, messages: int) -> tuple[float, float, float]:
     """Returns microseconds, writes and deliveries of one message, where all members of all rooms publish in turn."""
-    service = Service(settings(), load(Path(tidewire.CONTRACT)))
-    node = service.node
-    await node.start()
-    try:
+    async with running() as service:
         every = [await connected(service, number, number % rooms) for number in range(members * rooms)]
         turns = max(1, messages // len(every))
         count = turns * len(every)
@@ -160,7 +86,7 @@ async def measured(members: int, rooms: int, event: str, *, named: bool, message
             for turn in turns:
                 for (websocket, _), frame in zip(every, frames[turn * len(every) :], strict=False):
                     websocket.data_received(frame)
-                await _settled()
+                await settled()
 
         await play(range(turns, turns + 1))
         writes = sum(sink.writes for _, sink in every)
@@ -168,12 +94,9 @@ async def measured(members: int, rooms: int, event: str, *, named: bool, message
         await play(range(turns))
         spent = time.process_time() - began
         writes = sum(sink.writes for _, sink in every) - writes
-        return spent / count * 1e6, writes / count, float(members)
-    finally:
         for websocket, _ in every:
             websocket.connection_lost(None)
-        await node.close()
-        await service.fetch.close()
+        return spent / count * 1e6, writes / count, float(members)
 
 
 def parts(count: int) -> dict[str, float]:
@@ -190,20 +113,10 @@ def parts(count: int) -> dict[str, float]:
         )
 
     return {
-        "unmask and decode UTF-8": _timed(lambda: parse_single_text(frame, 65_536), count),
-        "decode the command": _timed(lambda: decode(text), count),
-        "gate": _timed(validate, count),
+        "unmask and decode UTF-8": timed(lambda: parse_single_text(frame, 65_536), count),
+        "decode the command": timed(lambda: decode(text), count),
+        "gate": timed(validate, count),
     }
-
-
-def _timed(work: Callable[[], object], count: int) -> float:
-    best = float("inf")
-    for _ in range(5):
-        began = time.process_time()
-        for _ in range(count):
-            work()
-        best = min(best, time.process_time() - began)
-    return best / count * 1e6
 
 
 CASES: dict[str, tuple[int, int, str, bool]] = {
