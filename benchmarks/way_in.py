@@ -64,7 +64,7 @@ async def connected(service: Service, number: int, room: int) -> tuple[WebSocket
     websocket.handler = buffer = PreAuthBuffer(websocket)
     slot = node.admission.slots.acquire("127.0.0.1")
     await slot.identify(identity)
-    await accept_connection(node, websocket, buffer, AcceptedUpgrade(slot, identity, "bearer"))
+    accept_connection(node, websocket, buffer, AcceptedUpgrade(slot, identity, "bearer"))
     websocket.data_received(masked('{"type":"ready"}'))
     websocket.data_received(masked(f'{{"type":"subscribe","id":"s","channel":"room:{room}"}}'))
     await settled()

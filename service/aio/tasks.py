@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 
+from service.aio.eager_start import start_eagerly
+
 _log = structlog.get_logger("tasks")
 
 
@@ -44,6 +46,16 @@ class TaskSupervisor:
         task.add_done_callback(self._on_done)
         return task
 
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Runs the work at once, and in a task from its first wait on. The work dies when it raises, as a task does."""
+        try:
+            rest = start_eagerly(work)
+        except Exception as error:
+            self._record_death(name, error, is_critical=False)
+            return
+        if rest is not None:
+            self.spawn(name, rest)
+
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         is_critical = task in self._critical
@@ -53,7 +65,9 @@ class TaskSupervisor:
         error = task.exception()
         if error is None and not is_critical:
             return
-        name = task.get_name()
+        self._record_death(task.get_name(), error, is_critical=is_critical)
+
+    def _record_death(self, name: str, error: BaseException | None, *, is_critical: bool) -> None:
         self.died = name
         self._on_death(name)
         _log.error("task_died", task=name, critical=is_critical, exc_info=error)

@@ -354,9 +354,10 @@ async def test_drain_before_the_wait_for_hello_ends_it() -> None:
     """An arrival is begun at once and waits for `hello` in a task, a turn later: the drain comes in between."""
     async with serving(deadlines={"hello": 3600.0}) as server:
         node, socket = server.service.node, Silent()
-        rest = start_eagerly(
-            accept_connection(node, socket, socket.buffer, AcceptedUpgrade(node.admission.slots.acquire("127.0.0.1")))
-        )
+        slot = node.admission.slots.acquire("127.0.0.1")
+        waiting = accept_connection(node, socket, socket.buffer, AcceptedUpgrade(slot))
+        assert waiting is not None
+        rest = start_eagerly(waiting)
         assert rest is not None
         await node.lifecycle.drain()
         async with asyncio.timeout(DEADLINE):

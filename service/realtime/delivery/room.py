@@ -158,15 +158,8 @@ class Room:
             return None
         return cursor.position
 
-    def local_snapshot(self) -> Snapshot | None:
-        """A snapshot at `local_position`; None if that is None."""
-        position, cursor = self.local_position, self.sequencer.cursor
-        if position is None or cursor is None:
-            return None
-        return Snapshot(position, (), (), None, cursor.state_version)
-
     def make_live(self, connection: Connection, subscription: Subscription) -> None:
-        """Delivers to a member every frame after `local_snapshot`."""
+        """Delivers to a member every frame after `local_position`."""
         self.flush()
         self._members.make_live(connection, subscription)
 

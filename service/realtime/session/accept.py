@@ -1,16 +1,21 @@
 """Accepts connections: WebSockets enter the realtime core here.
 
 transport.handler = buffer = PreAuthBuffer(transport)
-await accept_connection(node, transport, buffer, upgrade)
+waiting = accept_connection(node, transport, buffer, upgrade)
+if waiting is not None:
+    await waiting
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from msgspec import Raw
 
+from service.core.identity import Identity
 from service.protocol.close import CloseCode, CloseConnection
+from service.realtime.connections.connection import Connection
 from service.realtime.connections.transport import Transport
 from service.realtime.node import Node
 from service.realtime.session.handler import SessionHandler, count_close
@@ -18,31 +23,59 @@ from service.realtime.session.handshake import AcceptedUpgrade, authenticate_hel
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 
-async def accept_connection(
+def accept_connection(
     node: Node, transport: Transport, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade, head: bytes = b""
-) -> None:
+) -> Coroutine[Any, Any, None] | None:
     """Authenticates the client of a transport and starts its session, or closes the transport.
 
     `buffer` handles messages until the session starts. `head` is sent before everything else. The slot is released when the
-    connection is lost.
+    connection is lost. Returns what has to be waited for; None if the session has started.
     """
-    identity, credentials = upgrade.identity, upgrade.credentials
-    rest: Iterable[str | Raw] = ()
+    identity = upgrade.identity
+    if identity is None:
+        return _accept_after_hello(node, transport, buffer, upgrade)
     try:
-        if identity is None:
-            identity, credentials, rest = await authenticate_hello(node, transport, buffer, upgrade)
-        connection = open_connection(node, transport, upgrade.slot, identity, credentials, head)
-    except CloseConnection as end:
-        count_close(node, upgrade.slot.network, identity, end.code.code)
-        upgrade.slot.release()
-        if end.code is CloseCode.ABNORMAL:
-            transport.close_when_written()  # the client has left without a close frame, so it gets none
-        else:
-            transport.close(end.code.code, end.reason[:100])
+        connection = open_connection(node, transport, upgrade, identity, upgrade.credentials, head)
+    except BaseException as end:
+        _refuse(node, transport, upgrade, identity, end)
+        return None
+    return _start_session(node, connection, buffer, upgrade, ())
+
+
+async def _accept_after_hello(
+    node: Node, transport: Transport, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade
+) -> None:
+    identity: Identity | None = None
+    try:
+        identity, credentials, rest = await authenticate_hello(node, transport, buffer, upgrade)
+        connection = open_connection(node, transport, upgrade, identity, credentials)
+    except BaseException as end:
+        _refuse(node, transport, upgrade, identity, end)
         return
-    except BaseException:
+    waiting = _start_session(node, connection, buffer, upgrade, rest)
+    if waiting is not None:
+        await waiting
+
+
+def _refuse(
+    node: Node, transport: Transport, upgrade: AcceptedUpgrade, identity: Identity | None, end: BaseException
+) -> None:
+    """Closes the transport of a client that gets no session. Raises `end` again, unless it says how to close."""
+    if not isinstance(end, CloseConnection):
         upgrade.slot.release()
         transport.abort()
-        raise
+        raise end
+    count_close(node, upgrade.slot.network, identity, end.code.code)
+    upgrade.slot.release()
+    if end.code is CloseCode.ABNORMAL:
+        transport.close_when_written()  # the client has left without a close frame, so it gets none
+    else:
+        transport.close(end.code.code, end.reason[:100])
+
+
+def _start_session(
+    node: Node, connection: Connection, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade, rest: Iterable[str | Raw]
+) -> Coroutine[Any, Any, None] | None:
     node.lifecycle.add(connection)
-    await SessionHandler(node, connection, upgrade.slot).start(buffer, upgrade.channels, rest)
+    waiting = SessionHandler(node, connection, upgrade.slot).start(buffer, upgrade.channels, rest)
+    return waiting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping
 from sys import getsizeof
 from typing import Any
 
@@ -69,44 +69,69 @@ class SessionHandler:
         self._has_ended = False
         """True once the client has closed its sending side. The connection closes after the running command."""
 
-    async def start(
+    def start(
         self, buffer: PreAuthBuffer, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]
-    ) -> None:
-        """Takes over from the buffer: subscribes to `channels`, then handles `rest`, then the buffered messages."""
+    ) -> Coroutine[Any, Any, None] | None:
+        """Takes over from the buffer: subscribes to `channels`, then handles `rest`, then the buffered messages.
+
+        Returns what has to be waited for; None if all is done.
+        """
         connection = self._connection
         connection.transport.handler = self
-        has_work = channels or rest or buffer.queued or buffer.has_ended or buffer.is_lost
-        if not has_work:  # true for nearly all connections
-            if connection.transport.is_writing_paused:
-                connection.pause_writing()
-            return
+        if connection.transport.is_writing_paused:
+            connection.pause_writing()
         self._is_busy = True
+        self._is_lost = buffer.is_lost
+        joins = iter(channels.items())
+        waiting: Awaitable[None] | None = None
+        try:
+            waiting = self._subscribe(joins)
+        except Exception:
+            self._fail()
+        if waiting is None and not (rest or buffer.queued or buffer.has_ended or self._is_lost):  # as for nearly all
+            self._is_busy = False
+            return None
         self._queued = buffer.queued
         if self._queued:
             self._queued_bytes = sum(map(getsizeof, self._queued))
-        if connection.transport.is_writing_paused:
-            connection.pause_writing()
         self._has_ended = buffer.has_ended
-        if buffer.is_lost:
-            self._is_lost = True
         self._set_reading(reading=True)
-        await self._run(None, self._handle_first(channels, rest))
+        return self._run(None, self._handle_first(waiting, joins, rest))
 
-    async def _handle_first(self, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]) -> None:
-        node, connection = self._node, self._connection
-        for channel, spec in channels.items():
+    def _subscribe(self, joins: Iterator[tuple[str, ChannelSpec]]) -> Awaitable[None] | None:
+        """Subscribes to channels up to the first that has to wait. Returns what has to be waited for; None after the last."""
+        connection = self._connection
+        for channel, spec in joins:
             if self._is_over:
-                return
+                return None
             try:
-                await node.streams.subscriptions.join_authorised(connection, channel, spec, None, None)
+                waiting = self._node.streams.subscriptions.join_authorised(connection, channel, spec, None, None)
             except ServiceError as error:
-                # The upgrade has no request id, so the details name the channel.
-                _reply_error(
-                    node,
-                    connection,
-                    ServiceError(error.code, error.message, **{**error.details, "channel": channel}),
-                    None,
-                )
+                self._refuse_channel(channel, error)
+                continue
+            if waiting is not None or not connection.is_writable:
+                return self._finish_subscribing(channel, waiting)
+        return None
+
+    async def _finish_subscribing(self, channel: str, waiting: Awaitable[None] | None) -> None:
+        if waiting is not None:
+            try:
+                await waiting
+            except ServiceError as error:
+                self._refuse_channel(channel, error)
+        await self._connection.wait_writable()  # each `subscribed` can be large
+
+    def _refuse_channel(self, channel: str, error: ServiceError) -> None:
+        # The upgrade has no request id, so the details name the channel.
+        refusal = ServiceError(error.code, error.message, **{**error.details, "channel": channel})
+        _reply_error(self._node, self._connection, refusal, None)
+
+    async def _handle_first(
+        self, waiting: Awaitable[None] | None, joins: Iterator[tuple[str, ChannelSpec]], rest: Iterable[str | Raw]
+    ) -> None:
+        while waiting is not None:
+            await waiting
+            waiting = self._subscribe(joins)
         await self._handle(rest)
 
     # --- MessageHandler -----------------------------------------------------------------------------------------------
@@ -172,7 +197,7 @@ class SessionHandler:
         self._connection.connection_lost()
         if not self._is_busy:
             self._is_busy = True
-            self._node.runtime.tasks.spawn("session end", self._end())
+            self._node.runtime.tasks.start("session end", self._end())
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -311,7 +336,12 @@ class SessionHandler:
         code = connection.closing[0].code if connection.closing is not None else connection.transport.close_code
         try:
             for channel in list(connection.session.subscriptions):
-                await _leave(node, connection, channel)
+                try:
+                    waiting = node.streams.subscriptions.start_leaving(connection, channel)
+                    if waiting is not None:
+                        await waiting
+                except Exception:  # it must not keep the connection in other channels
+                    _log.exception("leave_failed", connection=connection.id)
         finally:
             connection.connection_lost()
             count_close(node, connection.slot.network, connection.session.identity, code)
@@ -325,14 +355,6 @@ class SessionHandler:
 def _reply_error(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
     node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
     connection.reply(error_message(error, request))
-
-
-async def _leave(node: Node, connection: Connection, channel: str) -> None:
-    """Unsubscribes from a channel. Logs an error, so that it does not keep the connection in other channels."""
-    try:
-        await node.streams.subscriptions.leave(connection, channel)
-    except Exception:
-        _log.exception("leave_failed", connection=connection.id)
 
 
 def count_close(node: Node, network: str, identity: Identity | None, code: int) -> None:

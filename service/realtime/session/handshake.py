@@ -59,9 +59,10 @@ async def authenticate_hello(
 
 
 def open_connection(
-    node: Node, transport: Transport, slot: ConnectionSlot, identity: Identity, credentials: str, head: bytes = b""
+    node: Node, transport: Transport, upgrade: AcceptedUpgrade, identity: Identity, credentials: str, head: bytes = b""
 ) -> Connection:
     """Creates a connection, and sends `welcome` after `head`. On failure, sends the error and raises CloseConnection."""
+    slot = upgrade.slot
     if node.admission.is_draining:  # the drain began after the check, and does not know this client
         if head:
             transport.write(head)

@@ -61,6 +61,14 @@ class ChannelMembership:
         self._metrics = runtime.metrics
         self._unsubscribe_failed = runtime.outages.limited(_log, "broker_unsubscribe_failed", runtime.clock.monotonic)
 
+    def join_now(self, connection: Connection, subscription: Subscription) -> bool:
+        """Does the same as `join`, if that needs no wait. Otherwise does nothing and returns False: call `join`."""
+        room = self._hub.get(subscription.channel)
+        if room is None or not room.is_broker_subscribed or room.lock.locked():
+            return False  # a first join or a last leave comes first
+        self._add(room, connection, subscription)
+        return True
+
     async def join(self, connection: Connection, subscription: Subscription, spec: ChannelSpec) -> None:
         """Adds a connection to the channel's room; the first one subscribes at the broker. On failure, nothing has changed."""
         while True:
@@ -88,10 +96,16 @@ class ChannelMembership:
         room.add_member(connection, subscription)
         self._metrics.subscriptions.subscriptions.inc()
 
+    def record_position_now(self, subscription: Subscription) -> bool:
+        """Does the same as `record_position`, if that needs no wait. Otherwise does nothing and returns False."""
+        if subscription.since is None:
+            subscription.since = self._local_position(subscription)
+        return subscription.since is not None
+
     async def record_position(self, subscription: Subscription) -> None:
         """Records the current position in a pending subscription without one. After `ready`, its snapshot starts there."""
-        if subscription.since is None:
-            subscription.since = self._local_position(subscription) or await self._read_position(subscription)
+        if not self.record_position_now(subscription):
+            subscription.since = await self._read_position(subscription)
 
     async def forgo_history(self, subscription: Subscription) -> None:
         """Starts a subscription at the current position instead of the requested one: its user may not read history."""
@@ -106,6 +120,23 @@ class ChannelMembership:
     async def _read_position(self, subscription: Subscription) -> Position:
         return (await self._broker.snapshot(subscription.channel, None, 0, 0)).position
 
+    def go_live_now(self, connection: Connection, subscription: Subscription) -> Position | None:
+        """Starts delivery at the position that is returned, if nothing has to be read. Otherwise does nothing: call `go_live`.
+
+        That is so if this node knows all that a snapshot would hold, and the client has missed nothing since its join. The
+        subscription must not show presence.
+        """
+        if subscription.start is not Start.JOIN or not self._broker.delivers_synchronously:
+            return None
+        room = self._hub.get(subscription.channel)
+        if room is None or not room.has_member(connection):
+            return None
+        position = room.local_position
+        if position is None or (subscription.since is not None and subscription.since != position):
+            return None
+        room.make_live(connection, subscription)
+        return position
+
     async def go_live(
         self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
     ) -> Joined | None:
@@ -113,11 +144,6 @@ class ChannelMembership:
         room = self._hub.get(subscription.channel)
         if room is None or not room.has_member(connection):
             return None
-        if view is None and subscription.start is Start.JOIN:
-            local_snapshot = self._local_snapshot(room)
-            if local_snapshot is not None and subscription.since in (None, local_snapshot.position):
-                room.make_live(connection, subscription)
-                return Joined(local_snapshot, None, None, [])
         room.start_subscribing(connection, subscription)
         try:
             presence = await view() if view is not None else None
@@ -140,10 +166,6 @@ class ChannelMembership:
         if room.spec.history is None:
             recovered = None
         return Joined(snapshot, presence, recovered, room.finish_subscribing(connection, subscription, snapshot))
-
-    def _local_snapshot(self, room: Room | None) -> Snapshot | None:
-        """Returns a snapshot without a call of the broker, if this node knows everything that the broker would return."""
-        return room.local_snapshot() if room is not None and self._broker.delivers_synchronously else None
 
     def _align_room(self, room: Room, snapshot: Snapshot) -> None:
         """Starts a room's order at its first snapshot. A later snapshot ahead of the room is a sign of a gap in the room."""
@@ -188,15 +210,16 @@ class ChannelMembership:
         if room is not None:
             room.detach(connection)
 
-    async def leave(self, connection: Connection, subscription: Subscription) -> None:
-        """Removes a connection from the room; the last one unsubscribes at the broker."""
+    def leave(self, connection: Connection, subscription: Subscription) -> Awaitable[None] | None:
+        """Removes a connection from the room; the last one unsubscribes at the broker. Returns what has to be waited for."""
         room = self._hub.get(subscription.channel)
         if room is None or not room.has_member(connection):
-            return
+            return None
         room.remove(connection)
         self._metrics.subscriptions.subscriptions.dec()
-        if not room.is_empty():
-            return
+        return self._close_room(room) if room.is_empty() else None
+
+    async def _close_room(self, room: Room) -> None:
         async with room.lock:
             if not room.is_empty() or room.is_discarded:
                 return

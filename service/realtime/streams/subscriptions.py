@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 
 from msgspec import Raw
@@ -32,21 +33,22 @@ class Subscriptions:
         self._metrics = metrics
         self._fresh = metrics.subscriptions.resumes.labels(outcome="fresh")
 
-    async def subscribe(
+    def subscribe(
         self, connection: Connection, channel: str, request: str | None, since: Position | None
-    ) -> None:
+    ) -> Awaitable[None] | None:
         """Authorises a client and subscribes it to a channel. If it has sent `ready`, sends `subscribed` and starts delivery.
 
-        Raises ServiceError; then nothing has changed. Without the right to history or to presence, a client is not refused. It
-        gets no missed events, or does not see the users.
+        Returns what has to be waited for; None if the client is subscribed. Raises ServiceError, at once or at the end of the
+        wait; then nothing has changed. Without the right to history or to presence, a client is not refused. It gets no missed
+        events, or does not see the users.
         """
         spec = self._gate.authorise(connection.session.identity, channel, Right.SUBSCRIBE).spec
-        await self.join_authorised(connection, channel, spec, request, since)
+        return self.join_authorised(connection, channel, spec, request, since)
 
-    async def join_authorised(
+    def join_authorised(
         self, connection: Connection, channel: str, spec: ChannelSpec, request: str | None, since: Position | None
-    ) -> None:
-        """Subscribes to a channel for which the connection's identity is already authorised."""
+    ) -> Awaitable[None] | None:
+        """Does what `subscribe` does for a channel for which the connection's identity is already authorised."""
         session = connection.session
         identity = session.identity
         try:
@@ -59,8 +61,22 @@ class Subscriptions:
         start = Start.JOIN if since is None else Start.POSITION
         subscription = Subscription(key, request, since, start, self._presence_access(identity, channel, spec))
         session.subscriptions[key.name] = subscription
+        membership = self._membership
+        has_joined = membership.join_now(connection, subscription)
+        if has_joined and start is Start.JOIN and not spec.presence:
+            is_ready = session.is_ready
+            if self.go_live_now(connection, subscription) if is_ready else membership.record_position_now(subscription):
+                return None
+        return self._join(connection, subscription, spec, has_joined=has_joined)
+
+    async def _join(
+        self, connection: Connection, subscription: Subscription, spec: ChannelSpec, *, has_joined: bool
+    ) -> None:
+        session, start, channel = connection.session, subscription.start, subscription.channel.name
+        identity = session.identity
         try:
-            await self._membership.join(connection, subscription, spec)
+            if not has_joined:
+                await self._membership.join(connection, subscription, spec)
             if not session.is_ready:
                 await self._membership.record_position(subscription)
             if start is Start.POSITION and not self._may_resume(identity, channel, spec):
@@ -69,15 +85,35 @@ class Subscriptions:
                 await self._presence.join(subscription.channel, identity.user, connection.id, identity.info)
             if session.subscriptions.get(channel) is not subscription:
                 # The backend has ended the subscription meanwhile.
-                await self._leave(connection, subscription)
+                waiting = self._leave(connection, subscription)
+                if waiting is not None:
+                    await waiting
             elif session.is_ready:
                 await self.go_live(connection, subscription)
         except BaseException:
             await self.leave(connection, channel)
             raise
 
+    def go_live_now(self, connection: Connection, subscription: Subscription) -> bool:
+        """Does the same as `go_live`, if that needs no wait. Otherwise does nothing and returns False: call `go_live`."""
+        if subscription.presence is PresenceAccess.SEES:
+            return False
+        position = self._membership.go_live_now(connection, subscription)
+        if position is None:
+            return False
+        subscription.since = None  # frees memory: only a pending subscription needs it
+        self._fresh.inc()
+        connection.reply(
+            Subscribed(
+                subscription.request, subscription.channel.name, position.epoch, position.offset, [], [], position.id
+            )
+        )
+        return True
+
     async def go_live(self, connection: Connection, subscription: Subscription) -> None:
         """Sends `subscribed` with the snapshot, then starts delivery."""
+        if self.go_live_now(connection, subscription):
+            return
         sees = subscription.presence is PresenceAccess.SEES
         view = partial(self._presence.view, subscription.channel) if sees else None
         joined = await self._membership.go_live(connection, subscription, view)
@@ -177,12 +213,29 @@ class Subscriptions:
 
     async def leave(self, connection: Connection, channel: str) -> None:
         """Unsubscribes from a channel. Does nothing without a subscription."""
-        subscription = connection.session.subscriptions.pop(channel, None)
-        if subscription is not None:
-            await self._leave(connection, subscription)
+        waiting = self.start_leaving(connection, channel)
+        if waiting is not None:
+            await waiting
 
-    async def _leave(self, connection: Connection, subscription: Subscription) -> None:
-        await self._membership.leave(connection, subscription)
+    def start_leaving(self, connection: Connection, channel: str) -> Awaitable[None] | None:
+        """Does the same as `leave`. Returns what has to be waited for; None if nothing is left to do."""
+        subscription = connection.session.subscriptions.pop(channel, None)
+        return None if subscription is None else self._leave(connection, subscription)
+
+    def _leave(self, connection: Connection, subscription: Subscription) -> Awaitable[None] | None:
+        waiting = self._membership.leave(connection, subscription)
+        if waiting is not None:
+            return self._leave_presence_after(waiting, connection, subscription)
+        self._leave_presence(connection, subscription)
+        return None
+
+    async def _leave_presence_after(
+        self, waiting: Awaitable[None], connection: Connection, subscription: Subscription
+    ) -> None:
+        await waiting
+        self._leave_presence(connection, subscription)
+
+    def _leave_presence(self, connection: Connection, subscription: Subscription) -> None:
         identity = connection.session.identity
         if not identity.is_anonymous and subscription.presence is not PresenceAccess.NONE:
             self._presence.leave(subscription.channel, identity.user, connection.id)

@@ -10,7 +10,6 @@ import structlog
 from aiohttp import hdrs, web
 from msgspec import Struct
 
-from service.aio.eager_start import start_eagerly
 from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement
 from service.protocol.framing import accept_key
@@ -86,9 +85,7 @@ class UpgradeHandler:
 
     def accept(self, request: web.BaseRequest, pending: PendingUpgrade) -> None:
         """Starts to answer an upgrade that UpgradeQueue has read; a task finishes what cannot be done at once."""
-        unfinished = start_eagerly(self._answer_pending(request, pending))
-        if unfinished is not None:
-            self._node.runtime.tasks.spawn("upgrade", unfinished)
+        self._node.runtime.tasks.start("upgrade", self._answer_pending(request, pending))
 
     async def _answer_pending(self, request: web.BaseRequest, pending: PendingUpgrade) -> None:
         try:
@@ -141,7 +138,9 @@ class UpgradeHandler:
             websocket.data_received(early_data)
         if has_eof and not websocket.eof_received():
             transport.close()
-        await accept_connection(self._node, websocket, buffer, response.upgrade, head)
+        waiting = accept_connection(self._node, websocket, buffer, response.upgrade, head)
+        if waiting is not None:
+            await waiting
         return None
 
     def _refuse(self, request: web.BaseRequest, error: ServiceError) -> web.Response:
@@ -177,9 +176,8 @@ class UpgradeHandler:
             identity, credentials = await upgrade_checks.authenticate(request, node, config)
             if identity is not None:
                 await slot.identify(identity)
-            upgrade = AcceptedUpgrade(
-                slot, identity, credentials, upgrade_checks.authorise_channels(request, node, identity)
-            )
+            channels = upgrade_checks.authorise_channels(request, node, identity)
+            upgrade = AcceptedUpgrade(slot, identity, credentials, channels)
             if not is_upgrade:
                 upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from service.core.position import Position
 from service.protocol.messages import Subscribe
 from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 
 
-async def handle(node: Node, connection: Connection, command: Subscribe) -> None:
+def handle(node: Node, connection: Connection, command: Subscribe) -> Awaitable[None] | None:
     """Replies with `subscribed`, at once or after `ready`."""
     since = command.since
     position = None if since is None else Position(since.epoch, since.offset, since.id)
-    await node.streams.subscriptions.subscribe(connection, command.channel, command.id, position)
+    return node.streams.subscriptions.subscribe(connection, command.channel, command.id, position)
