@@ -93,7 +93,9 @@ class Player:
             await self._speak(self._peers[step["who"]], step)
 
     async def _connect(self, who: str, options: dict[str, Json]) -> None:
-        query = f"?channels={','.join(options['channels'])}" if "channels" in options else ""
+        parameters = [f"channels={','.join(options['channels'])}"] if "channels" in options else []
+        parameters += ["ready=1"] if options.get("ready") else []
+        query = f"?{'&'.join(parameters)}" if parameters else ""
         peer = self._peers[who] = Peer()
         port = int(self._server.url.rpartition(":")[2])
         peer.wire = await connect(port, peer.text, peer.gone, bearer=options.get("bearer"), query=query)

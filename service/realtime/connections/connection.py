@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -181,14 +182,23 @@ class Connection(_FanOutSlots):
             self._write_queued()
         return True
 
-    def greet(self, welcome: Welcome, head: bytes) -> None:
-        """Sends `welcome`. `head` is the HTTP response if that is not sent yet; both go out in one write."""
-        if head:
-            payload = messages.encode(welcome)
-            self._context.metrics.messages.count_out("welcome", len(payload))
-            self.write(head + framing.frame(framing.TEXT, payload))
-        else:
+    def greet(self, welcome: Welcome, head: bytes, *, waits: bool) -> None:
+        """Sends `welcome`. `head` is the HTTP response if that is not sent yet; both go out in one write.
+
+        `waits`: in one write with the messages that follow, too. Then the caller must call `flush` at once.
+        """
+        if waits and head:
+            self.write = partial(self._write_first, head)
+        if waits or not head:
             self.reply(welcome)
+            return
+        payload = messages.encode(welcome)
+        self._context.metrics.messages.count_out("welcome", len(payload))
+        self.write(head + framing.frame(framing.TEXT, payload))
+
+    def _write_first(self, head: bytes, wire: bytes) -> None:
+        self.write = self.transport.write
+        self.write(head + wire)
 
     def reply(self, message: ServerMessage) -> None:
         """Sends a system message, which is never dropped.
@@ -398,6 +408,8 @@ class Connection(_FanOutSlots):
     def fail(self) -> None:
         """Closes the connection after a fault of the service. The client may have missed an event, so it must reconnect."""
         self._gathered = None
+        if self.write != self.transport.write:  # the head of the HTTP response has waited for them
+            self.write(b"")
         try:
             self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
         except Exception:

@@ -8,6 +8,7 @@ if waiting is not None:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -78,4 +79,10 @@ def _start_session(
 ) -> Coroutine[Any, Any, None] | None:
     node.lifecycle.add(connection)
     waiting = SessionHandler(node, connection, upgrade.slot).start(buffer, upgrade.channels, rest)
+    if upgrade.is_ready:
+        # One write for `welcome` and what can be answered now. It comes at once: next, the transport may answer a ping.
+        if waiting is not None and asyncio.current_task() is None:
+            node.runtime.tasks.start("command", waiting)
+            waiting = None
+        connection.flush()
     return waiting

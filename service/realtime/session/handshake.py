@@ -38,6 +38,8 @@ class AcceptedUpgrade(Struct, frozen=True):
     """The way in which the client authenticates: bearer, ticket, cookie or hello."""
     channels: Mapping[str, ChannelSpec] = NO_CHANNELS
     """The channels in the upgrade's URL and their declarations. The identity may subscribe to them."""
+    is_ready: bool = False
+    """True if the upgrade's URL has `ready=1`: then deliveries start without the message `ready`."""
 
 
 async def authenticate_hello(
@@ -67,7 +69,7 @@ def open_connection(
         if head:
             transport.write(head)
         _check_open(node, transport, slot)
-    session = Session(identity, node.bounds.limits.subscriptions)
+    session = Session(identity, node.bounds.limits.subscriptions, upgrade.is_ready)
     connection = Connection(new_id(), transport, session, slot, node.streams.connection_context)
     ttl = node.lifecycle.monitor.token_ttl(connection)
     welcome = Welcome(
@@ -77,7 +79,7 @@ def open_connection(
         limits=node.admission.advertised_limits.for_identity(identity),
         expires_in=None if ttl is None else max(0, int(ttl)),
     )
-    connection.greet(welcome, head)
+    connection.greet(welcome, head, waits=upgrade.is_ready)
     node.runtime.metrics.connections.connects.labels(credentials).inc()
     node.admission.recent_clients.record_connect(slot.network, identity)
     return connection

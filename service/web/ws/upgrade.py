@@ -20,7 +20,7 @@ from service.realtime.node import Node
 from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
-from service.web.client_info import add_cors_headers, check_origin, client_ip
+from service.web.client_info import add_cors_headers, check_origin, client_ip, query_values
 from service.web.http.header_list import offers_websocket
 from service.web.http_config import HttpConfig
 from service.web.problem import fault_response, problem_response
@@ -177,7 +177,8 @@ class UpgradeHandler:
             if identity is not None:
                 await slot.identify(identity)
             channels = upgrade_checks.authorise_channels(request, node, identity)
-            upgrade = AcceptedUpgrade(slot, identity, credentials, channels)
+            is_ready = "1" in query_values(request, "ready")
+            upgrade = AcceptedUpgrade(slot, identity, credentials, channels, is_ready)
             if not is_upgrade:
                 upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
