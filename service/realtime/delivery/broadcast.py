@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
@@ -148,17 +148,22 @@ def _send_to_ready(
     No other code runs between the sender's call and the write of the rest to members whose sockets took a part of the frame. So
     nothing can be written in the middle of a frame.
     """
-    ready = [member for member in members if member.is_clear and member.fd >= 0 and member not in left]
-    if len(ready) <= MAX_SINGLE_WRITES:  # if every member publishes, most have an ack queued
-        return members
-    windows = {member.window_bits for member in ready}
     short: list[tuple[Connection, bytes]] = []
     failed: list[Connection] = []
-    for bits in windows:
-        group = ready if len(windows) == 1 else [member for member in ready if member.window_bits == bits]
+    ready: Sequence[Connection] = members
+    groups: list[tuple[int, Sequence[Connection]]] = [(0, members)]
+    # Mostly every member is ready and reads plain frames. One look at each of them then does.
+    fds = [member.fd for member in members if member.is_clear and not member.window_bits]
+    if left or len(fds) < len(members) or min(fds) < 0:
+        ready = [member for member in members if member.is_clear and member.fd >= 0 and member not in left]
+        if len(ready) <= MAX_SINGLE_WRITES:  # if every member publishes, most have an ack queued
+            return members
+        windows = {member.window_bits for member in ready}
+        groups = [(bits, [member for member in ready if member.window_bits == bits]) for bits in windows]
+    for bits, group in groups:
         try:
             wire = batch.wire(bits)
-            taken = sender([member.fd for member in group], wire)
+            taken = sender(fds if group is members else [member.fd for member in group], wire)
             short += [(group[index], wire[size:]) for index, size in taken]
         except Exception:
             _log.exception("delivery_failed")
