@@ -17,7 +17,7 @@ from benchmarks.cases import QUICK, WORKLOADS, Workload, quick
 from benchmarks.figures import Figures, Sample
 from benchmarks.measuring import Stage
 from benchmarks.peers import Peer, UnavailableError, everyone
-from benchmarks.peers.peer import TOOLS
+from benchmarks.peers.peer import CHECKOUT, TOOLS
 from benchmarks.peers.tidewire import Tidewire
 from benchmarks.processes import Cores
 from benchmarks.progress import Progress
@@ -27,6 +27,10 @@ _BESIDE_C = ("limit", "tidewire")
 _ROUNDS = {"full": 6, "quick": 3, "compare": 3}
 _MINUTES = {"full": 18.5, "quick": 0.8, "compare": 10.0}
 """Minutes after which a full or a quick run starts no further measurement."""
+
+
+KEPT = CHECKOUT / "docs/performance/results.json"
+"""The run that docs/performance.md shows. Its machine may differ: compare the ratios."""
 
 
 class ChangedError(Exception):
@@ -129,7 +133,7 @@ async def measured(asked: argparse.Namespace) -> int:
     )
     written = report.write(results, asked.output / "quick" if asked.quick else asked.output)
     if asked.quick:
-        print("\n".join(report.lines(results)))
+        print("\n".join(report.lines(results, KEPT if KEPT.exists() else None)))
     else:
         print("\n".join((*report.told(results), "", f"report: {written}")))
     return _judged(samples)

@@ -179,7 +179,7 @@ WORKLOADS: dict[str, Workload] = {
                 Case("window", "rate", 1_000, rate=500, seconds=5.0, event="windowed", peers=_TIDEWIRE),
             ),
             _KEEP_UP,
-            often=_TIDEWIRE,
+            often=("tidewire", "uws"),
         ),
         Workload("rooms", "100 rooms of 10, all publish", "delivery", (Case("rooms", "rooms", 1_000, rooms=100),)),
         Workload(
@@ -195,7 +195,6 @@ WORKLOADS: dict[str, Workload] = {
             "100 connections, each to itself",
             "delivery",
             (Case("echo", "echo", 100, rooms=100),),
-            rounds=_FEW,
         ),
         Workload(
             "idle",
@@ -214,7 +213,7 @@ WORKLOADS: dict[str, Workload] = {
                 Case("connect", "connect", 2_000, rooms=200, seconds=0),
                 Case("upgrade", "connect", 2_000, rooms=200, seconds=0, joins=False, peers=_TIDEWIRE),
             ),
-            often=("limit", "tidewire", "ws"),
+            often=("limit", "tidewire", "centrifugo"),
         ),
         Workload(
             "storm",
@@ -222,7 +221,7 @@ WORKLOADS: dict[str, Workload] = {
             "connection",
             (Case("storm", "storm", 2_000, rooms=200, seconds=0),),
             _KEEP_UP,
-            rounds=_FEW,
+            often=("limit", "tidewire", "centrifugo"),
         ),
         Workload(
             "compressed",
@@ -275,13 +274,13 @@ WORKLOADS: dict[str, Workload] = {
     )
 }
 
-QUICK = ("fanout1", "fanout16", "rate500", "rooms", "echo", "connect", "idle")
+QUICK = ("fanout1", "fanout16", "rate500", "rooms", "echo", "connect", "storm", "idle")
 """The workloads of `make bench-quick` and `--compare`."""
 
 
 def quick(workload: Workload) -> Workload:
     """Returns a shorter workload that shows the effect of a change."""
-    shrunk = {"idle": 2_000, "connect": 1_000}
+    shrunk = {"idle": 2_000, "connect": 1_000, "storm": 1_000}
     seconds = {"rate500": 2.0, "idle": 0.5}  # of idling, only the memory is looked at: the pings would take longer
     cases = tuple(
         replace(

@@ -116,15 +116,24 @@ def document(results: Results) -> dict[str, Any]:
     }
 
 
-def lines(results: Results) -> list[str]:
-    """Returns one JSON object for each workload and case: Tidewire compared with C."""
+def lines(results: Results, kept: Path | None = None) -> list[str]:
+    """Returns one JSON object for each workload and case: Tidewire compared with C, and the same of the kept run in the file."""
     written = []
+    before: dict[str, Any] = {} if kept is None else json.loads(kept.read_text())["workloads"]
     for workload in results.workloads:
         for case in workload.cases:
             found = summary(results, workload, case, _OURS[0])
             medians = {key: value["median"] if isinstance(value, dict) else value for key, value in found.items()}
             rounds = found["cost_us"]["rounds"] if "cost_us" in found else 0
-            written.append(json.dumps({"workload": case.label(workload.name), **medians, "rounds": rounds}))
+            earlier = (
+                before.get(workload.name, {}).get("cases", {}).get(case.name, {}).get("peers", {}).get(_OURS[0], {})
+            )
+            compared = {
+                f"kept_{key}": earlier[key]["median"]
+                for key in ("ratio_to_limit", "cost_us", "p99_us", "seconds", "bytes_per_connection")
+                if key in earlier and key in found
+            }
+            written.append(json.dumps({"workload": case.label(workload.name), **medians, **compared, "rounds": rounds}))
     return written
 
 
