@@ -13,13 +13,14 @@ from service.core.authority import canonical_origin, same_authority, split_origi
 from service.core.identity import Credentials
 from service.errors import ErrorCode, ServiceError
 from service.web.http.header_list import header_elements
+from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HttpConfig
 
 _BEARER_PREFIX = "bearer "
 _AUTHORITY_END = re.compile("[/?#]")
 
 
-def client_ip(request: web.BaseRequest, hops: int) -> str:
+def client_ip(request: AnyRequest, hops: int) -> str:
     """The client's address: the peer's; with `hops` trusted proxies, the entry that the outermost proxy appended.
 
     With fewer entries than hops, the client has bypassed the proxies, and the peer is the client.
@@ -45,7 +46,7 @@ def _parse_address(entry: str) -> str | None:
     return None
 
 
-def check_origin(request: web.BaseRequest, config: HttpConfig) -> None:
+def check_origin(request: AnyRequest, config: HttpConfig) -> None:
     """Raises ServiceError(ORIGIN_REFUSED) if the request comes from a page of an origin that is not allowed.
 
     A request without Origin passes: browsers send Origin with every WebSocket and every cross-site POST.
@@ -56,13 +57,13 @@ def check_origin(request: web.BaseRequest, config: HttpConfig) -> None:
         raise ServiceError(ErrorCode.ORIGIN_REFUSED, "this Origin is not in the allow-list (setting origins)")
 
 
-def _parse_origin(request: web.BaseRequest) -> str | None:
+def _parse_origin(request: AnyRequest) -> str | None:
     """The Origin header. Several, which no browser sends, are joined to a value that no allow-list matches."""
     lines = request.headers.getall(hdrs.ORIGIN, None)
     return None if lines is None else ", ".join(lines)
 
 
-def _is_allowed(origin: str, request: web.BaseRequest, config: HttpConfig) -> bool:
+def _is_allowed(origin: str, request: AnyRequest, config: HttpConfig) -> bool:
     if config.origins:
         return "*" in config.origins or _is_listed(origin, config)
     parts = split_origin(origin)
@@ -73,7 +74,7 @@ def _is_listed(origin: str, config: HttpConfig) -> bool:
     return canonical_origin(origin) in config.origins
 
 
-def request_authority(request: web.BaseRequest) -> str:
+def request_authority(request: AnyRequest) -> str:
     """The host and port that the request is for; empty if it has none.
 
     A target in absolute form takes precedence over the Host header (RFC 9112 §3.2.2).
@@ -84,7 +85,7 @@ def request_authority(request: web.BaseRequest) -> str:
     return _AUTHORITY_END.split(target.partition("://")[2], maxsplit=1)[0]
 
 
-def parse_credentials(request: web.BaseRequest, config: HttpConfig) -> Credentials:
+def parse_credentials(request: AnyRequest, config: HttpConfig) -> Credentials:
     """The request's credentials: a bearer token, else a ticket, else a cookie.
 
     Raises ServiceError(UNAUTHENTICATED) for another authentication scheme, and for two of one kind.
@@ -107,7 +108,7 @@ def parse_credentials(request: web.BaseRequest, config: HttpConfig) -> Credentia
     return Credentials()
 
 
-def query_values(request: web.BaseRequest, name: str) -> list[str]:
+def query_values(request: AnyRequest, name: str) -> list[str]:
     """The values of a query parameter, as aiohttp decodes them; much faster where nothing is encoded."""
     target = request.raw_path
     query = target.partition("?")[2]
@@ -123,17 +124,17 @@ def query_values(request: web.BaseRequest, name: str) -> list[str]:
     return values
 
 
-def _parse_cookies(request: web.BaseRequest) -> Mapping[str, str]:
+def _parse_cookies(request: AnyRequest) -> Mapping[str, str]:
     """The cookies of all Cookie lines: HTTP/2 splits them (RFC 9113 §8.2.3), and some proxies do not join them again."""
     lines = request.headers.getall(hdrs.COOKIE, ())
-    if len(lines) > 1:
+    if len(lines) > 1 and isinstance(request, web.BaseRequest):  # a PlainRequest has no cookies
         headers = CIMultiDict(request.headers)
         headers[hdrs.COOKIE] = "; ".join(lines)
         request = request.clone(headers=headers)
     return request.cookies
 
 
-def _accepts_cookie(request: web.BaseRequest, config: HttpConfig) -> bool:
+def _accepts_cookie(request: AnyRequest, config: HttpConfig) -> bool:
     """Whether the request comes from a page of a listed origin: browsers send cookies with every site's requests.
 
     A same-origin GET has no Origin. Then the browser states it in Sec-Fetch-Site, which pages cannot set.
@@ -146,7 +147,7 @@ def _accepts_cookie(request: web.BaseRequest, config: HttpConfig) -> bool:
     return is_own and request.headers.get("Sec-Fetch-Site") == "same-origin"
 
 
-def add_cors_headers(request: web.BaseRequest, response: web.StreamResponse, config: HttpConfig) -> None:
+def add_cors_headers(request: AnyRequest, response: web.StreamResponse, config: HttpConfig) -> None:
     """Lets the requesting page read the response, even a refusal, which says whether to retry and holds no secret."""
     origin = _parse_origin(request)
     if origin is None or not origin.isascii():  # RFC 6454 §6.2: an origin is ASCII
@@ -158,7 +159,7 @@ def add_cors_headers(request: web.BaseRequest, response: web.StreamResponse, con
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
 
 
-def preflight_response(request: web.BaseRequest, methods: str) -> web.Response:
+def preflight_response(request: AnyRequest, methods: str) -> web.Response:
     """The response to a CORS preflight, which browsers send before a request with an Authorization header."""
     return web.Response(
         status=204,

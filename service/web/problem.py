@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_urldispatcher import SystemRoute
 
 from service.errors import ErrorCode, ServiceError
+from service.web.http.plain_request import AnyRequest
 
 _log = structlog.get_logger("web")
 MAX_RETRY_AFTER = 3
@@ -113,7 +114,7 @@ def problem_middleware() -> Middleware:
     return problems
 
 
-def fault_response(request: web.BaseRequest) -> web.Response:
+def fault_response(request: AnyRequest) -> web.Response:
     """Logs the exception that is being handled as a fault of this service, and returns a response with its incident id."""
     incident = secrets.token_hex(8)
     _log.exception("request_failed", incident=incident, method=request.method)

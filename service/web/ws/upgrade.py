@@ -22,6 +22,7 @@ from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.client_info import add_cors_headers, check_origin, client_ip, query_values
 from service.web.http.header_list import offers_websocket
+from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HttpConfig
 from service.web.problem import fault_response, problem_response
 from service.web.ws import upgrade_checks
@@ -83,11 +84,11 @@ class UpgradeHandler:
         self._context = WebSocketContext(node.bounds, node.runtime.clock, node.runtime.metrics, read_scheduler)
         self._compresses = compresses
 
-    def accept(self, request: web.BaseRequest, pending: PendingUpgrade) -> None:
+    def accept(self, request: AnyRequest, pending: PendingUpgrade) -> None:
         """Starts to answer an upgrade that UpgradeQueue has read; a task finishes what cannot be done at once."""
         self._node.runtime.tasks.start("upgrade", self._answer_pending(request, pending))
 
-    async def _answer_pending(self, request: web.BaseRequest, pending: PendingUpgrade) -> None:
+    async def _answer_pending(self, request: AnyRequest, pending: PendingUpgrade) -> None:
         try:
             response = await self.answer(request, pending.detach, pending.received_at)
         except Exception:
@@ -103,7 +104,7 @@ class UpgradeHandler:
                 pending.abort()
 
     async def answer(
-        self, request: web.BaseRequest, detach: Callable[[], DetachedConnection], received_at: float
+        self, request: AnyRequest, detach: Callable[[], DetachedConnection], received_at: float
     ) -> web.Response | None:
         """Returns the response of a refusal, or None once the connection is served as a WebSocket.
 
@@ -143,7 +144,7 @@ class UpgradeHandler:
             await waiting
         return None
 
-    def _refuse(self, request: web.BaseRequest, error: ServiceError) -> web.Response:
+    def _refuse(self, request: AnyRequest, error: ServiceError) -> web.Response:
         if error.code is not ErrorCode.UPGRADE_REQUIRED:
             self._count_refusal(request, error)
         response = problem_response(error)
@@ -152,10 +153,10 @@ class UpgradeHandler:
         add_cors_headers(request, response, self._config)
         return response
 
-    def _count_refusal(self, request: web.BaseRequest, error: ServiceError) -> None:
+    def _count_refusal(self, request: AnyRequest, error: ServiceError) -> None:
         self._node.admission.refusals.count(error, "upgrade", network_of(client_ip(request, self._config.hops)))
 
-    async def _check(self, request: web.BaseRequest) -> UpgradeResponse:
+    async def _check(self, request: AnyRequest) -> UpgradeResponse:
         """Runs every check in the order of docs/protocol.md, cheap ones first.
 
         Raises ServiceError, after which nothing stays reserved. For a plain GET whose upgrade would succeed, the code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion11, hdrs
 from multidict import CIMultiDictProxy
 
 from service.contract.model import ChannelSpec
@@ -19,13 +19,14 @@ from service.realtime.node import Node
 from service.realtime.session.handshake import NO_CHANNELS, AcceptedUpgrade
 from service.web.client_info import client_ip, parse_credentials, query_values
 from service.web.http.header_list import header_elements
+from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HttpConfig
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes as base64."""
 
 
-def check_limits(request: web.BaseRequest, node: Node, config: HttpConfig) -> str:
+def check_limits(request: AnyRequest, node: Node, config: HttpConfig) -> str:
     """Checks what needs no credentials: drain, bytes, rate and caps. Returns the client's network; raises ServiceError."""
     node.admission.check_open()
     if node.streams.budget.is_full:
@@ -39,7 +40,7 @@ def check_limits(request: web.BaseRequest, node: Node, config: HttpConfig) -> st
     return network
 
 
-def check_subprotocol(request: web.BaseRequest, *, is_upgrade: bool) -> None:
+def check_subprotocol(request: AnyRequest, *, is_upgrade: bool) -> None:
     """Raises ServiceError(UNSUPPORTED_VERSION) unless this version's subprotocol is offered."""
     offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
     if offered == SUBPROTOCOL:  # the usual offer, checked first because it is cheap
@@ -50,7 +51,7 @@ def check_subprotocol(request: web.BaseRequest, *, is_upgrade: bool) -> None:
         raise ServiceError(ErrorCode.UNSUPPORTED_VERSION, f"offer the subprotocol {SUBPROTOCOL}")
 
 
-async def authenticate(request: web.BaseRequest, node: Node, config: HttpConfig) -> tuple[Identity | None, str]:
+async def authenticate(request: AnyRequest, node: Node, config: HttpConfig) -> tuple[Identity | None, str]:
     """The identity of the request's credentials, and their kind; None and "hello" if the request has none.
 
     A ticket is only looked up here: `redeem_ticket` uses it up.
@@ -67,7 +68,7 @@ async def authenticate(request: web.BaseRequest, node: Node, config: HttpConfig)
     return None, "hello"
 
 
-def authorise_channels(request: web.BaseRequest, node: Node, identity: Identity | None) -> Mapping[str, ChannelSpec]:
+def authorise_channels(request: AnyRequest, node: Node, identity: Identity | None) -> Mapping[str, ChannelSpec]:
     """The channels of `?channels=` with their contract. Raises ServiceError if the identity may not subscribe to one."""
     given = ",".join(query_values(request, "channels"))
     names = dict.fromkeys(filter(None, given.split(","))) if given else ()
@@ -93,7 +94,7 @@ def charge_subscribes(node: Node, upgrade: AcceptedUpgrade, *, is_upgrade: bool)
         node.admission.check_subscribes(upgrade.slot, len(upgrade.channels), is_upgrade=is_upgrade)
 
 
-def check_handshake(request: web.BaseRequest) -> bytes:
+def check_handshake(request: AnyRequest) -> bytes:
     """Returns Sec-WebSocket-Key. Raises ServiceError(INVALID_REQUEST) if RFC 6455 §4.2.1 is not met."""
     headers = request.headers
     # Neither the key (§11.3.1) nor the version (§11.3.5) may come twice.
@@ -118,13 +119,13 @@ def _has_connection_upgrade(headers: CIMultiDictProxy[str]) -> bool:
     return "upgrade" in [option.lower() for option in header_elements(headers, hdrs.CONNECTION)]
 
 
-def negotiate_compression(request: web.BaseRequest) -> Agreement | None:
+def negotiate_compression(request: AnyRequest) -> Agreement | None:
     """The agreement on permessage-deflate (RFC 7692); None if the client offers nothing acceptable."""
     offers = request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, [])
     return negotiate(", ".join(offers)) if offers else None
 
 
-async def redeem_ticket(request: web.BaseRequest, node: Node) -> None:
+async def redeem_ticket(request: AnyRequest, node: Node) -> None:
     """Uses up the ticket; the last check, so that no refusal costs the client its ticket."""
     if await node.tickets.redeem(query_values(request, "ticket")[0]) is None:
         raise _invalid_ticket()  # a concurrent upgrade has redeemed it

@@ -22,6 +22,7 @@ from service.web.descriptors import DescriptorMonitor
 from service.web.http.half_close import half_close
 from service.web.http.http_connections import HttpConnections
 from service.web.http.http_protocol import HttpProtocol, parse_upgrade_request
+from service.web.http.plain_request import AnyRequest, parse_plain_upgrade
 from service.web.problem import serialize_closing_response
 from service.web.ws.upgrade import DetachedConnection, UpgradeHandler
 
@@ -232,13 +233,22 @@ class FirstRequestProtocol(asyncio.Protocol):
         """Parses the head and starts the upgrade; called once by the queue."""
         if self.transport is None:
             return
-        data, head_end = self._data, self._head_end
-        message = parse_upgrade_request(self, self._queue.loop, data[:head_end])
-        if message is None:
+        request = self._parse(self._data[: self._head_end])
+        if request is None:
             self._hand_to_aiohttp()
             return
-        self._data = data[head_end:]
-        request = web.BaseRequest(
+        self._data = self._data[self._head_end :]
+        self._context.upgrade_handler.accept(request, self)
+
+    def _parse(self, head: bytes) -> AnyRequest | None:
+        peer = self.peername
+        plain = parse_plain_upgrade(head, str(peer[0]) if isinstance(peer, tuple) else None)
+        if plain is not None:
+            return plain
+        message = parse_upgrade_request(self, self._queue.loop, head)
+        if message is None:
+            return None
+        return web.BaseRequest(
             message,
             EMPTY_PAYLOAD,
             cast("web.RequestHandler", self),
@@ -246,7 +256,6 @@ class FirstRequestProtocol(asyncio.Protocol):
             None,  # type: ignore[arg-type]  # the task, which aiohttp would cancel with the response
             self._queue.loop,
         )
-        self._context.upgrade_handler.accept(request, self)
 
     def _hand_to_aiohttp(self) -> None:
         transport, data = self.transport, self._data
