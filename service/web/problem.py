@@ -16,7 +16,6 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_urldispatcher import SystemRoute
 
 from service.errors import ErrorCode, ServiceError
-from service.web.http.plain_request import AnyRequest
 
 _log = structlog.get_logger("web")
 MAX_RETRY_AFTER = 3
@@ -109,15 +108,15 @@ def problem_middleware() -> Middleware:
         except ConnectionResetError:
             raise  # the client has disconnected, so a response cannot be sent
         except Exception:
-            return fault_response(request)
+            return fault_response(request.method)
 
     return problems
 
 
-def fault_response(request: AnyRequest) -> web.Response:
+def fault_response(method: str) -> web.Response:
     """Logs the exception that is being handled as a fault of this service, and returns a response with its incident id."""
     incident = secrets.token_hex(8)
-    _log.exception("request_failed", incident=incident, method=request.method)
+    _log.exception("request_failed", incident=incident, method=method)
     return problem_response(ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident))
 
 

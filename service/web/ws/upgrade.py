@@ -92,7 +92,7 @@ class UpgradeHandler:
         try:
             response = await self.answer(request, pending.detach, pending.received_at)
         except Exception:
-            response = fault_response(request)
+            response = fault_response(request.method)
         except BaseException:  # the service stops; the peer gets no response
             pending.abort()
             raise
