@@ -279,6 +279,17 @@ def test_replies_above_the_maximum_are_written_at_once(stage: Stage) -> None:
     assert written(*stage.transport.writes) == names
 
 
+def test_acks_before_an_event_above_the_maximum_are_written_at_once(stage: Stage) -> None:
+    """Once they were gathered without a limit, because each took the place before the event."""
+    stage.connection.gather(event("event"))
+    names = [str(number) for number in range(3 * MAX_GATHERED)]
+    for name in names:
+        stage.connection.reply(Ack(name))
+    assert len(written(*stage.transport.writes)) > 2 * MAX_GATHERED
+    stage.end_iteration()
+    assert [name for name in written(*stage.transport.writes) if name != "event"] == names
+
+
 def test_large_reply_is_written_at_once_after_earlier_replies(stage: Stage) -> None:
     stage.connection.reply(Pong("1"))
     stage.connection.reply(Pong("x" * MAX_SMALL_REPLY))

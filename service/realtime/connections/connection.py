@@ -214,7 +214,7 @@ class Connection(_FanOutSlots):
         frame = Frame(payload, type_, compress=False)
         if self._outbox is None and len(payload) <= MAX_SMALL_FRAME:
             gathered = self._gathered
-            if gathered and type(message) is Ack and gathered[-1].delivery is not None:
+            if gathered and type(message) is Ack and gathered[-1].delivery is not None and len(gathered) < MAX_GATHERED:
                 gathered.insert(-1, frame)  # before the event of the same publish, as in larger rooms
             else:
                 self.gather(frame)
