@@ -633,6 +633,14 @@ def test_lost_connection_writes_nothing(stage: Stage, state: str) -> None:
     assert (connection.queued_messages, stage.clock.pending) == (0, 0)
 
 
+def test_failing_a_lost_connection_writes_nothing(stage: Stage) -> None:
+    """Once it wrote an empty part, for which a closed transport raises. Then a faulty command never ended its session."""
+    stage.lose()
+    stage.transport.write = lambda data: None  # as the WebSocket does
+    stage.connection.fail()
+    assert stage.transport.writes == []
+
+
 # --- waiting for the peer ---------------------------------------------------------------------------------------------
 
 

@@ -408,7 +408,7 @@ class Connection(_FanOutSlots):
     def fail(self) -> None:
         """Closes the connection after a fault of the service. The client may have missed an event, so it must reconnect."""
         self._gathered = None
-        if self.write != self.transport.write:  # the head of the HTTP response has waited for them
+        if not self._is_lost and self.write != self.transport.write:  # the head of the HTTP response is unsent
             self.write(b"")
         try:
             self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
