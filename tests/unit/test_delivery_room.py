@@ -20,7 +20,7 @@ from service.core.limits import Compression
 from service.core.position import Position
 from service.core.session import PresenceAccess, Subscription
 from service.protocol.close import CloseCode
-from service.realtime.connections.connection import Connection
+from service.realtime.connections.connection import MAX_GATHERED, Connection
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, FrameEncoder
 from service.realtime.connections.frame import MAX_SMALL_FRAME, Frame
@@ -311,6 +311,16 @@ def test_large_event_is_not_copied_for_the_only_member(room: Room, clock: FakeCl
     room.push(frame("x" * MAX_SMALL_FRAME), 0.0)
     clock.advance(0)
     assert (len(member.gathered), len(member.batches)) == (0, 1)
+
+
+def test_events_gathered_for_the_only_member_are_no_larger_than_a_batch(room: Room, clock: FakeClock) -> None:
+    """Once 64 events of 4 kB were one message of 256 kB, of which the outbox could drop none."""
+    member = add_live(room, Alone())
+    for size in range(0, MAX_SMALL_FRAME, 16):
+        room.push(frame("x" * size), 0.0)
+        clock.advance(0)
+    assert member.gathered
+    assert max(map(len, member.gathered)) * MAX_GATHERED <= MAX_BATCH_BYTES
 
 
 @pytest.mark.parametrize(("breaks", "code"), [(False, CloseCode.SLOW_CONSUMER), (True, CloseCode.INTERNAL)])

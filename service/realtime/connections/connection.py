@@ -33,6 +33,9 @@ _NO_CLOSE_GRACE = frozenset((CloseCode.SLOW_CONSUMER, CloseCode.DEADLINE))
 """Close codes for a client that does not read or answer. Its outbox is dropped before the close, not written."""
 MAX_GATHERED = 64
 """Small frames that wait for the end of the loop iteration, to share one write."""
+MAX_GATHERED_EVENT = MAX_BATCH_BYTES // (MAX_GATHERED + 1)
+"""Bytes of an event that a room may pass to `gather`. A larger one goes into a batch. So all gathered events are no larger than a
+batch: a larger write would bypass the limits of the outbox."""
 
 
 class ConnectionSlot(Protocol):

@@ -11,9 +11,10 @@ from service.core.presence import is_presence_event
 from service.core.session import Phase, PresenceAccess, Subscription
 from service.core.stream_cursor import StreamCursor
 from service.protocol.close import CloseCode
+from service.realtime.connections.connection import MAX_GATHERED_EVENT
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import split_batches
-from service.realtime.connections.frame import MAX_SMALL_FRAME, Frame, SnapshotFilter
+from service.realtime.connections.frame import Frame, SnapshotFilter
 from service.realtime.delivery.event_sequencer import EventSequencer
 from service.realtime.delivery.live_members import LiveMembers
 
@@ -193,7 +194,7 @@ class Members:
         live = self._live
         if (
             len(live.members) != 1
-            or len(frame.payload) > MAX_SMALL_FRAME
+            or len(frame.payload) > MAX_GATHERED_EVENT
             or live.broadcasts
             or self._restricted is not None
             or self._subscribing
