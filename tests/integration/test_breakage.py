@@ -19,6 +19,7 @@ from service.contract.load import load
 from service.core.channel import ChannelKey
 from service.protocol.messages import Pong
 from service.realtime.connections.connection import Connection
+from service.realtime.delivery.room import Room
 from service.web import demo
 from tests.support.brokers import SlowBroker
 from tests.support.harness import API_KEY, DEADLINE, Running, eventually, serving, settings, token
@@ -292,3 +293,17 @@ async def test_demo_pages_have_their_headers_and_serve_no_other_path(tmp_path: P
         ):
             async with http.get(URL(path, encoded=True)) as response:
                 assert response.status == 404, path
+
+
+async def test_fault_in_a_subscribe_that_does_not_wait_leaves_no_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the client was told of a fault, but could not subscribe again: the subscription stayed, without deliveries."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
+        await ann.subscribe("news:1")
+        with monkeypatch.context() as patch:
+            patch.setattr(Room, "make_live", broken)
+            assert (await ben.ask("subscribe", channel="news:1"))["code"] == "internal"
+        await ben.subscribe("news:1")

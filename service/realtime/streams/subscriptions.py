@@ -64,10 +64,20 @@ class Subscriptions:
         membership = self._membership
         has_joined = membership.join_now(connection, subscription)
         if has_joined and start is Start.JOIN and not spec.presence:
-            is_ready = session.is_ready
-            if self.go_live_now(connection, subscription) if is_ready else membership.record_position_now(subscription):
+            try:
+                if session.is_ready:
+                    is_done = self.go_live_now(connection, subscription)
+                else:
+                    is_done = membership.record_position_now(subscription)
+            except Exception as error:
+                return self._leave_and_raise(connection, channel, error)
+            if is_done:
                 return None
         return self._join(connection, subscription, spec, has_joined=has_joined)
+
+    async def _leave_and_raise(self, connection: Connection, channel: str, error: Exception) -> None:
+        await self.leave(connection, channel)
+        raise error
 
     async def _join(
         self, connection: Connection, subscription: Subscription, spec: ChannelSpec, *, has_joined: bool
