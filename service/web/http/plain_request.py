@@ -19,11 +19,10 @@ MAX_PLAIN_BYTES = 8_000
 """Bytes of a head that is parsed here. The service's limits on a target and on a field are larger, so none can be exceeded."""
 MAX_PLAIN_FIELDS = 64
 
-_FIELD = re.compile(r"([A-Za-z0-9-]+): ?((?:[!-~](?:[ -~]*[!-~])?)?)\r\n")
 _HEAD = re.compile(
     # Of a target's characters, `%`, `+` and `#` would need decoding.
     r"GET (/[A-Za-z0-9._~!$&'()*,;:@/?=-]*) HTTP/1\.1\r\n"
-    rf"((?:[A-Za-z0-9-]+: ?(?:[!-~](?:[ -~]*[!-~])?)?\r\n){{1,{MAX_PLAIN_FIELDS}}}+)\r\n"
+    rf"((?:[A-Za-z0-9-]+: (?:[!-~](?:[ -~]*[!-~])?)?\r\n){{1,{MAX_PLAIN_FIELDS}}}+)\r\n"
 )
 _UNUSUAL = frozenset({"content-length", "cookie", "expect", "sec-websocket-key1", "transfer-encoding"})
 """Fields, in lower case, that aiohttp or this service would have to check or decode."""
@@ -64,8 +63,12 @@ def parse_plain_upgrade(head: bytes, remote: str | None) -> PlainRequest | None:
     if found is None:
         return None
     target, lines = found.groups()
-    fields = _FIELD.findall(lines)
-    names = {name.lower() for name, _ in fields}
+    fields: list[tuple[str, str]] = []
+    names: set[str] = set()
+    for line in lines.split("\r\n")[:-1]:
+        name, _, value = line.partition(": ")
+        fields.append((name, value))
+        names.add(name.lower())
     if len(names) != len(fields) or not names.isdisjoint(_UNUSUAL):
         return None
     headers = CIMultiDictProxy(CIMultiDict(fields))
