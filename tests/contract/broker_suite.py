@@ -59,6 +59,8 @@ class Publisher:
         self._broker = broker
         self._clock = clock
         self._ids = count(1)
+        self._is_now = False
+        """Every second publish does not wait, if the broker need not."""
 
     async def durable(
         self,
@@ -99,19 +101,20 @@ class Publisher:
         key: str | None,
         retention: Retention | None,
     ) -> PublishResult:
-        return await self._broker.publish(
-            Publication(
-                channel=channel,
-                type=type,
-                id=id or f"m-{next(self._ids)}",
-                delivery=delivery,
-                data=data,
-                sender=sender,
-                at=milliseconds(self._clock),
-                key=key,
-                retention=retention,
-            )
+        publication = Publication(
+            channel=channel,
+            type=type,
+            id=id or f"m-{next(self._ids)}",
+            delivery=delivery,
+            data=data,
+            sender=sender,
+            at=milliseconds(self._clock),
+            key=key,
+            retention=retention,
         )
+        self._is_now = not self._is_now
+        result = self._broker.publish_now(publication) if self._is_now else None
+        return result if result is not None else await self._broker.publish(publication)
 
 
 def ids(events: object) -> list[str]:

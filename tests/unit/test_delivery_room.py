@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -435,6 +436,28 @@ def test_each_event_reaches_all_members_within_one_round(
     run_all(clock)
     assert all(flat(member.batches) == [str(number) for number in range(1, 8)] for member in members)
     assert {len(member.batches) for member in members} == {4}, "two events in one write"
+
+
+def test_event_during_a_compressed_broadcast_waits_for_the_next_round(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    """Else each part of the members would have its own batch compressed."""
+    room, members = half_written
+    compressed = set[bytes]()
+
+    def compress(member: Member, batch: Batch) -> bool:
+        compressed.add(batch.wire(15))
+        return Member.deliver(member, batch)
+
+    for member in members:
+        member.deliver = partial(compress, member)  # type: ignore[method-assign]  # from now on
+    room.push(frame("2"), 0.0)
+    for number in range(3, 9):
+        stepping_clock.step()
+        room.push(frame(str(number)), 0.0)
+    run_all(stepping_clock)
+    assert all(flat(member.batches) == [str(number) for number in range(1, 9)] for member in members)
+    assert len(compressed) == 5, "not one for each part of the members"
 
 
 def test_event_that_makes_a_batch_too_large_waits_for_the_next_round(

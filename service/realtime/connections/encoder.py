@@ -62,6 +62,11 @@ class Batch:
         self._encoder = encoder
         self._compressed: dict[int, bytes] | None = None
 
+    @property
+    def is_compressed(self) -> bool:
+        """True if a client has got the message compressed."""
+        return self._compressed is not None
+
     def wire(self, window_bits: int) -> bytes:
         """Returns the message as a WebSocket frame. `window_bits`: of the client's inflate window; 0 without compression."""
         if not window_bits:

@@ -32,7 +32,7 @@ class LiveMembers:
         self._common: tuple[Connection, ...] | None = None
         """The members of all unfinished broadcasts, in the order of the writes; each is left in at most one of them.
 
-        None if members have changed since, or a batch was too large."""
+        None if members have changed since, or a batch was too large or compressed."""
         self.members: dict[Connection, Subscription] = {}
         self.broadcasts: list[Broadcast] = []
         """Unfinished broadcasts. Only this class changes this list and `members`. It is not a deque, because an empty deque takes
@@ -104,6 +104,8 @@ class LiveMembers:
         current = broadcasts[0]
         start = current.next
         slow = current.write(max_members, context)
+        if current.batch.is_compressed:  # else each part of the members would have its own batch compressed
+            self._common = None
         if current.next >= current.end:
             del broadcasts[0]
             seconds = context.clock.monotonic() - current.batch.frames[0].received_at
