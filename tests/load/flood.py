@@ -19,6 +19,7 @@ from tests.support.harness import token
 from tests.support.raw import CLOSE, CONTINUATION, HANDSHAKE, PING, TEXT, frame
 
 MANY = 20_000
+PATIENCE = 10.0
 HOST = "127.0.0.9"
 """Where the flood comes from: one address."""
 REQUEST = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -67,9 +68,10 @@ class Flood:
         self._poll.register(end, select.EPOLLIN | select.EPOLLOUT)
 
     def run(self, connections: int, seconds: float) -> None:
-        """Sends for so long."""
+        """Sends for so long, and then until the service has ended a connection, but at most PATIENCE seconds more: a slow machine
+        takes that long to count the refusals of one connection."""
         over = time.monotonic() + seconds
-        while time.monotonic() < over:
+        while time.monotonic() < (over if self.ended else over + PATIENCE):
             while len(self._open) < connections and time.monotonic() < over:
                 self.connect()
             for descriptor, events in self._poll.poll(0.05):
