@@ -100,7 +100,7 @@ async def test_killed_node_users_leave_unless_they_reconnect_elsewhere(nodes: No
             await eve.subscribe("room:1")
             left = await ann.until("presence.left")
             assert left["from"] == "ben"
-            assert asyncio.get_running_loop().time() - died < TTL * 7 / 6 + 1
+            assert asyncio.get_running_loop().time() - died < TTL * 7 / 6 + 5  # a busy machine adds seconds
             await ann.silence()
             assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "eve": 1}
 
