@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from service.contract.gate import Gate
 from service.core.broker import Broker, PublishResult
-from service.core.clock import Clock
+from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
 from service.core.identity import Identity
 from service.errors import ServiceError
@@ -70,7 +70,7 @@ class Publisher:
                 id=id if id is not None else new_id(),
                 key=key,
                 sender=sender,
-                at=int(self._clock.wall() * 1000),
+                at=milliseconds(self._clock),
                 subscribed=subscribed,
             )
             result = self._broker.publish_now(publication)

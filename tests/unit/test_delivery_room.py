@@ -21,10 +21,11 @@ from service.core.limits import Compression
 from service.core.position import Position
 from service.core.session import PresenceAccess, Subscription
 from service.protocol.close import CloseCode
+from service.realtime.connections.byte_budget import MAX_SMALL_REPLY
 from service.realtime.connections.connection import MAX_GATHERED, Connection
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, FrameEncoder
-from service.realtime.connections.frame import MAX_SMALL_FRAME, Frame
+from service.realtime.connections.frame import Frame
 from service.realtime.connections.write_scheduler import MAX_FAN_OUT_SECONDS, MAX_SLICE_MEMBERS, WriteScheduler
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
@@ -309,7 +310,7 @@ def test_event_without_a_batch_starts_the_window(room: Room, clock: FakeClock) -
 
 def test_large_event_is_not_copied_for_the_only_member(room: Room, clock: FakeClock) -> None:
     member = add_live(room, Alone())
-    room.push(frame("x" * MAX_SMALL_FRAME), 0.0)
+    room.push(frame("x" * MAX_SMALL_REPLY), 0.0)
     clock.advance(0)
     assert (len(member.gathered), len(member.batches)) == (0, 1)
 
@@ -317,7 +318,7 @@ def test_large_event_is_not_copied_for_the_only_member(room: Room, clock: FakeCl
 def test_events_gathered_for_the_only_member_are_no_larger_than_a_batch(room: Room, clock: FakeClock) -> None:
     """Once 64 events of 4 kB were one message of 256 kB, of which the outbox could drop none."""
     member = add_live(room, Alone())
-    for size in range(0, MAX_SMALL_FRAME, 16):
+    for size in range(0, MAX_SMALL_REPLY, 16):
         room.push(frame("x" * size), 0.0)
         clock.advance(0)
     assert member.gathered

@@ -20,10 +20,10 @@ from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Expiring, ServerMessage, Welcome
-from service.realtime.connections.byte_budget import overloaded
+from service.realtime.connections.byte_budget import MAX_SMALL_REPLY, overloaded
 from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, join
-from service.realtime.connections.frame import MAX_SMALL_FRAME, Frame
+from service.realtime.connections.frame import Frame
 from service.realtime.connections.outbox import Outbox
 from service.realtime.connections.transport import Transport
 
@@ -157,7 +157,7 @@ class Connection(_FanOutSlots):
     def gather(self, frame: Frame) -> bool:
         """Writes a small frame at the end of the loop iteration, with others; or queues it. False as for `deliver`.
 
-        Costs less than a batch where few connections get the frame, and an event then shares a write with the replies.
+        For a single receiver this costs less than a batch, and an event shares a write with the replies.
         """
         gathered = self._gathered
         if gathered is not None:
@@ -215,7 +215,7 @@ class Connection(_FanOutSlots):
         payload = messages.encode(message)
         self._context.metrics.messages.count_out(type_, len(payload))
         frame = Frame(payload, type_, compress=False)
-        if self._outbox is None and len(payload) <= MAX_SMALL_FRAME:
+        if self._outbox is None and len(payload) <= MAX_SMALL_REPLY:
             gathered = self._gathered
             if gathered and type(message) is Ack and gathered[-1].delivery is not None and len(gathered) < MAX_GATHERED:
                 gathered.insert(-1, frame)  # before the event of the same publish, as in larger rooms
@@ -239,13 +239,8 @@ class Connection(_FanOutSlots):
         """Writes the gathered frames, if they have not gone out with a batch."""
         gathered, self._gathered = self._gathered, None
         if gathered is not None and self.closing is None and not self._is_lost:
-            self.is_clear = not self.transport.is_writing_paused
-            if self._writable is not None:
-                self._writable.set()
-            wire = self._encode_gathered(gathered)
-            self.write(wire)
-            if self.transport.is_writing_paused:
-                self.transport.count_unsent(len(wire))
+            self._update_clear()
+            self._write_counted(self._encode_gathered(gathered))
 
     def _write_counted(self, wire: bytes) -> None:
         """Writes bytes of this connection alone, and counts them if the client does not take them all."""
@@ -265,8 +260,7 @@ class Connection(_FanOutSlots):
             context.metrics.delivery.publish_to_write_seconds.observe(context.clock.monotonic() - event.received_at)
         max_batch = context.max_batch
         if len(payloads) <= max_batch:
-            payload = payloads[0] if len(payloads) == 1 else b"[" + b",".join(payloads) + b"]"
-            return framing.frame(framing.TEXT, payload)
+            return framing.frame(framing.TEXT, join(payloads))
         parts = (payloads[start : start + max_batch] for start in range(0, len(payloads), max_batch))
         return b"".join(framing.frame(framing.TEXT, join(part)) for part in parts)
 

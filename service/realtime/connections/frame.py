@@ -8,10 +8,6 @@ from service.core.broker import Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.protocol import messages
-from service.realtime.connections.byte_budget import MAX_SMALL_REPLY
-
-MAX_SMALL_FRAME = MAX_SMALL_REPLY
-"""Bytes of a frame that may share a write with others. A larger one gains nothing, and each connection would copy it."""
 
 
 class Frame(Struct, frozen=True, eq=False, gc=False):
@@ -60,29 +56,17 @@ def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame
     Presence events are replaced too, but they keep their order: they have no `state_version`, so only the order shows whether a
     user joined or left last. A second join must not take the place of the first, before the leave between them.
     """
-    payload = encode_event(event)
-    if event.key is None:
-        return Frame(
-            payload,
-            event.type,
-            event.delivery,
-            None,
-            event.offset,
-            event.state_version,
-            now,
-            event.epoch,
-            compress=compress,
-        )
+    key = None if event.key is None else (event.channel.name, event.type, event.key)
     return Frame(
-        payload,
+        encode_event(event),
         event.type,
-        Delivery.LATEST,
-        (event.channel.name, event.type, event.key),
+        event.delivery if key is None else Delivery.LATEST,
+        key,
         event.offset,
         event.state_version,
         now,
         event.epoch,
-        keeps_order=event.state_version is None,
+        keeps_order=key is not None and event.state_version is None,
         compress=compress,
     )
 

@@ -205,9 +205,7 @@ class Members:
         (member,) = live.members
         if member.window_bits:
             return False  # a batch is compressed
-        metrics = self._context.metrics
-        metrics.messages.count_out(frame.type, len(frame.payload))
-        metrics.delivery.fanout_members.observe(1)
+        self._count((frame,), 1)
         try:
             if not member.gather(frame):
                 member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")

@@ -327,8 +327,7 @@ class SessionHandler:
             raise
         node.admission.check_message(self._slot, self._connection.session, command)
         kind = command.type if type(command) is Publish else str(command.__struct_config__.tag)
-        size = len(message) if type(message) is str and message.isascii() else _size(message)
-        node.runtime.metrics.messages.count_in(kind, size)
+        node.runtime.metrics.messages.count_in(kind, _size(message))
         return command
 
     async def _end(self) -> None:

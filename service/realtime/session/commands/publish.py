@@ -21,20 +21,18 @@ def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[No
         id=command.id,
         key=command.key,
         sender=session.identity.user or f"anonymous-{connection.id}",
-        subscribed=command.channel in session.subscriptions,
+        subscribed=session.is_subscribed(command.channel),
     )
     if not isinstance(result, PublishResult):
         return _wait(connection, command, result)
-    if command.id is not None:
-        connection.reply(_ack(command.id, result))
+    _acknowledge(connection, command, result)
     return None
 
 
 async def _wait(connection: Connection, command: Publish, waiting: Awaitable[PublishResult]) -> None:
-    result = await waiting
+    _acknowledge(connection, command, await waiting)
+
+
+def _acknowledge(connection: Connection, command: Publish, result: PublishResult) -> None:
     if command.id is not None:
-        connection.reply(_ack(command.id, result))
-
-
-def _ack(id: str, result: PublishResult) -> Ack:
-    return Ack(id, result.offset, result.state_version, result.duplicate)
+        connection.reply(Ack(command.id, result.offset, result.state_version, result.duplicate))
