@@ -107,7 +107,9 @@ class Gate:
         delivery = event.delivery
         retention = None if delivery is Delivery.EPHEMERAL else spec.retention(delivery)
         # By position: names would take as long again.
-        return Publication(ChannelKey(identity.tenant, channel), type, id, delivery, raw, sender, at, key, retention)
+        return Publication(
+            ChannelKey(identity.tenant, channel), type, id, delivery, raw, sender, at, key, retention, event.ttl
+        )
 
 
 _WHO_READS = {

@@ -23,6 +23,8 @@ MAX_WINDOW = 1.0
 """Maximum `window` in seconds. Users would notice a longer delay."""
 MAX_ENTRIES = 1_000_000
 MIN_TTL, MAX_TTL = 1.0, 366 * 86_400.0
+MIN_VALUE_TTL = 0.1
+"""Minimum `ttl` of a latest value in seconds. A shorter one would end on the way to a client."""
 MAX_TYPE = 64
 
 _TYPE = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
@@ -77,7 +79,8 @@ class _Reader:
         presence = self._boolean(fields, "presence", place) or False
         history = self._retention(fields, "history", place, "events", None)
         state = self._retention(fields, "state", place, "keys", DEFAULT_STATE)
-        events = self._events(fields, place, pattern)
+        state_ttl = (state or DEFAULT_STATE).ttl
+        events = self._events(fields, place, pattern, state_ttl)
         if pattern is None or subscribe is None:
             return None
         return ChannelSpec(pattern, subscribe, events, presence, history, state or DEFAULT_STATE)
@@ -94,18 +97,28 @@ class _Reader:
         seen.setdefault(pattern.shape, text)
         return pattern
 
-    def _events(self, fields: Mapping[str, Any], place: Place, pattern: ChannelPattern | None) -> dict[str, EventSpec]:
+    def _events(
+        self, fields: Mapping[str, Any], place: Place, pattern: ChannelPattern | None, state_ttl: float
+    ) -> dict[str, EventSpec]:
         at = (*place, "events")
         declared = self._mapping(fields.get("events", {}), at) or {}
-        specs = [self._event(type_, value, (*at, type_), fields, pattern) for type_, value in declared.items()]
+        specs = [
+            self._event(type_, value, (*at, type_), fields, pattern, state_ttl) for type_, value in declared.items()
+        ]
         return {spec.type: spec for spec in specs if spec is not None}
 
     def _event(
-        self, type_: str, value: Any, place: Place, channel: Mapping[str, Any], pattern: ChannelPattern | None
+        self,
+        type_: str,
+        value: Any,
+        place: Place,
+        channel: Mapping[str, Any],
+        pattern: ChannelPattern | None,
+        state_ttl: float,
     ) -> EventSpec | None:
         if reason := _bad_type(type_):
             self._fault(place, reason)
-        fields = self._mapping(value, place, ("publish", "delivery", "schema", "key", "window", "compress"))
+        fields = self._mapping(value, place, ("publish", "delivery", "schema", "key", "window", "compress", "ttl"))
         if fields is None:
             return None
         publish = self._rule(PublishRule, fields, "publish", place)
@@ -117,9 +130,10 @@ class _Reader:
         window = self._window(fields, place)
         compress = self._boolean(fields, "compress", place)
         check = self._check(fields, place)
+        ttl = self._value_ttl(fields, place, delivery, state_ttl)
         if publish is None or delivery is None:
             return None
-        return EventSpec(type_, publish, delivery, check, key, window, compress)
+        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl)
 
     def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
         return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None
@@ -143,6 +157,22 @@ class _Reader:
         if window > MAX_WINDOW:
             self._fault(at, f"window is at most {MAX_WINDOW:g}s: it delays every event that it joins")
         return window
+
+    def _value_ttl(
+        self, fields: Mapping[str, Any], place: Place, delivery: Delivery | None, state_ttl: float
+    ) -> int | None:
+        """Reads the `ttl` of an event type, in milliseconds."""
+        if "ttl" not in fields:
+            return None
+        at = (*place, "ttl")
+        if delivery not in (Delivery.LATEST, None):
+            self._fault(at, f"only latest events have a ttl; this one is {delivery.value}")
+        ttl = self._try(duration.seconds, fields["ttl"], at)
+        if ttl is None:
+            return None
+        if not MIN_VALUE_TTL <= ttl <= state_ttl:
+            self._fault(at, f"ttl is from 100ms to the ttl of the channel's state, which is {state_ttl:g}s")
+        return round(ttl * 1000)
 
     def _retention(
         self, fields: Mapping[str, Any], name: str, place: Place, entries: str, default: Retention | None

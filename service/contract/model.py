@@ -38,6 +38,8 @@ class EventSpec:
     compress: bool | None = None
     """True to compress the events if compression is enabled, False to never compress them; None: the size decides. A frame with
     one event that has False is not compressed."""
+    ttl: int | None = None
+    """Milliseconds after which a value ends; None if only the channel's `state` ends it. Only for LATEST."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ class Publication(Struct, frozen=True, gc=False):
     """For LATEST and for presence events."""
     retention: Retention | None = None
     """For the stream (DURABLE) or the state (LATEST); None for EPHEMERAL."""
+    ttl: int | None = None
+    """Milliseconds after which the value ends. Only for LATEST; None if only the retention ends it."""
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -73,6 +75,8 @@ class Event(Struct, frozen=True, gc=False):
     key: str | None = None
     epoch: str = ""
     """The epoch of offset and state version; empty for EPHEMERAL."""
+    ttl: int | None = None
+    """Milliseconds after which the value ends, counted from the delivery or the read. None without `Publication.ttl`."""
 
 
 def accepted_event(
@@ -91,4 +95,5 @@ def accepted_event(
         state_version,
         publication.key,
         epoch,
+        publication.ttl,
     )

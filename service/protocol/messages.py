@@ -229,6 +229,8 @@ class Event(ServerMessage, frozen=True, rename={"sender": "from"}):
     rev: int | None = None
     """Grows with every change in the channel; only latest events have one."""
     key: str | None = None
+    ttl: int | None = None
+    """Milliseconds until the value ends; only latest events have one, if their contract does."""
 
 
 class Ack(ServerMessage, frozen=True, tag="ack", tag_field="type"):

@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 KEYS = [ChannelKey(tenant, name) for tenant in ("acme", "other") for name in ("room:1", "room:2")]
 RETENTION = Retention(entries=5, ttl=30.0)
+VALUE_TTL = 15.0
 WINDOW = 100.0
 MAX_EVENTS = 4
 """Events that one resume may recover: fewer than a stream keeps, so that all three outcomes occur."""
@@ -49,13 +50,23 @@ class Kept:
 
 
 @dataclass
+class Value:
+    """A value of the model's state."""
+
+    id: str
+    at: float
+    ttl: float
+    """Seconds; that of the retention unless the value has its own."""
+
+
+@dataclass
 class ModelChannel:
     """Everything in one epoch of a channel, and a client that subscribes and leaves."""
 
     epoch: str | None = None
     events: list[Kept] = field(default_factory=list)
-    state: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """key → (id, time), the newest last."""
+    state: dict[str, Value] = field(default_factory=dict)
+    """The newest last."""
     state_version: int = 0
     subscribed: bool = False
     seen: list[Position] = field(default_factory=list)
@@ -73,9 +84,14 @@ class ModelChannel:
         kept = [n for n in range(1, top + 1) if n > top - RETENTION.entries and self._alive(self.events[n - 1].at, now)]
         return kept[0] if kept else top + 1
 
-    def values(self, now: float) -> list[str]:
-        newest = list(self.state.values())[-RETENTION.entries :]
-        return [id for id, at in newest if self._alive(at, now)]
+    def check_values(self, found: list[str], now: float) -> None:
+        """Checks the ids of a state. A value that has ended may still count for the retention, or not any more."""
+        values = list(self.state.values())
+        alive = [value for value in values if value.at + value.ttl > now]
+        certain = [value.id for value in values[-RETENTION.entries :] if value in alive]
+        possible = [value.id for value in alive[-RETENTION.entries :]]
+        assert found == [id for id in possible if id in found]
+        assert set(certain) <= set(found)
 
     def missed(self, since: Position, now: float) -> list[str] | None:
         """Returns what a resume from `since` must recover; None if it must not."""
@@ -159,6 +175,10 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(channel=channels, key=st.sampled_from("abcdefg"))
     def publish_latest(self, channel: ChannelKey, key: str) -> None:
         self._publish(self._publication(channel, Delivery.LATEST, b"1", key))
+
+    @rule(channel=channels, key=st.sampled_from("abcdefg"))
+    def publish_value_with_ttl(self, channel: ChannelKey, key: str) -> None:
+        self._publish(self._publication(channel, Delivery.LATEST, b"1", key, ttl=round(VALUE_TTL * 1000)))
 
     @precondition(lambda self: self.refused)
     @rule()
@@ -258,7 +278,9 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
-    def _publication(self, channel: ChannelKey, delivery: Delivery, data: bytes, key: str | None = None) -> Publication:
+    def _publication(
+        self, channel: ChannelKey, delivery: Delivery, data: bytes, key: str | None = None, ttl: int | None = None
+    ) -> Publication:
         self.published += 1
         return Publication(
             channel=channel,
@@ -270,6 +292,7 @@ class BrokerMachine(RuleBasedStateMachine):
             at=milliseconds(self.clock),
             key=key,
             retention=None if delivery is Delivery.EPHEMERAL else RETENTION,
+            ttl=ttl,
         )
 
     async def _subscribe(self, channel: ChannelKey) -> bool:
@@ -290,7 +313,8 @@ class BrokerMachine(RuleBasedStateMachine):
         else:
             assert publication.key is not None
             model.state.pop(publication.key, None)
-            model.state[publication.key] = (publication.id, now)
+            ttl = RETENTION.ttl if publication.ttl is None else publication.ttl / 1000
+            model.state[publication.key] = Value(publication.id, now, ttl)
             assert result.state_version is not None
             assert result.state_version > model.state_version
             assert result == PublishResult(publication.id, result.epoch, state_version=result.state_version)
@@ -331,7 +355,7 @@ class BrokerMachine(RuleBasedStateMachine):
         now = self.clock.monotonic()
         top = model.position(len(model.events))
         assert snapshot.position == top
-        assert [event.id for event in snapshot.state] == model.values(now)
+        model.check_values([event.id for event in snapshot.state], now)
         missed = model.missed(since, now) if since is not None else []
         assert snapshot.recovered == (None if since is None else missed is not None)
         assert [event.id for event in snapshot.missed] == (missed or [])

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from itertools import count
+from typing import ClassVar
 
 import pytest
 
@@ -82,8 +83,10 @@ class Publisher:
         type: str = "ticker.price",
         data: bytes = b"{}",
         retention: Retention = KEEP,
+        ttl: float | None = None,
     ) -> PublishResult:
-        return await self._publish(Delivery.LATEST, channel, id, type, data, None, key, retention)
+        milliseconds = None if ttl is None else round(ttl * 1000)
+        return await self._publish(Delivery.LATEST, channel, id, type, data, None, key, retention, milliseconds)
 
     async def ephemeral(
         self, channel: ChannelKey = ROOM, *, id: str | None = None, key: str | None = None
@@ -100,6 +103,7 @@ class Publisher:
         sender: str | None,
         key: str | None,
         retention: Retention | None,
+        ttl: int | None = None,
     ) -> PublishResult:
         publication = Publication(
             channel=channel,
@@ -111,6 +115,7 @@ class Publisher:
             at=milliseconds(self._clock),
             key=key,
             retention=retention,
+            ttl=ttl,
         )
         self._is_now = not self._is_now
         result = self._broker.publish_now(publication) if self._is_now else None
@@ -132,6 +137,9 @@ class BrokerSuite(ABC):
     async def advance(self, clock: FakeClock, seconds: float) -> None:
         """Moves the broker's time."""
         clock.advance(seconds)
+
+    lists_exactly: ClassVar[bool] = True
+    """Whether a channel is no longer listed once all its values have ended, also if its state would last longer."""
 
     async def settled(self, broker: Broker) -> None:  # noqa: B027  # what most brokers have to do: nothing
         """Returns when all accepted events have reached the sink; at once for a synchronous broker."""

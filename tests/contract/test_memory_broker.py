@@ -8,7 +8,8 @@ from itertools import count
 import pytest
 
 from service.adapters.memory.broker import MAX_SWEPT_CHANNELS, SWEEP_INTERVAL, MemoryBroker
-from service.adapters.memory.stored_channel import CHANNEL_BYTES, STATE_ENTRY_BYTES, STREAM_ENTRY_BYTES
+from service.adapters.memory.stored_channel import CHANNEL_BYTES, STREAM_ENTRY_BYTES
+from service.adapters.memory.stored_state import STATE_ENTRY_BYTES
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
@@ -16,7 +17,8 @@ from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
-from tests.contract.broker_suite import MANY, MUCH, ROOM, TTL, WINDOW, BrokerSuite, Publisher, RecordingSink
+from tests.contract.broker_suite import MANY, MUCH, ROOM, TTL, WINDOW, Publisher, RecordingSink
+from tests.contract.values_suite import ValuesSuite, state_of
 from tests.support.clock import FakeClock
 
 EMPTY_SECONDS = 60.0
@@ -40,7 +42,7 @@ def memory_broker(
     )
 
 
-class TestMemoryBroker(BrokerSuite):
+class TestMemoryBroker(ValuesSuite):
     async def open(self, clock: FakeClock) -> Broker:
         return memory_broker(clock)
 
@@ -426,4 +428,21 @@ async def test_memory_broker_list_channels_follows_contents(clock: FakeClock) ->
     assert await listed() == []
     await publish.durable(rooms[0])
     assert await listed() == ["b"]
+    await broker.close()
+
+
+async def test_memory_values_that_have_ended_free_their_bytes_without_a_read() -> None:
+    clock = FakeClock()
+    broker = memory_broker(clock)
+    await broker.start(RecordingSink())
+    publish = Publisher(broker, clock)
+    await publish.latest("kept")
+    before = broker.stats()
+    for _ in range(500):  # more often than values, so that the list of expiries is made anew
+        for key in ("a", "b", "c"):
+            await publish.latest(key, ttl=5.0)
+    assert broker.stats().state_entries == 4
+    clock.advance(5.0 + SWEEP_INTERVAL)
+    assert broker.stats() == before
+    assert [event.key for event in await state_of(broker)] == ["kept"]
     await broker.close()

@@ -22,7 +22,8 @@ from service.core.event import Retention
 from service.telemetry.metrics import Metrics
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
-from tests.contract.broker_suite import ROOM, WINDOW, BrokerSuite, Publisher, RecordingSink
+from tests.contract.broker_suite import ROOM, WINDOW, Publisher, RecordingSink
+from tests.contract.values_suite import ValuesSuite
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
 from tests.support.clock import FakeClock
 from tests.support.examples import examples
@@ -70,7 +71,7 @@ async def movable_valkey() -> RedisServer:
     return _movable[0]
 
 
-class RedisSuite(BrokerSuite):
+class RedisSuite(ValuesSuite):
     flavour: ClassVar[Flavour]
 
     async def server(self) -> RedisServer:

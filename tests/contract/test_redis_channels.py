@@ -13,13 +13,14 @@ from service.adapters.redis.broker import RedisBroker
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
-from tests.contract.broker_suite import RecordingSink
+from tests.contract.broker_suite import MUCH, ROOM, Publisher, RecordingSink
 from tests.contract.redis_stage import new_prefix
 from tests.contract.test_redis_broker import EMPTY_SECONDS, movable_valkey, redis_broker, settled
 from tests.stores import FLAVOURS, Cluster, Flavour, RedisServer, shared_redis
 from tests.stores.process import until
+from tests.support.clock import FakeClock
 
-MANY, MUCH = 100, 1_000_000
+MANY = 100
 INVENTED = ChannelKey("acme", "room:invented")
 
 DOORS: dict[str, Callable[[RedisBroker], Awaitable[object]]] = {
@@ -230,3 +231,23 @@ async def test_redis_index_works_in_cluster() -> None:
 
         await until(is_pruned, "what is left is what was published to", within=20)
         assert await names(broker) == [rooms[0].name]
+
+
+async def test_redis_values_that_have_ended_leave_no_key_without_expiry() -> None:
+    server = await movable_valkey()
+    async with running(server.url) as broker:
+        publish = Publisher(broker, FakeClock())
+        for number in range(3):
+            for other in range(100):
+                await publish.latest(f"k-{other}", ttl=1.0, retention=Retention(1_000, 30.0))
+            await publish.latest("last", ttl=1.0, retention=Retention(1_000, 30.0))
+            assert len((await broker.snapshot(ROOM, None, MANY, MUCH)).state) == 101
+            await server.advance(1.0)
+            for _ in range(2):  # a snapshot deletes 64
+                assert (await broker.snapshot(ROOM, None, MANY, MUCH)).state == []
+            keys = broker.keys(ROOM)
+            names = (*keys.keys[2:], keys.expiries)
+            assert [await broker.executor.run_command(name, "EXISTS", name) for name in names] == [0, 0, 0], number
+        await publish.latest("b", retention=Retention(1_000, 30.0))
+        for name in keys.keys[2:]:
+            assert 0 < await broker.executor.run_command(name, "PTTL", name) <= 40_000

@@ -155,6 +155,8 @@ async def test_show_channel_includes_its_contract(server: Running) -> None:
     board = await get(server, "/channels/board:1")
     assert "history" not in board["contract"]
     assert board["contract"]["events"]["ticker.price"]["window"] == 0.1
+    doc = await get(server, "/channels/doc:1")
+    assert doc["contract"]["events"]["doc.cursor"]["ttl"] == 30.0
 
 
 async def test_show_channel_includes_position_and_subscribers(server: Running) -> None:

@@ -221,8 +221,8 @@ class SharedBroker:
             channel._stream = deque(Entry(entry.accepted, _in(epoch, entry.event)) for entry in channel._stream)
             for _ in events[len(kept) :]:
                 channel._stream.pop()
-            for place, entry in channel._state.items():
-                channel._state[place] = Entry(entry.accepted, _in(epoch, entry.event))
+            for place, value in channel.state.values.items():
+                channel.state.values[place] = value._replace(event=_in(epoch, value.event))
         for front in tuple(self.fronts):
             front.tell()
 

@@ -57,6 +57,11 @@ def test_validate_durable_event_keeps_its_data() -> None:
     )
 
 
+def test_validate_latest_event_has_the_ttl_of_its_type() -> None:
+    assert admit(channel="inbox:ann", type="inbox.draft", data=b'{"id":1}').ttl == 5_400_000
+    assert admit().ttl is None
+
+
 def test_validate_raw_data_of_a_message_is_accepted() -> None:
     raw = msgspec.json.decode(b'{"data": {"text": "hi"}}', type=dict[str, msgspec.Raw])["data"]
     published = admit(data=raw)

@@ -72,6 +72,9 @@ def test_contract_loads_every_declaration() -> None:
     assert not price.check.is_valid({"price": -1})
     assert not price.check.is_valid({"price": 1, "at": "yesterday"})  # formats are asserted
 
+    assert price.ttl is None
+    assert contract.resolve("inbox:ann").spec.events["inbox.draft"].ttl == 5_400_000
+
     assert contract.event_types == {
         "chat.message", "chat.typing", "chat.pin", "lobby.wave", "lobby.shout", "inbox.item", "inbox.draft", "ticker.price",
     }  # fmt: skip
@@ -146,6 +149,13 @@ def test_contract_with_five_faults_reports_each_line() -> None:
         ("{publish: server, delivery: ephemeral, window: 100}", "'100' is not a duration"),
         ("{publish: server, delivery: ephemeral, window: -1s}", "'-1s' is not a duration"),
         ("{publish: server, delivery: ephemeral, window: true}", "'True' is not a duration"),
+        ("{publish: server, delivery: ephemeral, ttl: 5s}", "only latest events have a ttl; this one is ephemeral"),
+        ("{publish: server, delivery: latest, key: /a, ttl: 5}", "'5' is not a duration"),
+        (
+            "{publish: server, delivery: latest, key: /a, ttl: 99ms}",
+            "ttl is from 100ms to the ttl of the channel's state, which is 86400s",
+        ),
+        ("{publish: server, delivery: latest, key: /a, ttl: 25h}", "ttl is from 100ms to the ttl of the channel's"),
         ("{publish: server, delivery: ephemeral, compress: yes}", "compress is true or false"),
         ("{publish: server, delivery: ephemeral, compress: 1}", "compress is true or false"),
         ("{publish: server, delivery: ephemeral, compress: null}", "compress is true or false"),

@@ -51,11 +51,12 @@ def expected(publication: Publication, kind: str, *field: str, generation: str =
     sender = "" if publication.sender is None else f" {publication.sender}"
     result_key = f"{channel.result_prefix}{publication.id}{sender}"
     limits = (str(retention.entries), str(round(retention.ttl * 1000)), "3000")
+    names = channel.keys if kind == "d" else (*channel.keys, channel.expiries)
     before = (
         "EVALSHA",
         PUBLISH.sha,
-        "5",
-        *channel.keys,
+        str(len(names) + 1),
+        *names,
         result_key,
         generation,
         "5eed",
@@ -87,9 +88,11 @@ def test_template_encodes_any_publication(id: str, sender: str | None, type: str
     templates, room = new_templates(), ChannelKey("acme", "room:1")
     durable = Publication(room, type, id, Delivery.DURABLE, data, sender, 17, None, KEEP)
     latest = Publication(room, type, id, Delivery.LATEST, data, sender, 17, key, KEEP)
+    ending = Publication(room, type, id, Delivery.LATEST, data, sender, 17, key, KEEP, 1_500)
     for _ in range(2):  # with a new template, and with a known one
         assert sent(templates, durable) == expected(durable, "d")
         assert sent(templates, latest) == expected(latest, "l", f"{type}\n{key or ''}")
+        assert sent(templates, ending) == expected(ending, "l", f"{type}\n{key or ''}", "1500")
 
 
 def test_template_changes_with_retention_and_generation() -> None:

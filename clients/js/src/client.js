@@ -495,6 +495,7 @@ export class Tidewire {
     heard: (event) => this.#emitter.emit('event', event),
     report: (error) => this.#report(error),
     timer: () => new Timer(this.#clock),
+    now: () => this.#clock.now(),
     random: () => this.#options.random(),
   };
 }

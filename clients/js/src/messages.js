@@ -5,8 +5,8 @@
  *   A client's position in a channel: `id` is the event at `offset`, absent at offset 0.
  *
  * @typedef {{type: string, channel: string, id: string, at: number, from: string | null, data: any,
- *            offset?: number, rev?: number, key?: string}} Event
- *   Durable events have an `offset`, latest ones a `rev` and a `key`, ephemeral ones neither.
+ *            offset?: number, rev?: number, key?: string, ttl?: number}} Event
+ *   Durable events have an `offset`, latest ones a `rev` and a `key`, ephemeral ones neither. `ttl`: milliseconds until a value ends.
  *
  * @typedef {{user: string, connections?: number, info?: any}} Member
  * @typedef {{count: number, members?: Member[]}} Presence

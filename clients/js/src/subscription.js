@@ -1,6 +1,7 @@
 import { Backoff, spread } from './backoff.js';
 import { TidewireError } from './errors.js';
 import { PresenceList } from './presence-list.js';
+import { Values } from './values.js';
 
 /**
  * @typedef {import('./messages.js').Event} Event
@@ -8,12 +9,20 @@ import { PresenceList } from './presence-list.js';
  * @typedef {import('./messages.js').PresenceReply} PresenceReply
  * @typedef {import('./messages.js').Subscribed} Subscribed
  *
+ * @typedef {{type: string, key: string, rev: number, expired: boolean}} Removed
+ *   The value of a key that has ended. `expired`: its `ttl` has passed.
+ *
+ * @typedef {{message: Event | Subscribed | PresenceReply | Expiry, at: number}} Queued
+ *   `at`: monotonic milliseconds at which it came.
+ * @typedef {{expiry: true}} Expiry  the `ttl` of a value may have passed
+ *
  * @typedef {object} Handlers
  *   Handlers of one channel run in order, one at a time; a returned promise is awaited. An error in a handler is
  *   reported (`onError`, and the client's `error` event), and the position still advances: one bad event cannot block
  *   the channel forever.
  * @property {(event: Event) => unknown} [onEvent]  every event, once and in order
  * @property {(state: Event[]) => unknown} [onState]  the newest event of every key; replaces the previous state
+ * @property {(removed: Removed) => unknown} [onRemoved]  a value of the state has ended
  * @property {(presence: import('./presence-list.js').PresenceChange) => unknown} [onPresence]
  * @property {(joined: {recovered?: boolean, missed: number, resumed: boolean, epoch: string, offset: number}) => unknown} [onSubscribed]
  *   first after each (re)subscribe. `recovered: false`: events are missing, reload. `missed` events follow.
@@ -33,6 +42,7 @@ import { PresenceList } from './presence-list.js';
  * @property {(event: Event) => void} heard
  * @property {(error: TidewireError) => void} report
  * @property {() => import('./clock.js').Timer} timer
+ * @property {() => number} now  monotonic milliseconds
  * @property {() => number} random
  *
  * @typedef {{id?: string, key?: string, timeout?: number}} PublishOptions
@@ -53,11 +63,11 @@ export class Subscription {
   #state = 'waiting';
   /** @type {string | null | undefined} the id of the pending `subscribe`; null if the URL named the channel */
   #request;
-  /** @type {(Event | Subscribed | PresenceReply)[]} */
+  /** @type {Queued[]} */
   #queue = [];
   #draining = false;
-  /** @type {Map<string, number>} newest rev by type and key */
-  #revs = new Map();
+  /** @type {Values} */
+  #values;
   #presenceList = new PresenceList();
   #retry;
   #backoff;
@@ -72,6 +82,7 @@ export class Subscription {
     this.#handlers = handlers;
     this.#connection = connection;
     this.#retry = connection.timer();
+    this.#values = new Values(connection.timer(), () => this.#enqueue({ expiry: true }));
     this.#backoff = new Backoff(500, 20_000, connection.random);
     this.position = handlers.since;
   }
@@ -217,30 +228,35 @@ export class Subscription {
 
   // --- in order -----------------------------------------------------------------------------------------------------
 
-  /** @param {Event | Subscribed | PresenceReply} message */
+  /** @param {Event | Subscribed | PresenceReply | Expiry} message */
   #enqueue(message) {
-    this.#queue.push(message);
+    this.#queue.push({ message, at: this.#connection.now() });
     if (!this.#draining) void this.#drain();
   }
 
   async #drain() {
     this.#draining = true;
-    for (let message = this.#queue.shift(); message; message = this.#queue.shift()) {
-      if (isSubscribed(message)) await this.#start(message);
+    for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
+      const { message, at } = next;
+      if ('expiry' in message) await this.#expire();
+      else if (isSubscribed(message)) await this.#start(message, at);
       else if (isPresence(message)) await this.#call('onPresence', this.#presenceList.replace(message.presence ?? NOBODY));
       else if (message.offset !== undefined) await this.#durable(message);
-      else if (message.rev !== undefined) await this.#latest(message);
+      else if (message.rev !== undefined) await this.#latest(message, at);
       else if (message.type.startsWith('presence.')) await this.#call('onPresence', this.#presenceList.apply(message));
       else await this.#hand(message);
     }
     this.#draining = false;
   }
 
-  /** @param {Subscribed} message */
-  async #start({ epoch, offset, last, events, state, recovered, presence }) {
+  /**
+   * @param {Subscribed} message
+   * @param {number} at
+   */
+  async #start({ epoch, offset, last, events, state, recovered, presence }, at) {
     const resumed = this.position !== undefined;
     await this.#call('onSubscribed', { recovered, missed: events.length, resumed, epoch, offset });
-    this.#revs = new Map(state.map((event) => [revKey(event), event.rev ?? 0]));
+    this.#values.replace(state, at, this.#connection.now());
     await this.#call('onState', state);
     if (presence) await this.#call('onPresence', this.#presenceList.replace(presence));
     for (const event of events) {
@@ -276,18 +292,21 @@ export class Subscription {
 
   /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. */
   #gap() {
-    const newer = this.#queue.findIndex(isSubscribed);
+    const newer = this.#queue.findIndex(({ message }) => isSubscribed(message));
     this.#queue.splice(0, newer < 0 ? this.#queue.length : newer);
     if (newer < 0 && this.#state === 'joined') this.#rejoin();
   }
 
-  /** @param {Event} event */
-  async #latest(event) {
-    const rev = /** @type {number} */ (event.rev);
-    const key = revKey(event);
-    if (rev <= (this.#revs.get(key) ?? -1)) return;
-    this.#revs.set(key, rev);
-    await this.#hand(event);
+  /**
+   * @param {Event} event
+   * @param {number} at
+   */
+  async #latest(event, at) {
+    if (this.#values.set(event, at, this.#connection.now())) await this.#hand(event);
+  }
+
+  async #expire() {
+    for (const ended of this.#values.expire(this.#connection.now())) await this.#call('onRemoved', ended);
   }
 
   /** @param {Event} event */
@@ -305,6 +324,7 @@ export class Subscription {
     this.#state = 'ended';
     this.#queue.length = 0;
     this.#retry.stop();
+    this.#values.clear();
     this.#connection.forget(this);
   }
 
@@ -313,7 +333,7 @@ export class Subscription {
   }
 
   /**
-   * @param {'onEvent' | 'onState' | 'onPresence' | 'onSubscribed' | 'onUnsubscribed'} name
+   * @param {'onEvent' | 'onState' | 'onRemoved' | 'onPresence' | 'onSubscribed' | 'onUnsubscribed'} name
    * @param {any} argument
    */
   async #call(name, argument) {
@@ -348,14 +368,9 @@ function isPresence(message) {
 }
 
 /**
- * @param {Event | Subscribed | PresenceReply} message
+ * @param {Event | Subscribed | PresenceReply | Expiry} message
  * @returns {message is Subscribed}
  */
 function isSubscribed(message) {
-  return message.type === 'subscribed';
-}
-
-/** @param {Event} event */
-function revKey({ type, key }) {
-  return `${type}\n${key}`;
+  return 'type' in message && message.type === 'subscribed';
 }

@@ -13,6 +13,7 @@ function recorder() {
     onEvent: ({ id }) => calls.put(['event', id]),
     onState: (events) => calls.put(['state', events.map(({ id }) => id)]),
     onSubscribed: ({ recovered, missed }) => calls.put(['subscribed', recovered, missed]),
+    onRemoved: ({ type, key, rev, expired }) => calls.put(['removed', type, key, rev, expired]),
     onUnsubscribed: ({ code }) => calls.put(['unsubscribed', code]),
     onPresence: ({ count, members, joined, left }) => {
       calls.put(['presence', count, members?.map(({ user }) => user), joined?.user, left?.user]);
@@ -371,3 +372,48 @@ test('in a channel too large to list, joins and leaves only count', async (t) =>
   assert.deepEqual(await calls.next(), ['presence', 10, undefined, 'ben', undefined]);
   assert.deepEqual(await calls.next(), ['presence', 9, undefined, undefined, 'ben']);
 });
+
+/** @param {string} key @param {number} rev @param {number} [ttl] */
+function cursor(key, rev, ttl) {
+  return { type: 'doc.cursor', channel: 'room:1', id: `c-${rev}`, at: 1, from: key, data: { user: key }, rev, key, ttl };
+}
+
+test('a value with a ttl ends by the clock of the client, once', async (t) => {
+  const { peer, clock, calls } = await room(t);
+  peer.send([cursor('ann', 1, 30_000), cursor('ben', 2), cursor('eve', 3, 10_000)]);
+  for (const n of [1, 2, 3]) assert.deepEqual(await calls.next(), ['event', `c-${n}`]);
+  clock.advance(10_000);
+  assert.deepEqual(await calls.next(), ['removed', 'doc.cursor', 'eve', 3, true]);
+  peer.send(cursor('ann', 4, 30_000));
+  assert.deepEqual(await calls.next(), ['event', 'c-4']);
+  clock.advance(29_999);
+  peer.send(cursor('ben', 5));
+  assert.deepEqual(await calls.next(), ['event', 'c-5']);
+  clock.advance(1);
+  assert.deepEqual(await calls.next(), ['removed', 'doc.cursor', 'ann', 4, true]);
+});
+
+test('a value of the state ends by its remaining ttl, and not after a newer state', async (t) => {
+  const { peer, clock, calls } = await connectedRoom(t, [cursor('ann', 1, 5_000), cursor('ben', 2, 9_000)]);
+  peer.send({ ...subscribed({ id: null, channel: 'room:1' }, { offset: 0 }), id: null, state: [cursor('ann', 1, 7_000)] });
+  assert.deepEqual(await calls.next(), ['subscribed', undefined, 0]);
+  assert.deepEqual(await calls.next(), ['state', ['c-1']]);
+  clock.advance(6_000);
+  peer.send(cursor('eve', 3));
+  assert.deepEqual(await calls.next(), ['event', 'c-3']);
+  clock.advance(1_000);
+  assert.deepEqual(await calls.next(), ['removed', 'doc.cursor', 'ann', 1, true]);
+  clock.advance(10_000);
+  assert.equal(calls.length, 0);
+});
+
+/** A joined `room:1` with a state. @param {import('node:test').TestContext} t @param {any[]} state */
+async function connectedRoom(t, state) {
+  const scene = await connected(t);
+  const { calls, handlers } = recorder();
+  scene.client.subscribe('room:1', handlers);
+  scene.peer.send({ ...subscribed(await scene.peer.expect('subscribe'), { offset: 0 }), state });
+  assert.deepEqual(await calls.next(), ['subscribed', undefined, 0]);
+  assert.deepEqual(await calls.next(), ['state', state.map(({ id }) => id)]);
+  return { ...scene, calls };
+}

@@ -148,7 +148,7 @@ class MemoryBroker:
             missed = None
         return Snapshot(
             stored.position,
-            stored.state(),
+            stored.state.events(self._clock.monotonic()),
             missed or (),
             None if since is None else missed is not None,
             stored.state_version,

@@ -5,18 +5,18 @@ Bytes are an estimate: the data, plus what CPython takes for an entry or a chann
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from service.adapters.memory.stored_state import StoredState
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication, Retention, accepted_event
 from service.core.position import Position
 
 CHANNEL_BYTES = 1_700
 STREAM_ENTRY_BYTES = 360
-STATE_ENTRY_BYTES = 620
 
 
 class Entry(NamedTuple):
@@ -47,8 +47,6 @@ class StoredChannel:
 
     __slots__ = (
         "_size",
-        "_state",
-        "_state_ttl",
         "_stream",
         "_stream_ttl",
         "counted",
@@ -59,6 +57,7 @@ class StoredChannel:
         "key",
         "last_id",
         "offset",
+        "state",
         "state_version",
     )
 
@@ -77,9 +76,10 @@ class StoredChannel:
         self.counted = Holdings()
         """The holdings that the store has counted; only the store writes it."""
         self._stream: deque[Entry] = deque()
-        self._state: OrderedDict[tuple[str, str | None], Entry] = OrderedDict()
-        self._stream_ttl = self._state_ttl = 0.0
+        self.state = StoredState()
+        self._stream_ttl = 0.0
         self._size = CHANNEL_BYTES
+        """Bytes of all but the state."""
 
     @property
     def position(self) -> Position:
@@ -94,7 +94,8 @@ class StoredChannel:
     @property
     def holdings(self) -> Holdings:
         """What it holds now."""
-        return Holdings(len(self._stream), len(self._state), self._size)
+        state = self.state
+        return Holdings(len(self._stream), len(state.values), self._size + state.size)
 
     @property
     def first(self) -> int:
@@ -112,23 +113,14 @@ class StoredChannel:
         first = self.first
         return [entry.event for entry in islice(self._stream, max(0, low - first), max(0, high - first + 1))]
 
-    def state(self) -> Sequence[Event]:
-        """Returns the newest event of every (type, key), by state version."""
-        return [entry.event for entry in self._state.values()]
-
     def growth(self, publication: Publication, retention: Retention) -> int:
         """Returns by how many bytes `append` would grow the channel; negative if it drops more than it adds."""
         if retention.entries == 0:
             return 0
-        size = _size(publication)
-        if publication.delivery is Delivery.DURABLE:
-            surplus = max(0, len(self._stream) - retention.entries + 1)
-            return size - sum(_size(entry.event) for entry in islice(self._stream, surplus))
-        replaced = self._state.get((publication.type, publication.key))
-        if replaced is not None:
-            return size - _size(replaced.event)
-        surplus = max(0, len(self._state) - retention.entries + 1)
-        return size - sum(_size(entry.event) for entry in islice(self._state.values(), surplus))
+        if publication.delivery is not Delivery.DURABLE:
+            return self.state.growth(publication, retention)
+        surplus = max(0, len(self._stream) - retention.entries + 1)
+        return _size(publication) - sum(_size(entry.event) for entry in islice(self._stream, surplus))
 
     def append(self, publication: Publication, retention: Retention, now: float) -> Event:
         """Stores a publication under the next offset or state version, and drops what the retention does not cover."""
@@ -143,31 +135,20 @@ class StoredChannel:
                 self._drop_oldest_event()
         else:
             self.state_version += 1
-            self._state_ttl = retention.ttl
             event = accepted_event(publication, self.epoch, state_version=self.state_version)
-            # Removed first, so that the new value is the last one: the order is by state version.
-            replaced = self._state.pop((event.type, event.key), None)
-            self._size += _size(event) - (_size(replaced.event) if replaced else 0)
-            self._state[event.type, event.key] = Entry(now, event)
-            while len(self._state) > retention.entries:
-                self._drop_oldest_value()
+            self.state.put(event, retention, now)
         return event
 
     def expire(self, now: float) -> None:
         """Drops entries that are older than the TTL of their retention."""
         while self._stream and self._stream[0].accepted + self._stream_ttl <= now:
             self._drop_oldest_event()
-        while self._state and next(iter(self._state.values())).accepted + self._state_ttl <= now:
-            self._drop_oldest_value()
+        if self.state.values:
+            self.state.expire(now)
 
     def _drop_oldest_event(self) -> None:
         self._size -= _size(self._stream.popleft().event)
 
-    def _drop_oldest_value(self) -> None:
-        self._size -= _size(self._state.popitem(last=False)[1].event)
-
 
 def _size(event: Event | Publication) -> int:
-    if event.delivery is Delivery.DURABLE:
-        return STREAM_ENTRY_BYTES + len(event.data) + len(event.id)
-    return STATE_ENTRY_BYTES + len(event.data) + len(event.id) + len(event.key or "")
+    return STREAM_ENTRY_BYTES + len(event.data) + len(event.id)

@@ -285,16 +285,16 @@ class NatsBroker:
         """Reads until head and state agree. While a channel keeps changing, `state` may contain values above
         `state_version`."""
         async with self.call():
-            head, state = await self._reader.read_state(channel)
+            head, state, now = await self._reader.read_state(channel)
             if since is not None and self._shows_loss(head, since):
                 await self._heads.end_epoch(channel, head.epoch)
-                head, state = await self._reader.read_state(channel)
+                head, state, now = await self._reader.read_state(channel)
             missed = None
             if since is not None:
                 missed = await self._reader.read_missed(channel, head, since, max_events, max_bytes)
         return Snapshot(
             position=head.position,
-            state=[record.event(channel) for record in state],
+            state=[record.event(channel, now) for record in state],
             missed=() if missed is None else missed,
             recovered=None if since is None else missed is not None,
             state_version=head.state_version,

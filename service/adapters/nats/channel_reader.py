@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from service.adapters.nats.connection.jetstream import CONFLICT_BACKOFF, Stream
+from service.adapters.nats.connection.jetstream import CONFLICT_BACKOFF, StoredMessage, Stream
 from service.adapters.nats.head_store import HeadStore
 from service.adapters.nats.records import (
     ChannelHead,
@@ -35,6 +35,8 @@ class ChannelState(NamedTuple):
 
     head: ChannelHead
     values: Sequence[EventRecord]
+    now: int
+    """The time of the read, in ms."""
 
 
 class ChannelReader:
@@ -53,16 +55,23 @@ class ChannelReader:
         for remaining in reversed(range(MAX_TRIES)):
             head = (await self._heads.load_or_create(channel)).head
             if not head.state_version:
-                return ChannelState(head, ())
+                return ChannelState(head, (), milliseconds(self._clock))
             messages = await self._stream.get_all([self._subjects.state(channel)])
             records = [decode(message.data, EventRecord) for message in messages]
             newest = max((record.state_version or 0 for record in records), default=0)
             now = milliseconds(self._clock)
             is_newer = newest > head.state_version and not remaining
             if newest == head.state_version or not head.has_state(now) or is_newer:
-                return ChannelState(head, live_values(head, records, now))
+                return ChannelState(head, live_values(head, records, now), now)
+            if newest < head.state_version and await self._is_complete(channel, messages):
+                return ChannelState(head, live_values(head, records, now), now)  # the newest value has ended
             await asyncio.sleep(backoff.next())
         raise unavailable("JetStream's replicas are too far behind")
+
+    async def _is_complete(self, channel: ChannelKey, messages: Sequence[StoredMessage]) -> bool:
+        """Whether the stream's leader has no newer value than these."""
+        last = await self._stream.get_last(self._subjects.state(channel))
+        return last is None or last.sequence <= max((message.sequence for message in messages), default=0)
 
     async def read_missed(
         self, channel: ChannelKey, head: ChannelHead, since: Position, max_events: int, max_bytes: int

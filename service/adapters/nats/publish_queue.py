@@ -30,6 +30,7 @@ from service.adapters.nats.records import (
     append,
     decode,
     encode,
+    value_life,
 )
 from service.adapters.nats.subjects import Subjects
 from service.adapters.store.retry import retry
@@ -236,7 +237,7 @@ class PublishQueue:
         now: int,
     ) -> Sequence[Write]:
         """Returns the messages of one publish, without the head."""
-        publication, ttl = pending.publication, pending.retention.ttl
+        publication, retention = pending.publication, pending.retention
         subject = self._result_subject(publication)
         result = Write(
             subject,
@@ -247,9 +248,9 @@ class PublishQueue:
         )
         if record.offset is not None:
             segment = self._subjects.durable(publication.channel, record.offset // SEGMENT_SIZE)
-            return result, Write(segment, encode(record), ttl)
+            return result, Write(segment, encode(record), retention.ttl)
         value = self._subjects.value(publication.channel, publication.type, publication.key)
-        return result, Write(value, encode(record), ttl, is_rollup=True)
+        return result, Write(value, encode(record), value_life(publication, retention), is_rollup=True)
 
     def _result_subject(self, publication: Publication) -> str:
         return self._subjects.result(publication.channel, publication.sender, publication.id)

@@ -17,6 +17,9 @@ from service.core.position import Position
 
 SEGMENT_SIZE = 16
 """Durable events that share a subject. A page is read by whole segments, and NATS has an index entry for each subject."""
+ENDED_GRACE = 3_600.0
+"""Seconds that NATS keeps the message of a value that has ended. Versions without `ttl`, which share the store during a rollout,
+look for the newest message; without it, they take the store to be behind."""
 
 
 class SeenHead(NamedTuple):
@@ -126,9 +129,18 @@ class EventRecord(Struct, frozen=True, array_like=True):
     key: str | None
     accepted: int
     total: int
+    ttl: int | None = None
+    """Milliseconds after which a value ends. Older versions ignore it."""
 
-    def event(self, channel: ChannelKey) -> Event:
-        """Returns the event for the port."""
+    def has_ended(self, now: int) -> bool:
+        """Whether a value has ended by its own TTL."""
+        return self.ttl is not None and now >= self.accepted + self.ttl
+
+    def event(self, channel: ChannelKey, now: int | None = None) -> Event:
+        """Returns the event for the port. Without `now`, it was accepted just now."""
+        ttl = self.ttl
+        if ttl is not None and now is not None:
+            ttl = min(ttl, max(1, self.accepted + ttl - now))
         return Event(
             channel=channel,
             type=self.type,
@@ -141,6 +153,7 @@ class EventRecord(Struct, frozen=True, array_like=True):
             state_version=self.state_version,
             key=self.key,
             epoch=self.epoch,
+            ttl=ttl,
         )
 
 
@@ -222,7 +235,15 @@ def event_record(
         key=publication.key,
         accepted=now,
         total=total,
+        ttl=publication.ttl,
     )
+
+
+def value_life(publication: Publication, retention: Retention) -> float:
+    """Returns the seconds that NATS keeps the message of a value."""
+    if publication.ttl is None:
+        return retention.ttl
+    return min(retention.ttl, publication.ttl / 1000 + ENDED_GRACE)
 
 
 def live_events(head: ChannelHead, records: Iterable[EventRecord], now: int) -> Sequence[EventRecord]:
@@ -251,7 +272,9 @@ def live_values(head: ChannelHead, records: Iterable[EventRecord], now: int) -> 
     alive = [
         record
         for record in records
-        if record.state_version is not None and now < record.accepted + head.state_ttl * 1000
+        if record.state_version is not None
+        and now < record.accepted + head.state_ttl * 1000
+        and not record.has_ended(now)
     ]
     alive.sort(key=lambda record: record.state_version or 0)
     return alive[-head.state_entries :] if head.state_entries else ()

@@ -222,9 +222,9 @@ class RedisBroker:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """Runs lua/snapshot.lua."""
         keys = self.keys(channel)
-        epoch, offset, id_, state_version, state, kept, epoch_start = await self.executor.run_script(
+        epoch, offset, id_, state_version, state, kept, epoch_start, now = await self.executor.run_script(
             SNAPSHOT,
-            keys,
+            keys.with_expiries(),
             since.epoch if since is not None else "",
             since.offset if since is not None else "",
             max_events,
@@ -235,7 +235,7 @@ class RedisBroker:
             self._empty.add(channel, None)
         with _unreadable_as_unavailable():
             position = _position(epoch, offset, id_)
-            values = _state(channel, state, position.epoch)
+            values = _state(channel, state, position.epoch, now)
             events = [_stream_event(channel, entry, position.epoch) for entry in kept or ()]
         missed: Sequence[Event] | None = None
         if since is not None and (kept is not None or since.offset == position.offset):
@@ -332,7 +332,7 @@ class RedisBroker:
         keys = self.keys(channel)
         count_command = "SHARDNUMSUB" if self._publish_command == "SPUBLISH" else "NUMSUB"
         is_listed, valid_for, epoch, offset, id_ = await self.executor.run_script(
-            CHANNEL_INFO, keys, count_command, keys.events
+            CHANNEL_INFO, keys.with_expiries(), count_command, keys.events
         )
         return is_listed, valid_for, epoch, offset, id_
 
@@ -385,13 +385,9 @@ def _position(epoch: bytes, offset: int, id_: bytes) -> Position:
 
 def _stream_event(channel: ChannelKey, entry: list[Any], epoch: str) -> Event:
     id_, fields = entry
-    return event_codec.decode_body(channel, _DURABLE, fields[1], epoch, offset=int(id_.partition(b"-")[0]))
+    return event_codec.decode_stored(channel, fields[1], epoch, int(id_.partition(b"-")[0]))
 
 
-def _state(channel: ChannelKey, flat: list[bytes], epoch: str) -> list[Event]:
-    events = []
-    for value in flat[1::2]:
-        head, _, body = value.partition(b"\n")
-        state_version = int(head.partition(b" ")[0])
-        events.append(event_codec.decode_body(channel, Delivery.LATEST, body, epoch, state_version=state_version))
-    return sorted(events, key=lambda event: event.state_version or 0)
+def _state(channel: ChannelKey, flat: list[bytes], epoch: str, now: int) -> list[Event]:
+    values = (event_codec.decode_value(channel, value, epoch, now) for value in flat[1::2])
+    return sorted((event for event in values if event is not None), key=lambda event: event.state_version or 0)

@@ -12,7 +12,11 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 
 DURABLE, LATEST, EPHEMERAL = b"d"[0], b"l"[0], b"e"[0]
-_DURABLE, _LATEST = Delivery.DURABLE, Delivery.LATEST  # members of an Enum are slow to look up
+_DURABLE, _LATEST, _EPHEMERAL = (
+    Delivery.DURABLE,
+    Delivery.LATEST,
+    Delivery.EPHEMERAL,
+)  # members of an Enum are slow to look up
 
 
 class Body(Struct, frozen=True, array_like=True, gc=False):
@@ -26,22 +30,28 @@ class Body(Struct, frozen=True, array_like=True, gc=False):
     data: bytes
 
 
+class EndingBody(Body, frozen=True, array_like=True, gc=False):
+    """The body of a value with a TTL. Older versions ignore its last element."""
+
+    ttl: str = ""
+    """Milliseconds after which the value ends, as TTL_DIGITS digits: lua/values.lua reads the end of the body, because Redis'
+    cmsgpack cannot read `data`."""
+
+
+TTL_DIGITS = 11
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Body).decode
+_decode = msgspec.msgpack.Decoder(EndingBody).decode
 
 
 def encode_body(publication: Publication) -> bytes:
     """Returns the body of a publication."""
-    return _encode(
-        Body(
-            publication.type,
-            publication.id,
-            publication.sender,
-            publication.at,
-            publication.key,
-            publication.data,
-        )
-    )
+    type_, id_, sender, at = publication.type, publication.id, publication.sender, publication.at
+    if publication.ttl is None:
+        return _encode(Body(type_, id_, sender, at, publication.key, publication.data))
+    ttl = f"{publication.ttl:0{TTL_DIGITS}d}"
+    return _encode(EndingBody(type_, id_, sender, at, publication.key, publication.data, ttl))
 
 
 def encode_ephemeral(publication: Publication) -> bytes:
@@ -49,28 +59,40 @@ def encode_ephemeral(publication: Publication) -> bytes:
     return b"e" + encode_body(publication)
 
 
-def decode_body(
-    channel: ChannelKey,
-    delivery: Delivery,
-    body: bytes,
-    epoch: str = "",
-    offset: int | None = None,
-    state_version: int | None = None,
-) -> Event:
-    """Returns the event of a body. Raises msgspec.MsgspecError for a body of another kind."""
+def decode_stored(channel: ChannelKey, body: bytes, epoch: str, offset: int) -> Event:
+    """Returns the durable event of a body. Raises msgspec.MsgspecError for a body of another kind."""
     found = _decode(body)
+    return Event(
+        channel, found.type, found.id, _DURABLE, found.data, found.sender, found.at, offset, None, found.key, epoch
+    )
+
+
+def decode_value(channel: ChannelKey, value: bytes, epoch: str, now: int) -> Event | None:
+    """Returns the event of a value of the state; None if its own TTL has passed. `now`: the server's time in ms.
+
+    Raises ValueError (msgspec's errors are that) for a value of another kind.
+    """
+    head, _, body = value.partition(b"\n")
+    version, _, accepted = head.partition(b" ")
+    found = _decode(body)
+    ttl: int | None = None
+    if found.ttl:
+        ttl = int(accepted) + int(found.ttl) - now
+        if ttl <= 0:
+            return None
     return Event(
         channel,
         found.type,
         found.id,
-        delivery,
+        _LATEST,
         found.data,
         found.sender,
         found.at,
-        offset,
-        state_version,
+        None,
+        int(version),
         found.key,
         epoch,
+        ttl,
     )
 
 
@@ -78,7 +100,10 @@ def decode_message(channel: ChannelKey, message: bytes) -> Event:
     """Returns the event of a message. Raises ValueError (msgspec's errors are that) for a message of another kind."""
     kind = message[0] if message else 0
     if kind == EPHEMERAL:
-        return decode_body(channel, Delivery.EPHEMERAL, message[1:])
+        found = _decode(message[1:])
+        return Event(
+            channel, found.type, found.id, _EPHEMERAL, found.data, found.sender, found.at, None, None, found.key
+        )
     head, _, body = message.partition(b"\n")
     epoch, _, number = head.decode("ascii").partition(" ")
     is_durable = kind == DURABLE
@@ -97,4 +122,5 @@ def decode_message(channel: ChannelKey, message: bytes) -> Event:
         None if is_durable else int(number),
         found.key,
         epoch[1:],
+        int(found.ttl) if found.ttl else None,
     )

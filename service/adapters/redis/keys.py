@@ -40,12 +40,18 @@ class ChannelKeys(NamedTuple):
 
     tag: str
     """One of the keys, to find the slot."""
-    keys: tuple[str, str, str, str]
+    keys: tuple[str, ...]
     """meta, stream, state, order: the keys of every script on a channel (lua/channel.lua)."""
+    expiries: str
+    """The key of the expiries of values (lua/values.lua)."""
     result_prefix: str
     """The beginning of the keys of publish results."""
     events: bytes
     """The Pub/Sub channel."""
+
+    def with_expiries(self) -> ChannelKeys:
+        """Returns the same names, with `expiries` as the fifth key of a script."""
+        return self._replace(keys=(*self.keys, self.expiries))
 
 
 def channel_keys(prefix: str, database: int) -> Callable[[ChannelKey], ChannelKeys]:
@@ -57,7 +63,11 @@ def channel_keys(prefix: str, database: int) -> Callable[[ChannelKey], ChannelKe
         meta, *others = (keys.of_channel(channel, part) for part in ("meta", "stream", "state", "order"))
         stream, state, order = others
         return ChannelKeys(
-            meta, (meta, stream, state, order), keys.of_channel(channel, "id:"), keys.events(channel).encode()
+            meta,
+            (meta, stream, state, order),
+            keys.of_channel(channel, "expiries"),
+            keys.of_channel(channel, "id:"),
+            keys.events(channel).encode(),
         )
 
     return names

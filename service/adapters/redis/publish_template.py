@@ -29,6 +29,7 @@ class PublishTemplate:
 
     __slots__ = (
         "_arguments",
+        "_command",
         "_generation",
         "_head",
         "_middle",
@@ -51,13 +52,18 @@ class PublishTemplate:
         self.epoch, self.number, self.id, self.accepted_at = "", 0, "", 0
         """This node's newest publication: its epoch, offset or state version, id, and time in ms."""
         self._arguments = arguments
-        command = ("EVALSHA", PUBLISH.sha, len(keys.keys) + 1, *keys.keys)
-        others = 4 if is_durable else 5  # the result's key, generation, id, body; type and key
-        self._head = b"*%d\r\n" % (len(command) + len(arguments) + others) + _encode(*command)
+        shared = keys.keys if is_durable else keys.with_expiries().keys
+        self._command: tuple[Argument, ...] = ("EVALSHA", PUBLISH.sha, len(shared) + 1, *shared)
+        self._head = self._encode_head(4 if is_durable else 5)  # the result's key, generation, id, body; type and key
         self._result_prefix = keys.result_prefix.encode()
         self._generation: str | None = None
         self._middle = b""
         """The generation and the shared arguments, encoded."""
+
+    def _encode_head(self, others: int) -> bytes:
+        """Encodes the beginning of a call with so many arguments that are not shared."""
+        size = len(self._command) + len(self._arguments) + others
+        return b"*%d\r\n" % size + _encode(*self._command)
 
     def record(self, epoch: str, number: int, publication: Publication) -> None:
         """Records the newest accepted publication."""
@@ -88,6 +94,8 @@ class PublishTemplate:
         if not self.is_durable:
             field = f"{publication.type}\n{publication.key or ''}".encode()
             parts = (*parts, _length(len(field)), field, b"\r\n")
+            if publication.ttl is not None:
+                return b"".join((self._encode_head(6), *parts[1:], _encode(publication.ttl)))
         return b"".join(parts)
 
 

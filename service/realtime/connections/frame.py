@@ -46,6 +46,7 @@ def encode_event(event: Event) -> bytes:
             event.offset,
             event.state_version,
             event.key,
+            event.ttl,
         )
     )
 

@@ -245,6 +245,7 @@ class DeclaredEvent(ApiReply, frozen=True, kw_only=True):
     window: (
         Annotated[float, Meta(description="Seconds within which events may be joined into one frame.")] | UnsetType
     ) = UNSET
+    ttl: Annotated[float, Meta(description="Seconds after which a value ends.")] | UnsetType = UNSET
 
 
 class Declared(ApiReply, frozen=True, kw_only=True):

@@ -208,6 +208,7 @@ def _declare(spec: ChannelSpec) -> Declared:
                 delivery=event.delivery,
                 key=_json_pointer(event.key) if event.key is not None else UNSET,
                 window=event.window or UNSET,
+                ttl=event.ttl / 1000 if event.ttl is not None else UNSET,
             )
             for event in spec.events.values()
         },

@@ -1,4 +1,5 @@
 -- Reads whether a channel has subscribers, history or state, and does not create it.
+-- KEYS: 5 expiries (values.lua)
 -- ARGV: 4 NUMSUB or SHARDNUMSUB, 5 Pub/Sub channel
 -- Returns {1 if it can be listed, ms for which its history or state makes it so, epoch ("" without a position), offset, id}
 
@@ -11,6 +12,7 @@ if not channel then
 end
 expire_stream(channel.t)
 expire_state(channel.u)
+if channel.r > 0 then remove_ended() end
 -- Computed from the times at which the expiries were last set. Readers may drop older entries earlier.
 local valid_for = math.max(channel.x + channel.t, channel.y + channel.u) - now
 local is_listed = subscribers + redis.call('XLEN', KEYS[2]) + redis.call('HLEN', KEYS[3]) > 0

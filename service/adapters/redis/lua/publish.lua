@@ -1,7 +1,7 @@
 -- Accepts an event once: stores it and its result, and publishes it.
--- KEYS: 5 result of this id
+-- KEYS: the last is the result of this id; before it, for "l", 5 expiries (values.lua)
 -- ARGV: 4 "d" or "l", 5 entries to keep, 6 TTL (ms), 7 idempotency window (ms), at most ARGV 3, 8 PUBLISH or SPUBLISH,
---       9 Pub/Sub channel, 10 id, 11 body, 12 type\nkey (latest)
+--       9 Pub/Sub channel, 10 id, 11 body, 12 type\nkey (latest), 13 TTL (ms) of the value, at most ARGV 6; absent without one
 -- Returns "epoch number", where the number is the offset or the state version. Or a list: {"epoch number"} of the first publish
 -- for a duplicate; {"epoch number", 1} for an accepted event whose channel may be missing in its tenant's index.
 
@@ -10,7 +10,8 @@
 local SLACK = 10000
 local DAY = 86400000
 
-local known = redis.call('MGET', KEYS[1], KEYS[5])
+local result_key = KEYS[#KEYS]
+local known = redis.call('MGET', KEYS[1], result_key)
 local channel, stale = open(known[1], true)
 if stale then return stale end
 
@@ -61,15 +62,23 @@ if ARGV[4] == 'd' then
 else
   number = channel.r + 1
   if ARGV[5] ~= '0' then
-    redis.call('ZADD', KEYS[4], number, ARGV[12])
+    if ARGV[13] then
+      remove_ended()
+      redis.call('ZADD', KEYS[5], now + ARGV[13], ARGV[12])
+      redis.call('PEXPIRE', KEYS[5], ttl + slack)
+    end
+    local is_new_field = redis.call('ZADD', KEYS[4], number, ARGV[12]) == 1
     redis.call('HSET', KEYS[3], ARGV[12], string.format('%d %d\n', number, now) .. ARGV[11])
-    for _ = ARGV[5] + 1, redis.call('ZCARD', KEYS[4]) do
+    local held = redis.call('ZCARD', KEYS[4])
+    for _ = ARGV[5] + 1, held do
       redis.call('HDEL', KEYS[3], redis.call('ZPOPMIN', KEYS[4])[1])
     end
-    if ttl ~= channel.u or now < channel.y or now >= channel.y + slack then
+    -- The state may have become empty before its keys expired. Then they are new, and have no expiry.
+    local is_new = is_new_field and held == 1
+    if is_new or ttl ~= channel.u or now < channel.y or now >= channel.y + slack then
       redis.call('PEXPIRE', KEYS[3], ttl + slack)
       redis.call('PEXPIRE', KEYS[4], ttl + slack)
-      is_unindexed = channel.y + channel.u <= now or math.floor(now / DAY) > math.floor(channel.y / DAY)
+      is_unindexed = is_new or channel.y + channel.u <= now or math.floor(now / DAY) > math.floor(channel.y / DAY)
       channel.y = now
     end
     if number % 16 == 0 then expire_state(ttl) end
@@ -82,7 +91,7 @@ redis.call('SET', KEYS[1], encode_meta(channel), 'PX', meta_ttl)
 if ARGV[4] == 'd' and ARGV[5] == '0' then redis.call('DEL', KEYS[2]) end
 -- A leading zero marks a state version, because offsets and state versions are counted separately.
 local stored = ARGV[4] == 'd' and result or string.format('%s 0%d', channel.e, number)
-redis.call('SET', KEYS[5], stored, 'PX', ARGV[7])
+redis.call('SET', result_key, stored, 'PX', ARGV[7])
 redis.call(ARGV[8], ARGV[9], ARGV[4] .. result .. '\n' .. ARGV[11])
 if is_unindexed then return {result, 1} end
 return result

@@ -27,11 +27,11 @@ def _on_channel(*names: str) -> Script:
     return load("channel", *names)
 
 
-PUBLISH = _on_channel("publish")
-SNAPSHOT = _on_channel("empty", "snapshot")
+PUBLISH = _on_channel("values", "publish")
+SNAPSHOT = _on_channel("empty", "values", "snapshot")
 HISTORY = _on_channel("empty", "history")
 STREAM_HEAD = _on_channel("stream_head")
-CHANNEL_INFO = _on_channel("channel_info")
+CHANNEL_INFO = _on_channel("values", "channel_info")
 RENEW_EMPTY = _on_channel("empty", "renew_empty")
 TERM = load("term")
 CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, STREAM_HEAD, CHANNEL_INFO, RENEW_EMPTY)

@@ -1,14 +1,16 @@
 -- Reads a channel at one moment.
+-- KEYS: 5 expiries (values.lua)
 -- ARGV: 4 epoch and 5 offset of the position to resume from (or ""), 6 maximum of events and 7 of bytes to read,
 --       8 age (microseconds) that an epoch must have before a position may end it
 -- Returns {epoch, offset, id, state version, {type\nkey, value, …}, events from that offset on or nil, offset at which the
---          epoch began or nil}
+--          epoch began or nil, time in ms}. Some of the values may have ended.
 
 local channel, stale = open(redis.call('GET', KEYS[1]), true)
 if stale then return stale end
 keep_empty(channel, EMPTY_TTL)
 expire_stream(channel.t)
 expire_state(channel.u)
+if channel.r > 0 then remove_ended() end
 
 local events = nil
 local since = tonumber(ARGV[5])
@@ -36,4 +38,5 @@ if ARGV[4] == channel.e and since < channel.o and channel.o - since <= tonumber(
     from = string.match(part[#part][1], '^(%d+)') + 1
   end
 end
-return {channel.e, channel.o, channel.i, channel.r, redis.call('HGETALL', KEYS[3]), events or false, channel.b or false}
+local state = redis.call('HGETALL', KEYS[3])
+return {channel.e, channel.o, channel.i, channel.r, state, events or false, channel.b or false, now}

@@ -1,0 +1,25 @@
+-- Values of the state with a TTL of their own.
+-- KEYS: 5 expiries (sorted set of type\nkey by the ms at which the value ends). An entry may be older than its value:
+--       a value that replaces another one without a TTL leaves it.
+
+local MAX_ENDED = 64 -- one call removes at most so many; reads drop the others
+
+-- The ms at which a value ends by its own TTL; nil without one.
+local function expiry_of(value)
+  local accepted, elements = string.match(value, '^%d+ (%d+)\n(.)')
+  -- The body is an array. If it has seven elements, the last is the TTL in eleven digits (event_codec.py).
+  return elements == '\151' and accepted + string.sub(value, -11) or nil
+end
+
+-- Removes values that have ended. Returns nothing.
+local function remove_ended()
+  for _, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, MAX_ENDED)) do
+    local value = redis.call('HGET', KEYS[3], field)
+    local expiry = value and expiry_of(value)
+    if expiry and expiry <= now then
+      redis.call('HDEL', KEYS[3], field)
+      redis.call('ZREM', KEYS[4], field)
+    end
+    redis.call('ZREM', KEYS[5], field)
+  end
+end

@@ -1,0 +1,100 @@
+"""The guarantee of the Broker port for values that end, as tests. Each broker's class derives from `ValuesSuite`."""
+
+from __future__ import annotations
+
+from service.core.broker import Broker
+from service.core.event import Event, Retention
+from tests.contract.broker_suite import MANY, MUCH, ROOM, TTL, BrokerSuite, Publisher, RecordingSink
+from tests.support.clock import FakeClock
+
+
+async def state_of(broker: Broker) -> list[Event]:
+    return list((await broker.snapshot(ROOM, None, MANY, MUCH)).state)
+
+
+class ValuesSuite(BrokerSuite):
+    """The tests of every broker."""
+
+    async def test_value_with_ttl_is_delivered_and_read_with_remaining_milliseconds(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        await publish.latest("a", ttl=20.0)
+        await publish.latest("b")
+        await self.settled(broker)
+        assert [(event.key, event.ttl) for event in sink.events] == [("a", 20_000), ("b", None)]
+        ended, kept = await state_of(broker)
+        assert ended.ttl is not None
+        assert 10_000 < ended.ttl <= 20_000
+        assert kept.ttl is None
+
+    async def test_value_with_ttl_is_not_read_after_it(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.latest("a", ttl=20.0)
+        await publish.latest("b")
+        await publish.latest("c", ttl=50.0)
+        await self.advance(clock, 10.0)
+        remaining = [event.ttl for event in await state_of(broker) if event.ttl is not None]
+        assert [5_000 < ttl <= limit for ttl, limit in zip(remaining, (10_000, 40_000), strict=True)] == [True, True]
+        await self.advance(clock, 10.0)
+        assert [event.key for event in await state_of(broker)] == ["b", "c"]
+        await self.advance(clock, 30.0)
+        assert [event.key for event in await state_of(broker)] == ["b"]
+
+    async def test_value_with_ttl_starts_anew_with_each_publish(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.latest("a", ttl=20.0)
+        await publish.latest("b", ttl=20.0)
+        await publish.latest("c", ttl=20.0)
+        await self.advance(clock, 10.0)
+        await publish.latest("a", ttl=20.0)
+        await publish.latest("b")  # the contract has changed
+        await self.advance(clock, 10.0)
+        assert [event.key for event in await state_of(broker)] == ["a", "b"]
+        await self.advance(clock, 10.0)
+        assert [event.key for event in await state_of(broker)] == ["b"]
+
+    async def test_newest_value_that_has_ended_leaves_others_and_the_version(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.latest("a")
+        last = await publish.latest("b", ttl=5.0)
+        await self.advance(clock, 5.0)
+        snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
+        assert [event.key for event in snapshot.state] == ["a"]
+        assert snapshot.state_version == last.state_version == 2
+        assert (await publish.latest("b", ttl=5.0)).state_version == 3
+
+    async def test_state_that_has_ended_expires_again_after_later_values(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.latest("a", ttl=5.0)
+        await self.advance(clock, 5.0)
+        assert await state_of(broker) == []
+        assert await broker.list_channels("acme", "", MANY) == [] or not self.lists_exactly
+        await publish.latest("b")
+        assert [info.name for info in await broker.list_channels("acme", "", MANY)] == [ROOM.name]
+        await self.advance(clock, TTL)
+        assert await state_of(broker) == []
+
+    async def test_ended_values_make_room_for_others(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        keep = Retention(entries=3, ttl=TTL)
+        await publish.latest("old", retention=keep)
+        for key in ("a", "b"):
+            await publish.latest(key, ttl=5.0, retention=keep)
+        await self.advance(clock, 5.0)
+        await publish.latest("c", ttl=5.0, retention=keep)
+        assert [event.key for event in await state_of(broker)] == ["old", "c"]
+
+    async def test_repeated_id_of_ended_value_does_not_restore_it(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        first = await publish.latest("a", id="v-1", ttl=5.0)
+        await self.advance(clock, 5.0)
+        again = await publish.latest("a", id="v-1", ttl=5.0)
+        assert (again.duplicate, again.state_version) == (True, first.state_version)
+        assert await state_of(broker) == []
