@@ -237,6 +237,8 @@ async def test_redis_values_that_have_ended_leave_no_key_without_expiry() -> Non
     server = await movable_valkey()
     async with running(server.url) as broker:
         publish = Publisher(broker, FakeClock())
+        keys = broker.keys(ROOM)
+        names = (*keys.keys[2:], keys.expiries)
         for number in range(3):
             for other in range(100):
                 await publish.latest(f"k-{other}", ttl=1.0, retention=Retention(1_000, 30.0))
@@ -245,8 +247,6 @@ async def test_redis_values_that_have_ended_leave_no_key_without_expiry() -> Non
             await server.advance(1.0)
             for _ in range(2):  # a snapshot deletes 64
                 assert (await broker.snapshot(ROOM, None, MANY, MUCH)).state == []
-            keys = broker.keys(ROOM)
-            names = (*keys.keys[2:], keys.expiries)
             assert [await broker.executor.run_command(name, "EXISTS", name) for name in names] == [0, 0, 0], number
         await publish.latest("b", retention=Retention(1_000, 30.0))
         for name in keys.keys[2:]:
