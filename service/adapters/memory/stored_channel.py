@@ -42,6 +42,11 @@ class Holdings(NamedTuple):
         )
 
 
+_NO_STREAM: deque[Entry] = deque(maxlen=0)
+_NO_STATE = StoredState()
+# All channels without entries share both: an empty deque takes 600 bytes, and most channels of a node have only ephemeral events.
+
+
 class StoredChannel:
     """A stream, a state, and the epoch, offset and id that outlive the entries."""
 
@@ -75,8 +80,8 @@ class StoredChannel:
         """Whether it is among the names that can be listed; only the store writes it."""
         self.counted = Holdings()
         """The holdings that the store has counted; only the store writes it."""
-        self._stream: deque[Entry] = deque()
-        self.state = StoredState()
+        self._stream = _NO_STREAM
+        self.state = _NO_STATE
         self._stream_ttl = 0.0
         self._size = CHANNEL_BYTES
         """Bytes of all but the state."""
@@ -129,6 +134,8 @@ class StoredChannel:
             self.last_id = publication.id
             self._stream_ttl = retention.ttl
             event = accepted_event(publication, self.epoch, offset=self.offset)
+            if self._stream is _NO_STREAM:
+                self._stream = deque()
             self._stream.append(Entry(now, event))
             self._size += _size(event)
             while len(self._stream) > retention.entries:
@@ -136,6 +143,8 @@ class StoredChannel:
         else:
             self.state_version += 1
             event = accepted_event(publication, self.epoch, state_version=self.state_version)
+            if self.state is _NO_STATE:
+                self.state = StoredState()
             self.state.put(event, retention, now)
         return event
 
