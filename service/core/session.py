@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from service.core.channel import ChannelKey
 from service.core.identity import Identity
@@ -68,11 +68,23 @@ class Session(Struct, eq=False, gc=False):
     max_subscriptions: int
     is_ready: bool = False
     """True once the client has sent `ready`."""
-    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    _subscriptions: Subscription | dict[str, Subscription] | None = None
+    """One subscription, or several by channel. Most sessions have one, and a dictionary takes more memory than a session."""
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """The present subscriptions, in the order in which they were added."""
+        held = self._subscriptions
+        if held is None:
+            return ()
+        return tuple(held.values()) if isinstance(held, dict) else (held,)
 
     def check_can_subscribe(self, channel: str) -> None:
         """Raises ServiceError if the session is subscribed to the channel, or has `max_subscriptions`."""
-        if channel in self.subscriptions:
+        held = self._subscriptions
+        if held is None and self.max_subscriptions > 0:
+            return
+        if self.find(channel) is not None:
             raise ServiceError(ErrorCode.ALREADY_SUBSCRIBED, f"{channel} is subscribed already", path="$.channel")
         if len(self.subscriptions) >= self.max_subscriptions:
             raise ServiceError(
@@ -81,13 +93,43 @@ class Session(Struct, eq=False, gc=False):
                 limit=self.max_subscriptions,
             )
 
+    def add(self, subscription: Subscription) -> None:
+        """Adds a subscription to a channel that has none."""
+        held = self._subscriptions
+        if held is None:
+            self._subscriptions = subscription
+        elif isinstance(held, dict):
+            held[subscription.channel.name] = subscription
+        else:
+            self._subscriptions = {held.channel.name: held, subscription.channel.name: subscription}
+
+    def remove(self, channel: str) -> Subscription | None:
+        """Removes the subscription to a channel, and returns it. Returns None without one."""
+        held = self._subscriptions
+        if isinstance(held, dict):
+            return held.pop(channel, None)
+        if held is None or held.channel.name != channel:
+            return None
+        self._subscriptions = None
+        return held
+
+    def find(self, channel: str) -> Subscription | None:
+        """Returns the subscription to a channel; None without one."""
+        held = self._subscriptions
+        if isinstance(held, dict):
+            return held.get(channel)
+        return None if held is None or held.channel.name != channel else held
+
     def subscription(self, channel: str) -> Subscription:
         """Returns the subscription. Raises ServiceError(NOT_SUBSCRIBED)."""
-        found = self.subscriptions.get(channel)
+        found = self.find(channel)
         if found is None:
             raise ServiceError(ErrorCode.NOT_SUBSCRIBED, f"{channel} is not subscribed", path="$.channel")
         return found
 
     def is_subscribed(self, channel: str) -> bool:
         """True if the session has a subscription to the channel."""
-        return channel in self.subscriptions
+        held = self._subscriptions
+        if isinstance(held, dict):
+            return channel in held
+        return held is not None and held.channel.name == channel

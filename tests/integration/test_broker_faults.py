@@ -17,7 +17,7 @@ def away() -> ServiceError:
 def nothing_held(server: Running, user: str) -> None:
     node = server.service.node
     (connection,) = node.streams.registry.of_user("default", user)
-    assert connection.session.subscriptions == {}
+    assert connection.session.subscriptions == ()
     assert all(not room.has_member(connection) for room in node.streams.hub.rooms())
 
 

@@ -334,7 +334,7 @@ class SessionHandler:
         node, connection = self._node, self._connection
         code = connection.closing[0].code if connection.closing is not None else connection.transport.close_code
         try:
-            for channel in list(connection.session.subscriptions):
+            for channel in [one.channel.name for one in connection.session.subscriptions]:
                 try:
                     waiting = node.streams.subscriptions.start_leaving(connection, channel)
                     if waiting is not None:

@@ -110,5 +110,5 @@ class Streams:
         if code is CloseCode.SLOW_CONSUMER:
             self._metrics.outbox.slow_consumers.inc()
             self._recent_clients.record_slow_consumer(connection.slot.network, connection.session.identity)
-        for subscription in connection.session.subscriptions.values():
+        for subscription in connection.session.subscriptions:
             self._membership.detach(connection, subscription)

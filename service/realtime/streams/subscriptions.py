@@ -60,7 +60,7 @@ class Subscriptions:
         key = channel_key(identity.tenant, channel)
         start = Start.JOIN if since is None else Start.POSITION
         subscription = Subscription(key, request, since, start, self._presence_access(identity, channel, spec))
-        session.subscriptions[key.name] = subscription
+        session.add(subscription)
         membership = self._membership
         has_joined = membership.join_now(connection, subscription)
         if has_joined and start is Start.JOIN and not spec.presence:
@@ -93,7 +93,7 @@ class Subscriptions:
                 await self._membership.forgo_history(subscription)
             if spec.presence and not identity.is_anonymous:
                 await self._presence.join(subscription.channel, identity.user, connection.id, identity.info)
-            if session.subscriptions.get(channel) is not subscription:
+            if session.find(channel) is not subscription:
                 # The backend has ended the subscription meanwhile.
                 waiting = self._leave(connection, subscription)
                 if waiting is not None:
@@ -174,11 +174,11 @@ class Subscriptions:
         the call to show what the token newly allows.
         """
         session = connection.session
-        ended = [one for one in session.subscriptions.values() if not self._restrict(connection, one)]
+        ended = [one for one in session.subscriptions if not self._restrict(connection, one)]
         for subscription in ended:  # after the client was notified, because leaving may wait for the broker
             await self.leave(connection, subscription.channel.name)
-        for subscription in list(session.subscriptions.values()):
-            if session.subscriptions.get(subscription.channel.name) is subscription:  # else it has ended meanwhile
+        for subscription in session.subscriptions:
+            if session.find(subscription.channel.name) is subscription:  # else it has ended meanwhile
                 await self._grant(connection, subscription)
 
     def _restrict(self, connection: Connection, subscription: Subscription) -> bool:
@@ -229,7 +229,7 @@ class Subscriptions:
 
     def start_leaving(self, connection: Connection, channel: str) -> Awaitable[None] | None:
         """Does the same as `leave`. Returns what has to be waited for; None if nothing is left to do."""
-        subscription = connection.session.subscriptions.pop(channel, None)
+        subscription = connection.session.remove(channel)
         return None if subscription is None else self._leave(connection, subscription)
 
     def _leave(self, connection: Connection, subscription: Subscription) -> Awaitable[None] | None:

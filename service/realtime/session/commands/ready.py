@@ -16,7 +16,7 @@ def handle(node: Node, connection: Connection, command: Ready) -> Awaitable[None
     """Sends `subscribed` for every pending subscription. Waits only if something has to be read, or the outbox is full."""
     session, subscriptions = connection.session, node.streams.subscriptions
     session.is_ready = True
-    pending = [one for one in session.subscriptions.values() if one.phase is Phase.PENDING]
+    pending = [one for one in session.subscriptions if one.phase is Phase.PENDING]
     for index, subscription in enumerate(pending):
         if connection.is_closing:
             return None
