@@ -24,6 +24,7 @@ from msgspec import Struct
 from service.core.backoff import next_retry_slot
 from service.core.identity import Identity
 from service.core.limits import Limits, Rate
+from service.core.quota import QuotaScope
 from service.core.token_bucket import TokenBucket
 
 VIOLATION_WINDOW = 10.0
@@ -34,6 +35,19 @@ _TOLERANCE = 1e-3
 Kind = Literal["messages", "subscribes"]
 
 
+class Refused(Struct, gc=False):
+    """What is known of refused messages. Most connections and users have none, so they have no such object."""
+
+    messages_retry_at: float = 0.0
+    """Monotonic seconds at which the last refused message should be retried."""
+    subscribes_retry_at: float = 0.0
+    """Monotonic seconds at which the last refused subscribe should be retried."""
+    violations: tuple[float, ...] = ()
+    """Monotonic seconds of recent frames above the rate. Only of connections."""
+    shared_refusals: TokenBucket | None = None
+    """Refusals by shared buckets that are no violations: as many as the connection's own rate allows."""
+
+
 class SharedRates(Struct, gc=False):
     """The buckets of one user, address or tenant."""
 
@@ -41,9 +55,7 @@ class SharedRates(Struct, gc=False):
     """Monotonic seconds at which the bucket for messages is full again."""
     subscribes: float = 0.0
     """Monotonic seconds at which the bucket for subscribes is full again."""
-    messages_retry_at: float = 0.0
-    """Monotonic seconds at which the last refused message should be retried."""
-    subscribes_retry_at: float = 0.0
+    refused: Refused | None = None
     connections: int = 0
     """Open connections that share these buckets."""
 
@@ -61,12 +73,7 @@ class ConnectionRates(Struct, gc=False):
     """None for an anonymous connection."""
     messages: float = 0.0
     subscribes: float = 0.0
-    messages_retry_at: float = 0.0
-    subscribes_retry_at: float = 0.0
-    violations: tuple[float, ...] = ()
-    """Monotonic seconds of recent frames above the rate."""
-    shared_refusals: TokenBucket | None = None
-    """Refusals by shared buckets that are no violations: as many as the connection's own rate allows."""
+    refused: Refused | None = None
 
 
 class _Bucket(Struct, frozen=True):
@@ -152,18 +159,23 @@ class MessageRates:
             "subscribes": self._subscribe_buckets,
         }
 
-    def register(self, network: str, identity: Identity) -> ConnectionRates:
-        """Returns the buckets of a new connection. Call `unregister` when it ends."""
-        tenant, user = identity.tenant, identity.user
-        shared_user = None if identity.is_anonymous else self._users.acquire((tenant, user))
-        return ConnectionRates(self._addresses.acquire(network), self._tenants.acquire(tenant), shared_user)
+    def register(self, network: str, identity: Identity, scope: QuotaScope | None = None) -> ConnectionRates:
+        """Returns the buckets of a new connection. Call `unregister` when it ends.
+
+        `scope`: that of the user, if the caller keeps it. One object as the key of several dictionaries saves memory.
+        """
+        tenant = identity.tenant
+        user = None
+        if not identity.is_anonymous:
+            user = self._users.acquire(QuotaScope(tenant, identity.user) if scope is None else scope)
+        return ConnectionRates(self._addresses.acquire(network), self._tenants.acquire(tenant), user)
 
     def unregister(self, network: str, identity: Identity) -> None:
         """Removes a connection from its shared buckets."""
         self._addresses.release(network)
         self._tenants.release(identity.tenant)
         if not identity.is_anonymous:
-            self._users.release((identity.tenant, identity.user))
+            self._users.release(QuotaScope(identity.tenant, identity.user))
 
     def acquire_message(self, rates: ConnectionRates, now: float) -> Exceeded | None:
         """Does what `acquire` does for one message. Written out for speed, because it runs for every message."""
@@ -233,8 +245,9 @@ class MessageRates:
     ) -> Exceeded:
         step = cost * bucket.interval
         soonest = max(getattr(owner, kind), now) + step - now - bucket.full
-        retry_at, wait = next_retry_slot(getattr(owner, f"{kind}_retry_at"), now, soonest, step, bucket.full)
-        setattr(owner, f"{kind}_retry_at", retry_at)
+        refused = owner.refused = owner.refused or Refused()
+        retry_at, wait = next_retry_slot(getattr(refused, f"{kind}_retry_at"), now, soonest, step, bucket.full)
+        setattr(refused, f"{kind}_retry_at", retry_at)
         return Exceeded(bucket.scope, wait)
 
     def is_abusive(self, rates: ConnectionRates, scope: str, now: float) -> bool:
@@ -242,13 +255,14 @@ class MessageRates:
 
         Other connections may have emptied a shared bucket. So its refusals are violations only above the connection's own rate.
         """
+        refused = rates.refused = rates.refused or Refused()
         if scope != "connection":
-            if rates.shared_refusals is None:
-                rates.shared_refusals = TokenBucket(self._limits.connection_rate, now)
-            if not rates.shared_refusals.acquire(now):
+            if refused.shared_refusals is None:
+                refused.shared_refusals = TokenBucket(self._limits.connection_rate, now)
+            if not refused.shared_refusals.acquire(now):
                 return False
-        rates.violations = (*(at for at in rates.violations if at > now - VIOLATION_WINDOW), now)
-        return len(rates.violations) > self._limits.rate_violations
+        refused.violations = (*(at for at in refused.violations if at > now - VIOLATION_WINDOW), now)
+        return len(refused.violations) > self._limits.rate_violations
 
     def evict_full(self, now: float, max_keys: int) -> None:
         """Evicts users, addresses and tenants without connections whose buckets are full: at most `max_keys` of each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import structlog
 
@@ -28,9 +29,13 @@ MAX_CALL_CLAIMS = 1_000
 _log = structlog.get_logger("quota")
 
 
+_tenant_scope = lru_cache(maxsize=1024)(QuotaScope)
+"""The scope of a tenant. Its connections share one object."""
+
+
 def scopes_of(identity: Identity) -> tuple[QuotaScope, ...]:
     """Returns the scopes of a connection: its tenant, and its user unless it is anonymous."""
-    tenant = QuotaScope(identity.tenant)
+    tenant = _tenant_scope(identity.tenant)
     return (tenant,) if identity.is_anonymous else (tenant, QuotaScope(identity.tenant, identity.user))
 
 
@@ -89,8 +94,11 @@ class ConnectionQuota:
         """Returns the number of this node's connections in the scope."""
         return self._local.get(scope, 0)
 
-    def reserve(self, identity: Identity) -> None:
-        """Counts a connection on this node. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap."""
+    def reserve(self, identity: Identity) -> QuotaScope:
+        """Counts a connection on this node. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap.
+
+        Returns the scope of the user, or that of the tenant for an anonymous connection.
+        """
         scopes, local = scopes_of(identity), self._local
         for scope in scopes:
             cap = self._cap(scope)
@@ -98,6 +106,7 @@ class ConnectionQuota:
                 raise self._cap_reached(scope)
         for scope in scopes:
             local[scope] = local.get(scope, 0) + 1
+        return scopes[-1]
 
     async def confirm(self, identity: Identity) -> None:
         """Counts a reserved connection over all nodes, if the quota `is_shared`.

@@ -6,6 +6,8 @@ import ipaddress
 from collections import Counter
 from functools import lru_cache
 
+from msgspec import UNSET, Struct
+
 from service.core.identity import Identity
 from service.core.limits import Limits
 from service.realtime.admission.message_rates import ConnectionRates, MessageRates
@@ -30,19 +32,15 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-class ConnectionSlot:
+class ConnectionSlot(Struct, eq=False, gc=False):
     """The place of one connection under the caps."""
 
-    __slots__ = ("_identity", "_is_open", "_slots", "network", "rates")
-
-    rates: ConnectionRates
-    """How much the connection may send. Set by `identify`."""
-
-    def __init__(self, slots: Slots, network: str) -> None:
-        self._slots = slots
-        self._identity: Identity | None = None
-        self._is_open = True
-        self.network = network
+    _slots: Slots
+    network: str
+    rates: ConnectionRates = UNSET  # type: ignore[assignment]  # set by `identify`, before anything reads it
+    """How much the connection may send."""
+    _identity: Identity | None = None
+    _is_open: bool = True
 
     async def identify(self, identity: Identity) -> None:
         """Counts the slot for its tenant and user. Raises ServiceError(TOO_MANY_CONNECTIONS); then release the slot."""
@@ -109,10 +107,10 @@ class Slots:
 
     def identify(self, network: str, identity: Identity) -> ConnectionRates:
         """Reserves the quota of an identity, and returns the connection's rates. For ConnectionSlot."""
-        self.quota.reserve(identity)
+        scope = self.quota.reserve(identity)
         self._pending -= 1
         self._metrics.connections.pending_connections.dec()
-        return self._rates.register(network, identity)
+        return self._rates.register(network, identity, scope)
 
     def release(self, network: str, identity: Identity | None) -> None:
         """Frees a slot. For ConnectionSlot."""
