@@ -43,12 +43,14 @@ class LiveMembers:
         self.members[connection] = subscription
         self._common = None
 
-    def remove(self, connection: Connection) -> None:
-        """Removes a member, which gets no unfinished broadcast. Does nothing if it is no member."""
-        self.members.pop(connection, None)
+    def remove(self, connection: Connection) -> bool:
+        """Removes a member, which gets no unfinished broadcast. False if it is no member."""
+        if self.members.pop(connection, None) is None:
+            return False
         self._common = None
         for broadcast in self.broadcasts:
             broadcast.leave(connection)
+        return True
 
     def flush_and_remove(self, connection: Connection) -> None:
         """Writes the unfinished broadcasts to a member, then removes it."""

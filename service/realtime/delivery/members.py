@@ -39,14 +39,14 @@ class Members:
         "_presence_buffers",
         "_replaying",
         "_restricted",
+        "_silent",
         "_subscribing",
-        "_subscriptions",
     )
 
     def __init__(self, context: RoomContext) -> None:
         self._context = context
-        self._subscriptions: dict[Connection, Subscription] = {}
-        """The subscriptions of all members, also of pending ones."""
+        self._silent: dict[Connection, None] | None = None
+        """Members that get no frames: pending and detached ones. None while there are none."""
         self._subscribing: dict[Connection, list[Frame]] = {}
         self._replaying: dict[Connection, tuple[Subscription, SnapshotFilter]] = {}
         self._live = LiveMembers(context)
@@ -59,11 +59,33 @@ class Members:
     @property
     def count(self) -> int:
         """The number of members, including pending ones."""
-        return len(self._subscriptions)
+        silent, restricted = self._silent, self._restricted
+        count = len(self._live.members) + len(self._subscribing) + len(self._replaying)
+        if silent is not None:
+            count += len(silent)
+        return count if restricted is None else count + len(restricted.members)
 
     def has(self, connection: Connection) -> bool:
         """True if the connection is a member."""
-        return connection in self._subscriptions
+        return (
+            connection in self._live.members
+            or (self._silent is not None and connection in self._silent)
+            or connection in self._subscribing
+            or connection in self._replaying
+            or (self._restricted is not None and connection in self._restricted.members)
+        )
+
+    def _add_silent(self, connection: Connection) -> None:
+        if self._silent is None:
+            self._silent = {}
+        self._silent[connection] = None
+
+    def _remove_silent(self, connection: Connection) -> None:
+        silent = self._silent
+        if silent is not None:
+            silent.pop(connection, None)
+            if not silent:
+                self._silent = None
 
     @property
     def is_listening(self) -> bool:
@@ -105,21 +127,24 @@ class Members:
 
     def add(self, connection: Connection, subscription: Subscription) -> None:
         """Adds a pending member."""
-        self._subscriptions[connection] = subscription
+        self._add_silent(connection)
 
     def make_live(self, connection: Connection, subscription: Subscription) -> None:
         """Gives the member every frame from now on."""
         subscription.phase = Phase.LIVE
+        self._remove_silent(connection)
         self._group_of(subscription).add(connection, subscription)
 
     def start_subscribing(self, connection: Connection, subscription: Subscription) -> None:
         """Buffers the member's frames from now on."""
         subscription.phase = Phase.SUBSCRIBING
+        self._remove_silent(connection)
         self._subscribing[connection] = []
 
     def cancel_subscribing(self, connection: Connection, subscription: Subscription) -> None:
         """Makes the member pending again, and drops its buffer."""
-        self._subscribing.pop(connection, None)
+        if self._subscribing.pop(connection, None) is not None:
+            self._add_silent(connection)
         subscription.phase = Phase.PENDING
 
     def is_subscribing(self, connection: Connection) -> bool:
@@ -133,6 +158,8 @@ class Members:
     def take_buffered(self, connection: Connection, subscription: Subscription, since: SnapshotFilter) -> list[Frame]:
         """Removes the member's buffer, and returns its frames that are newer than the member's snapshot."""
         buffered = self._subscribing.pop(connection)
+        if not self._subscribing:
+            self._subscribing = {}  # frees the table, which an emptied dictionary keeps
         return _visible(subscription, [frame for frame in buffered if since.passes(frame)])
 
     def start_replaying(self, connection: Connection, subscription: Subscription, since: SnapshotFilter) -> None:
@@ -142,21 +169,29 @@ class Members:
 
     def detach(self, connection: Connection) -> None:
         """Stops delivery to a member. Does nothing if there is no delivery to it."""
-        self._live.remove(connection)
-        restricted = self._restricted
-        if restricted is not None:
-            restricted.remove(connection)
-            if not restricted.members and not restricted.broadcasts:
-                self._restricted = None
-        self._subscribing.pop(connection, None)
-        self._replaying.pop(connection, None)
-        if self._presence_buffers is not None:
-            self._presence_buffers.pop(connection, None)
+        if self._stop(connection):
+            self._add_silent(connection)
 
     def remove(self, connection: Connection) -> None:
         """Removes a member. Does nothing if it is no member."""
-        self._subscriptions.pop(connection, None)
-        self.detach(connection)
+        if not self._stop(connection):
+            self._remove_silent(connection)
+
+    def _stop(self, connection: Connection) -> bool:
+        """Stops delivery to a member. True if there was delivery to it."""
+        was_found = self._live.remove(connection)
+        restricted = self._restricted
+        if restricted is not None:
+            was_found |= restricted.remove(connection)
+            if not restricted.members and not restricted.broadcasts:
+                self._restricted = None
+        if self._subscribing:
+            was_found |= self._subscribing.pop(connection, None) is not None
+        if self._replaying:
+            was_found |= self._replaying.pop(connection, None) is not None
+        if self._presence_buffers is not None:
+            self._presence_buffers.pop(connection, None)
+        return was_found
 
     # --- presence -----------------------------------------------------------------------------------------------------
 
