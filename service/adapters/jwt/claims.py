@@ -79,7 +79,11 @@ def _time(claims: Mapping[str, Any], claim: str) -> float:
     value = claims[claim]
     if type(value) not in _NUMBERS or not 0 <= value <= MAX_TIME:  # not isinstance: a bool is an int
         raise refused(f"its {claim!r} is not a time in seconds since 1970")
-    return float(value)
+    return _shared_float(value)
+
+
+_shared_float = lru_cache(maxsize=512)(float)
+"""Tokens that were issued at about the same time expire in the same second. Their identities share one object."""
 
 
 def _subject(user: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice
+from math import inf
 
 from service.core.clock import Clock, Timer
 from service.core.limits import Deadlines, OutboxLimits, Rollout
@@ -26,6 +27,9 @@ MAX_AGE_SPREAD = 5.0
 """Seconds over which a check spreads the closes of connections that it finds too old."""
 SLICE = 500
 """Connections checked in one loop iteration. All of them may need a ping."""
+
+FIRST_PINGS = 64
+"""Different times of the first ping among connections that open between two checks."""
 
 
 class ConnectionMonitor:
@@ -63,6 +67,12 @@ class ConnectionMonitor:
         """True if the event loop was stalled before this check."""
         self._connections_behind = 0
         """Connections with paused writes that this check has found so far."""
+        self._first_pings: list[float] = []
+        """The times of the first pings of connections that open now. Connections share the float objects, to save memory."""
+        self._first_pings_from = -inf
+        """Monotonic seconds at which `_first_pings` was made."""
+        self._pong_deadline = 0.0
+        """Monotonic seconds at which a ping that is sent now times out. All connections of a slice share it."""
         self._checked_at = clock.monotonic()
         """Monotonic seconds at the start of the last check. Connections that open before the next one share it to save memory."""
 
@@ -82,8 +92,13 @@ class ConnectionMonitor:
         The first ping is sent after a random part of the heartbeat, so that clients that connect together get pings at different
         times.
         """
-        spread = random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
-        connection.start_heartbeat(self._checked_at, self._clock.monotonic() + self._deadlines.heartbeat * spread)
+        now = self._clock.monotonic()
+        if not 0.0 <= now - self._first_pings_from < self._interval:
+            self._first_pings_from = now
+            step = self._deadlines.heartbeat / 2 / FIRST_PINGS
+            self._first_pings = [now + step * (FIRST_PINGS + number) for number in range(FIRST_PINGS)]
+        first_ping_at = random.choice(self._first_pings)  # noqa: S311  # spreads load, guards nothing
+        connection.start_heartbeat(self._checked_at, first_ping_at)
 
     def token_ttl(self, connection: Connection) -> float | None:
         """Returns the seconds until the connection's token expires; None if it never does."""
@@ -104,6 +119,7 @@ class ConnectionMonitor:
 
     def _check_slice(self, connections: Iterator[Connection]) -> None:
         now, wall = self._clock.monotonic(), self._clock.wall()
+        self._pong_deadline = now + self._pong_timeout
         checked = 0
         for connection in islice(connections, SLICE):
             checked += 1
@@ -128,19 +144,19 @@ class ConnectionMonitor:
                 connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")
                 return
         if now >= connection.next_ping_at:
-            self._check_heartbeat(connection, now)
+            self._check_heartbeat(connection)
         if self._max_age and now - connection.opened_at >= self._max_age * _age_ratio(connection):
             self._too_old.append(connection)
         expires_at = connection.session.identity.expires_at
         if expires_at is not None and wall >= expires_at - self._deadlines.expiry_notice:
             self._check_expiry(connection, expires_at - wall)
 
-    def _check_heartbeat(self, connection: Connection, now: float) -> None:
+    def _check_heartbeat(self, connection: Connection) -> None:
         transport = connection.transport
         if not connection.awaits_pong:
-            connection.send_ping(now + self._pong_timeout)
+            connection.send_ping(self._pong_deadline)
         elif transport.has_received:
-            connection.confirm_pong(now + self._pong_timeout)
+            connection.confirm_pong(self._pong_deadline)
         elif (
             not transport.is_reading_paused and not self._was_late
         ):  # else the pong may be unread, so the next check decides
