@@ -3,6 +3,7 @@ import { Timer, systemClock } from './clock.js';
 import { CLOSE_CODES } from './codes.js';
 import { Emitter } from './emitter.js';
 import { TidewireError } from './errors.js';
+import { announce, plain } from './features.js';
 import { Link } from './link.js';
 import { isEvent } from './messages.js';
 import { probe } from './probe.js';
@@ -18,6 +19,7 @@ import { TokenSource } from './token.js';
  * @property {() => string | Promise<string>} [ticket]  instead of a token: a new ticket for each upgrade
  * @property {boolean} [anonymous]  instead of both: `hello` without a token. Without all three a cookie authenticates.
  * @property {string[]} [channels]  subscribed from the start; their events arrive with `on('event', …)`
+ * @property {string} [contract]  hash of the contract that the application was made for; `tidewire check` prints it
  * @property {boolean} [autoReady]  false: no event is delivered until `ready()` has been called once
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
  * @property {typeof globalThis.fetch} [fetch]
@@ -114,6 +116,7 @@ export class Tidewire {
     );
     const named = this.#address.searchParams.get('channels');
     this.#address.searchParams.delete('channels');
+    announce(this.#address, this.#options.contract);
     for (const channel of [...(options.channels ?? []), ...(named ? named.split(',') : [])]) this.subscribe(channel);
   }
 
@@ -231,6 +234,7 @@ export class Tidewire {
     if (step !== this.#step) return;
     this.#become({ state: 'connecting', reason });
     if (!hello) this.#nameChannels(address);
+    plain(address);
     try {
       this.#link = this.#open(address, hello);
     } catch (cause) {

@@ -19,7 +19,7 @@ export class PresenceList {
 
   /**
    * @param {import('./messages.js').Event} event  `presence.joined`, `.left` or `.count`
-   * @returns {PresenceChange}
+   * @returns {PresenceChange | undefined}  undefined for a type that this client does not know
    */
   apply({ type, data }) {
     if (type === 'presence.count') return this.replace(data);
@@ -29,6 +29,7 @@ export class PresenceList {
       else this.#count += 1;
       return { ...this.view, joined };
     }
+    if (type !== 'presence.left') return undefined;
     const left = this.#members?.get(data.user) ?? { user: data.user };
     if (this.#members) this.#members.delete(data.user);
     else this.#count = Math.max(0, this.#count - 1);

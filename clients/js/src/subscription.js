@@ -243,7 +243,7 @@ export class Subscription {
       else if (isPresence(message)) await this.#call('onPresence', this.#presenceList.replace(message.presence ?? NOBODY));
       else if (message.offset !== undefined) await this.#durable(message);
       else if (message.rev !== undefined) await this.#latest(message, at);
-      else if (message.type.startsWith('presence.')) await this.#call('onPresence', this.#presenceList.apply(message));
+      else if (message.type.startsWith('presence.')) await this.#presence(message);
       else await this.#hand(message);
     }
     this.#draining = false;
@@ -288,6 +288,12 @@ export class Subscription {
     }
     await this.#hand(event);
     if (!this.#over) this.position = { epoch, offset: next, id: event.id };
+  }
+
+  /** @param {Event} event */
+  async #presence(event) {
+    const change = this.#presenceList.apply(event);
+    if (change) await this.#call('onPresence', change);
   }
 
   /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. */

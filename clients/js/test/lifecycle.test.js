@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { WebSocket } from 'ws';
 import { Tidewire, TidewireError } from '../src/tidewire.js';
 import { Backoff } from '../src/backoff.js';
-import { Inbox, WELCOME, connected, scene } from './support.js';
+import { FEATURES } from '../src/features.js';
+import { Inbox, TestServer, WELCOME, connected, scene } from './support.js';
 
 test('hello carries the token; welcome opens; ready follows by itself', async (t) => {
   const { server, client, until } = await scene(t);
@@ -251,7 +253,8 @@ test('tickets and anonymous connections', async (t) => {
   const ticketed = await scene(t, { token: undefined, ticket: async () => 'tick et', channels: ['room:1'] });
   void ticketed.client.connect();
   let peer = await ticketed.server.peer();
-  assert.deepEqual(Object.fromEntries(new URL(peer.url, 'ws://x').searchParams), { ticket: 'tick et', channels: 'room:1' });
+  const { ticket, channels } = Object.fromEntries(new URL(peer.url, 'ws://x').searchParams);
+  assert.deepEqual({ ticket, channels }, { ticket: 'tick et', channels: 'room:1' });
   peer.send(WELCOME);
   await peer.expect('ready');
   /** @type {Inbox<any>} */
@@ -341,4 +344,25 @@ test('a closed client can connect again', async (t) => {
   void client.connect();
   await (await server.peer()).welcome();
   await until('open');
+});
+
+test('the address announces the client, its features and its contract, without needless escapes', async (t) => {
+  const { server, client } = await scene(t, { token: undefined, channels: ['room:1', 'room:2'], contract: '0123456789abcdef' });
+  void client.connect();
+  const { url } = await server.peer();
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+  assert.equal(
+    url,
+    `/ws?client=tidewire-js/${version}&features=${FEATURES.join(',')}&contract=0123456789abcdef&channels=room:1,room:2`,
+  );
+});
+
+test('an application that names itself in the address keeps its name', async (t) => {
+  const server = await new TestServer().start();
+  const client = new Tidewire(`${server.url}?client=shop/2.1%2B7`, { anonymous: true, WebSocket, network: null });
+  t.after(() => server.stop());
+  t.after(() => client.close());
+  void client.connect().catch(() => {});
+  const { url } = await server.peer();
+  assert.equal(new URL(url, 'ws://x').searchParams.get('client'), 'shop/2.1+7');
 });

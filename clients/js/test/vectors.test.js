@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { parse, isEvent } from '../src/messages.js';
 import { encodeUser } from '../src/tidewire.js';
-import { Inbox, WELCOME, connected, scene, subscribed } from './support.js';
+import { Inbox, WELCOME, connected, message, scene, subscribed } from './support.js';
 
 /** @param {string} name @returns {{name: string, message: any}[]} */
 function vectors(name) {
@@ -30,6 +30,31 @@ for (const { name, message } of server) {
     await peer.expect('chat.message');
     peer.send([message, { ...message, added_later: true }, { type: 'ack', id: 'after', offset: 1 }]);
     assert.equal((await answered).offset, 1);
+    assert.equal(client.state, 'open');
+  });
+}
+
+/** @type {{name: string, welcome: any, subscribed: any, frames: any[], events: string[]}[]} */
+const newer = JSON.parse(readFileSync(new URL('../../../tests/vectors/newer.json', import.meta.url), 'utf8'));
+
+for (const { name, welcome, subscribed: more, frames, events } of newer) {
+  test(`a newer service with ${name} is understood`, async (t) => {
+    const { server: service, client, until } = await scene(t);
+    /** @type {Inbox<string>} */
+    const heard = new Inbox();
+    client.subscribe('room:1', { onEvent: ({ id }) => heard.put(id), onPresence: () => heard.put('presence') });
+    void client.connect();
+    const peer = await service.peer();
+    const [request] = await peer.welcome({ ...WELCOME, ...welcome });
+    await until('open');
+    peer.send(subscribed(request, more));
+    for (const frame of frames) peer.send(frame);
+    const answered = client.publish('room:1', 'chat.message', {}, { id: 'after' });
+    await peer.expect('chat.message');
+    peer.send({ type: 'ack', id: 'after', offset: 9 });
+    await answered;
+    peer.send(message(1, { id: 'last', offset: undefined }));
+    for (const id of [...events, 'last']) assert.equal(await heard.next(id), id);
     assert.equal(client.state, 'open');
   });
 }
