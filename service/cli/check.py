@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         asyncio.run(_connect(settings))
     channels, types = len(contract.channels), len(contract.event_types)
     output.result(
-        f"{named or contract_path(settings)}: good: {_count(channels, 'channel')}, {_count(types, 'event type')}"
+        f"{named or contract_path(settings)}: good: {_count(channels, 'channel')}, {_count(types, 'event type')}, "
+        f"hash {contract.hash}"
     )
     return 0
 

@@ -42,6 +42,11 @@ class Gate:
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
 
+    @property
+    def contract_hash(self) -> str:
+        """The hash of the contract (`Contract.hash`)."""
+        return self._contract.hash
+
     def authorise(self, identity: Identity, channel: str, right: Right) -> Resolved:
         """Checks whether the identity may subscribe, read history or see presence.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -26,6 +28,8 @@ MIN_TTL, MAX_TTL = 1.0, 366 * 86_400.0
 MIN_VALUE_TTL = 0.1
 """Minimum `ttl` of a latest value in seconds. A shorter one would end on the way to a client."""
 MAX_TYPE = 64
+HASH_LENGTH = 16
+"""Hexadecimal digits of a contract's hash: enough to tell versions apart, and short in an address."""
 
 _TYPE = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
 _Rule = TypeVar("_Rule", bound=Enum)
@@ -43,10 +47,16 @@ def load(path: Path) -> Contract:
     """
     faults: list[Fault] = []
     document = read(path, faults)
-    channels = _Reader(document, Schemas(path, faults), faults).channels() if document else []
-    if faults:
+    schemas = Schemas(path, faults)
+    channels = _Reader(document, schemas, faults).channels() if document else []
+    if faults or document is None:
         raise ContractFaults(faults)
-    return Contract(channels)
+    return Contract(channels, _hash(document.value, schemas.files()))
+
+
+def _hash(contract: Any, files: Mapping[str, Any]) -> str:
+    content = json.dumps([contract, files], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()[:HASH_LENGTH]
 
 
 class _Reader:

@@ -80,7 +80,10 @@ class Resolved(NamedTuple):
 class Contract:
     """The declared channel patterns."""
 
-    def __init__(self, channels: Iterable[ChannelSpec]) -> None:
+    def __init__(self, channels: Iterable[ChannelSpec], hash: str = "") -> None:
+        self.hash = hash
+        """Identifies the content of the contract file and its schema files: 16 hexadecimal digits. Comments, the order of keys,
+        and whether it is YAML or JSON make no difference. Empty for a contract that was not loaded from a file."""
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
         """Every declared event type. The set is fixed, so it can be a metric label."""

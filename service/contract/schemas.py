@@ -42,6 +42,14 @@ class Schemas:
         self._files: dict[Path, Document | None] = {}
         self._sound: dict[Path, bool] = {}
 
+    def files(self) -> dict[str, Any]:
+        """The content of each schema file in use, by its path below the contract's folder."""
+        return {
+            path.relative_to(self._folder).as_posix(): document.value
+            for path, document in self._files.items()
+            if document is not None
+        }
+
     def compile(self, document: Document, place: Place) -> Draft202012Validator | None:
         """Compiles the schema at a place of the contract. Returns None if the schema, or a file that it uses, has a fault."""
         schema = document.value

@@ -72,7 +72,9 @@ def test_check_reports_each_fault_with_its_line(option: list[str], capsys: pytes
 
 def test_check_of_good_contract_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(CONTRACTS / "good.yaml")]) == 0
-    assert capsys.readouterr() == (f"{CONTRACTS / 'good.yaml'}: good: 4 channels, 8 event types\n", "")
+    contract = CONTRACTS / "good.yaml"
+    said = f"{contract}: good: 4 channels, 8 event types, hash {load(contract).hash}\n"
+    assert capsys.readouterr() == (said, "")
 
 
 def test_check_accepts_the_demo(capsys: pytest.CaptureFixture[str]) -> None:

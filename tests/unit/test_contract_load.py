@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from textwrap import dedent
 
@@ -86,6 +87,35 @@ def test_compress_is_as_declared_or_by_size(tmp_path: Path) -> None:
     (tmp_path / "contract.yaml").write_text("channels:\n  a:\n    subscribe: everyone\n    events:\n" + "".join(events))
     found = load(tmp_path / "contract.yaml").resolve("a").spec.events
     assert {type_: spec.compress for type_, spec in found.items()} == {"a.yes": True, "a.no": False, "a.unset": None}
+
+
+YAML = """# a comment
+channels:
+  a:
+    subscribe: everyone
+    events:
+      a.b: {publish: server, delivery: ephemeral, schema: {$ref: s.json}}
+"""
+SAME = """{"channels": {"a": {
+  "events": {"a.b": {"schema": {"$ref": "s.json"}, "delivery": "ephemeral", "publish": "server"}},
+  "subscribe": "everyone"}}}"""
+
+
+def hash_of(folder: Path, name: str, contract: str, schema: str = '{"type": "object"}') -> str:
+    (folder / "s.json").write_text(schema)
+    (folder / name).write_text(contract)
+    return load(folder / name).hash
+
+
+def test_hash_depends_on_content_and_not_on_form(tmp_path: Path) -> None:
+    first = hash_of(tmp_path, "a.yaml", YAML)
+    assert re.fullmatch(r"[0-9a-f]{16}", first)
+    assert hash_of(tmp_path, "b.json", SAME) == first
+    changed = [
+        hash_of(tmp_path, "a.yaml", YAML.replace("everyone", "authenticated")),
+        hash_of(tmp_path, "a.yaml", YAML, '{"type": "array"}'),
+    ]
+    assert len({first, *changed}) == 3
 
 
 def test_resolve_prefers_the_most_specific_pattern() -> None:
