@@ -21,6 +21,7 @@ from service.cli.token import add_claims, sign, with_secret
 from service.errors import ErrorCode
 from service.protocol.close import Action, CloseCode
 from service.protocol.messages import SUBPROTOCOL
+from service.telemetry.process import version
 
 MIN_RECONNECT_DELAY, MAX_RECONNECT_DELAY = 0.5, 15.0
 """Seconds; doubled after each failure, and chosen at random up to that."""
@@ -155,7 +156,7 @@ class Tail:
         renews: bool = False,
         since: Position | None = None,
     ) -> None:
-        self._url = f"{url.rstrip('/')}/ws"
+        self._url = f"{url.rstrip('/')}/ws?client=tidewire-tail/{version()}"
         self._channel = channel
         self._token = token
         self._renews = renews

@@ -106,6 +106,9 @@ class Limits:
     guess keys fast."""
     rate_violations: Count = 20
     """Frames above its own rate that a connection may send within 10 s before it is closed with 4429."""
+    client_versions: Annotated[int, Ge(1), Le(900)] = 50
+    """Client versions (`client=name/version` in the address) that metrics count apart: the first ones since the start of the
+    node. All others are counted as `other`."""
     tracked: Count = 50_000
     """Users and addresses without a connection whose rates the node keeps. One more evicts the one that is idle longest."""
 

@@ -13,6 +13,7 @@ from service.core.channel import ChannelKey
 from service.core.identity import Identity
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
+from service.protocol.features import NO_FEATURES
 
 
 class Phase(Enum):
@@ -68,6 +69,8 @@ class Session(Struct, eq=False, gc=False):
     max_subscriptions: int
     is_ready: bool = False
     """True once the client has sent `ready`."""
+    features: frozenset[str] = NO_FEATURES
+    """The features that the client has announced and this node knows; shared by many sessions."""
     _subscriptions: Subscription | dict[str, Subscription] | None = None
     """One subscription, or several by channel. Most sessions have one, and a dictionary takes more memory than a session."""
 

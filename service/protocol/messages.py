@@ -167,6 +167,8 @@ class Welcome(ServerMessage, frozen=True, tag="welcome", tag_field="type"):
     """Seconds of silence after which a client should send `ping`."""
     limits: Raw
     """Limits, encoded once for many connections."""
+    features: Raw
+    """Names of the node's features, sorted (protocol/features.py); encoded once for all connections."""
     expires_in: int | None = None
     """Seconds until the token expires; absent if it does not."""
 

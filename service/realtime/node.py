@@ -66,7 +66,7 @@ class Node:
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics)
         quota = ConnectionQuota(ports.quota, bounds.limits, runtime)
-        self.admission = Admission(bounds.limits, bounds.rollout, quota, runtime.clock, metrics)
+        self.admission = Admission(bounds.limits, bounds.rollout, quota, runtime.clock, metrics, gate.contract_hash)
         self.streams = Streams(
             gate, broker, ports.presence, ports.batch_sender, self.admission, bounds, runtime, store_runtime
         )

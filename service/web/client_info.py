@@ -116,6 +116,8 @@ def query_values(request: AnyRequest, name: str) -> list[str]:
         return []
     if "%" in query or "+" in query or "#" in target:
         return request.query.getall(name, [])
+    if name not in query:  # checked first because it is cheap
+        return []
     values = []
     for part in query.split("&"):
         key, _, value = part.partition("=")

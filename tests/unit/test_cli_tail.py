@@ -115,6 +115,31 @@ def one(url: str, shown: Shown, **options: Any) -> Tail:
     return Tail(url, "room:1", lambda: "token", shown, **options)
 
 
+NEWER = json.loads((ROOT / "tests" / "vectors" / "newer.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("vector", NEWER, ids=lambda vector: vector["name"])
+async def test_messages_of_a_newer_service_are_understood(vector: dict[str, Any]) -> None:
+    async def newer(socket: web.WebSocketResponse) -> None:
+        assert (await socket.receive_json(timeout=DEADLINE))["type"] == "hello"
+        await socket.send_json({"type": "welcome", **vector["welcome"]})
+        _, request = await socket.receive_json(timeout=DEADLINE)
+        await answer(socket, request, **vector["subscribed"])
+        for frame in vector["frames"]:
+            await socket.send_json(frame)
+        await socket.send_json(event(None, id="last"))
+        await stay(socket)
+
+    shown = Shown()
+    async with scripted(newer) as url, following(one(url, shown)):
+        seen: list[str] = []
+        while not seen or seen[-1] != "last":
+            found = await shown.next()
+            if not found["type"].startswith("presence."):
+                seen.append(found["id"])
+        assert seen == [*vector["events"], "last"]
+
+
 # --- the real service --------------------------------------------------------------------------------------------------
 
 

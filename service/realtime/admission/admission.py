@@ -9,6 +9,7 @@ from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Command, Publish, Ready, Subscribe, Unsubscribe
 from service.realtime.admission.advertised_limits import AdvertisedLimits
+from service.realtime.admission.client_versions import ClientVersions
 from service.realtime.admission.message_rates import ConnectionRates, Exceeded, Kind, MessageRates
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.recent_clients import RecentClients
@@ -35,7 +36,13 @@ class Admission:
     """
 
     def __init__(
-        self, limits: Limits, rollout: Rollout, quota: ConnectionQuota, clock: Clock, metrics: Metrics
+        self,
+        limits: Limits,
+        rollout: Rollout,
+        quota: ConnectionQuota,
+        clock: Clock,
+        metrics: Metrics,
+        contract_hash: str = "",
     ) -> None:
         self._clock = clock
         self._metrics = metrics
@@ -47,6 +54,7 @@ class Admission:
         self.refusals = Refusals(self.slots, clock, metrics)
         self.recent_clients = RecentClients(self.slots, limits.connections, clock, metrics)
         self.advertised_limits = AdvertisedLimits(limits)
+        self.client_versions = ClientVersions(limits.client_versions, contract_hash, metrics)
         self._is_draining = False
         metrics.connections.max_connections.set(limits.connections)
 

@@ -17,6 +17,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, message_id, split
+from service.protocol.features import ENCODED_FEATURES, NO_ANNOUNCEMENT, Announcement
 from service.protocol.messages import Hello, Welcome
 from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
@@ -40,6 +41,8 @@ class AcceptedUpgrade(Struct, frozen=True):
     """The channels in the upgrade's URL and their declarations. The identity may subscribe to them."""
     is_ready: bool = False
     """True if the upgrade's URL has `ready=1`: then deliveries start without the message `ready`."""
+    announcement: Announcement = NO_ANNOUNCEMENT
+    """What the client says of itself in the upgrade's URL."""
 
 
 async def authenticate_hello(
@@ -69,7 +72,8 @@ def open_connection(
         if head:
             transport.write(head)
         _check_open(node, transport, slot)
-    session = Session(identity, node.bounds.limits.subscriptions, upgrade.is_ready)
+    announcement = upgrade.announcement
+    session = Session(identity, node.bounds.limits.subscriptions, upgrade.is_ready, announcement.features)
     connection = Connection(new_id(), transport, session, slot, node.streams.connection_context)
     ttl = node.lifecycle.monitor.token_ttl(connection)
     welcome = Welcome(
@@ -77,10 +81,12 @@ def open_connection(
         user=identity.user,
         heartbeat=node.bounds.deadlines.heartbeat,
         limits=node.admission.advertised_limits.for_identity(identity),
+        features=ENCODED_FEATURES,
         expires_in=None if ttl is None else max(0, int(ttl)),
     )
     connection.greet(welcome, head, waits=upgrade.is_ready)
     node.runtime.metrics.connections.connects.labels(credentials).inc()
+    node.admission.client_versions.count(announcement)
     node.admission.recent_clients.record_connect(slot.network, identity)
     return connection
 

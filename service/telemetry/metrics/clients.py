@@ -88,6 +88,19 @@ class ClientMetrics:
             "outcome",
         )
         start_at_zero(self.token_signatures, ("checked", "remembered"))
+        self.client_versions = make.fast_counters(
+            "client_versions",
+            "Connections that authenticated, by the name and the version that the client announced: `unknown` without them, "
+            "`other` above `limits.client_versions`.",
+            *("client", "version"),
+        )
+        self.client_contracts = make.fast_counters(
+            "client_contracts",
+            "Connections that authenticated, by the contract that the client announced: the `same` as this node's, another "
+            "(`other`), or `none`.",
+            "contract",
+        )
+        start_at_zero(self.client_contracts, ("same", "other", "none"))
         self.upgrade_refusals = make.fast_counters(
             "upgrade_refusals",
             "Refused clients, by error code, by cause (`client`: its own message or limit, `service`: a limit or a fault of this "

@@ -179,7 +179,8 @@ class UpgradeHandler:
                 await slot.identify(identity)
             channels = upgrade_checks.authorise_channels(request, node, identity)
             is_ready = "1" in query_values(request, "ready")
-            upgrade = AcceptedUpgrade(slot, identity, credentials, channels, is_ready)
+            announcement = upgrade_checks.read_announcement(request)
+            upgrade = AcceptedUpgrade(slot, identity, credentials, channels, is_ready, announcement)
             if not is_upgrade:
                 upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
