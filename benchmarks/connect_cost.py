@@ -35,6 +35,7 @@ from service.realtime.session.handshake import AcceptedUpgrade, open_connection
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.telemetry.runtime import freeze_gc
 from service.web.client_info import check_origin
+from service.web.connect_checks import check_limits
 from service.web.http.http_protocol import HttpProtocol
 from service.web.http.plain_request import parse_plain_upgrade
 from service.web.ws import upgrade as upgrade_module
@@ -229,7 +230,7 @@ def _time_parts(laps: Laps, queue: UpgradeQueue, head: bytes) -> None:
     request = parse_plain_upgrade(head, "127.0.0.1")
     laps.end("parse the head")
     assert request is not None
-    network = upgrade_checks.check_limits(request, node, config)
+    network = check_limits(request, node, config)
     slot = node.admission.slots.acquire(network)
     laps.end("check limits, acquire a slot")
     upgrade_checks.check_subprotocol(request, is_upgrade=True)
@@ -264,7 +265,7 @@ def _time_parts(laps: Laps, queue: UpgradeQueue, head: bytes) -> None:
     laps.end("make the connection, send welcome")
     node.lifecycle.add(connection)
     laps.end("register the connection")
-    SessionHandler(node, connection, slot).start(buffer, channels, ())
+    SessionHandler(node, connection, slot).start(buffer, upgrade.joins(), ())
     laps.end("start the session, subscribe")
     websocket.connection_lost(None)
 

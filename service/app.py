@@ -54,8 +54,9 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import resident_memory
 from service.telemetry.runtime import GcMonitor, LoopLag
+from service.web import tickets
 from service.web.api import routes as api
-from service.web.api.call import MAX_BODY_BYTES
+from service.web.body import MAX_BODY_BYTES
 from service.web.descriptors import DescriptorMonitor
 from service.web.http.connection_caps import ConnectionCaps
 from service.web.http.drain_middleware import drain_middleware
@@ -65,6 +66,8 @@ from service.web.http.parse_queue import ParseQueue
 from service.web.http.request_queue import RequestQueue
 from service.web.http.socket_options import Listener, listen, set_socket_options
 from service.web.http_config import HTTP_CONFIG, NODE, ApiKey, HttpConfig
+from service.web.http_stream import routes as http_stream
+from service.web.http_stream.stream_handler import STREAM_HANDLER, StreamHandler
 from service.web.ops import routes as ops
 from service.web.ops.scrape_tracker import ScrapeTracker
 from service.web.problem import problem_middleware, server_logger
@@ -101,7 +104,7 @@ class Service:
         self.fetch = HttpFetch()
         self.store_clock = StoreClock(self.clock, self.metrics)
         self.broker = broker or make_broker(settings, self.clock, self.store_clock, self.metrics)
-        presence, tickets, quota, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
+        presence, ticket_store, quota, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
         batch_sender = native.load() if settings.native_send == "auto" else None
         self.native_send = "on" if batch_sender is not None else "off" if settings.native_send == "off" else "not built"
         """Whether the native sender writes to rooms: on, off or not built. For the log."""
@@ -109,7 +112,7 @@ class Service:
         ports = Ports(
             broker=self.broker,
             presence=presence,
-            tickets=tickets,
+            tickets=ticket_store,
             quota=quota,
             authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
@@ -164,7 +167,10 @@ class Service:
         app[HTTP_CONFIG] = _http_config(self.settings)
         app[HTTP_CONNECTIONS] = self.http_connections
         app[UPGRADE_HANDLER] = self.upgrade_handler
+        app[STREAM_HANDLER] = StreamHandler(self.node, app[HTTP_CONFIG])
         app.add_routes(ws.routes())
+        app.add_routes(http_stream.routes())
+        app.add_routes(tickets.routes())
         app.add_routes(api.routes())
         app.add_routes(extra_routes)
         app.on_shutdown.append(self._drain)

@@ -223,6 +223,9 @@ class Deadlines:
     (docs/protocol.md)."""
     ticket: Seconds = 30.0
     """Seconds that a ticket is valid."""
+    stream_ticket: Seconds = 120.0
+    """Seconds that the ticket of a stream is valid. It may be used more than once, because a browser's EventSource reconnects by
+    itself."""
     expiry_notice: Seconds = 60.0
     """Seconds before a token's expiry at which `expiring` is sent."""
     expiry_grace: Seconds = 10.0

@@ -27,6 +27,20 @@ def frame(opcode: int, payload: bytes, rsv1: int = 0) -> bytes:
     return struct.pack("!BBQ", first, 127, size) + payload
 
 
+def payloads(wire: bytes) -> list[bytes]:
+    """Returns the payloads of whole frames that `frame` has encoded. They must not be compressed."""
+    found: list[bytes] = []
+    start = 0
+    while start < len(wire):
+        size, start = wire[start + 1], start + 2
+        if size >= 126:
+            digits = 2 if size == 126 else 8
+            size, start = int.from_bytes(wire[start : start + digits]), start + digits
+        found.append(wire[start : start + size])
+        start += size
+    return found
+
+
 def close_frame(code: int | None, reason: str = "") -> bytes:
     """Encodes a close frame, which is empty without a code. A reason that is too long is cut between two characters."""
     if code is None:

@@ -289,6 +289,14 @@ class Reconnect(ServerMessage, frozen=True, tag="reconnect", tag_field="type"):
     reason: str
 
 
+class Closed(ServerMessage, frozen=True, tag="closed", tag_field="type"):
+    """The last message of a stream, in place of a close frame."""
+
+    code: int
+    """A close code."""
+    reason: str
+
+
 class Pong(ServerMessage, frozen=True, tag="pong", tag_field="type"):
     """The reply to `ping`."""
 
@@ -299,7 +307,7 @@ SYSTEM_TYPES = frozenset(
     str(message.__struct_config__.tag)
     for message in (
         *(Hello, Ready, Subscribe, Unsubscribe, History, Presence, Refresh, Ping),
-        *(Welcome, Subscribed, Unsubscribed, Ack, Error, HistoryPage, PresenceReply, Expiring, Reconnect, Pong),
+        *(Welcome, Subscribed, Unsubscribed, Ack, Error, HistoryPage, PresenceReply, Expiring, Reconnect, Closed, Pong),
     )
 ) | {"presence.joined", "presence.left", "presence.count"}
 """Every type that contracts cannot declare. The set is fixed, so it can be a metric label."""

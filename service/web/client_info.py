@@ -57,6 +57,13 @@ def check_origin(request: AnyRequest, config: HttpConfig) -> None:
         raise ServiceError(ErrorCode.ORIGIN_REFUSED, "this Origin is not in the allow-list (setting origins)")
 
 
+def check_post_origin(request: AnyRequest, config: HttpConfig) -> None:
+    """Raises ServiceError(ORIGIN_REFUSED) unless the request names an origin of the explicit list. For a POST with a cookie."""
+    origin = _parse_origin(request)
+    if origin is None or not _is_listed(origin, config):
+        raise ServiceError(ErrorCode.ORIGIN_REFUSED, "a POST with a cookie needs an Origin from the allow-list")
+
+
 def _parse_origin(request: AnyRequest) -> str | None:
     """The Origin header. Several, which no browser sends, are joined to a value that no allow-list matches."""
     lines = request.headers.getall(hdrs.ORIGIN, None)
@@ -161,13 +168,13 @@ def add_cors_headers(request: AnyRequest, response: web.StreamResponse, config: 
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
 
 
-def preflight_response(request: AnyRequest, methods: str) -> web.Response:
+def preflight_response(methods: str) -> web.Response:
     """The response to a CORS preflight, which browsers send before a request with an Authorization header."""
     return web.Response(
         status=204,
         headers={
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: methods,
-            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type",
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, Last-Event-ID",
             hdrs.ACCESS_CONTROL_MAX_AGE: "600",
         },
     )

@@ -35,3 +35,18 @@ async def test_memory_tickets_full_refuses_and_keeps_live_tickets() -> None:
     for n in range(3):
         await store.issue(f"later {n}", TTL)
     assert len(store) == 3
+
+
+async def test_tickets_with_different_ttls_free_their_places_in_time() -> None:
+    clock = FakeClock()
+    store = MemoryTickets(clock, 2)
+    long, short = await store.issue("long", 60.0), await store.issue("short", 30.0)
+    clock.advance(31)
+    assert await store.peek(short) is None
+    await store.issue("next", 30.0)
+    assert await store.peek(long) == "long"
+    with pytest.raises(ServiceError):
+        await store.issue("one too many", 30.0)
+    clock.advance(31)
+    assert await store.redeem(long) is None
+    await store.issue("free again", 60.0)

@@ -17,6 +17,7 @@ class NullTransport:
     is_writing_paused = False
     is_reading_paused = False
     has_received = True
+    answers_pings = True
     window_bits = 0
     fd = -1
 

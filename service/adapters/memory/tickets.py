@@ -17,36 +17,44 @@ class MemoryTickets:
     timing reveals nothing about a guess.
     """
 
-    __slots__ = ("_clock", "_max_tickets", "_tickets")
+    __slots__ = ("_by_ttl", "_clock", "_max_tickets")
 
     def __init__(self, clock: Clock, max_tickets: int) -> None:
         self._clock = clock
         self._max_tickets = max_tickets
-        # From ticket to (expiry, token). The service issues all with one TTL, so the oldest expires first.
-        self._tickets: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._by_ttl: dict[float, OrderedDict[str, tuple[float, str]]] = {}
+        """From ticket to (expiry, token), for each TTL that the service uses. Of equal TTLs, the oldest expires first."""
 
     async def issue(self, token: str, ttl: float) -> str:
         """Stores the token. Raises ServiceError(OVERLOADED) above the limit."""
         now = self._clock.monotonic()
-        while self._tickets and next(iter(self._tickets.values()))[0] <= now:
-            self._tickets.popitem(last=False)
-        if len(self._tickets) >= self._max_tickets:
+        for tickets in self._by_ttl.values():
+            while tickets and next(iter(tickets.values()))[0] <= now:
+                tickets.popitem(last=False)
+        if len(self) >= self._max_tickets:
             raise ServiceError(
-                ErrorCode.OVERLOADED, f"all {self._max_tickets} tickets are taken; they free themselves within seconds"
+                ErrorCode.OVERLOADED, f"all {self._max_tickets} tickets are taken; they free themselves within minutes"
             )
         ticket = secrets.token_urlsafe(32)
-        self._tickets[ticket] = (now + ttl, token)
+        self._by_ttl.setdefault(ttl, OrderedDict())[ticket] = (now + ttl, token)
         return ticket
 
     async def peek(self, ticket: str) -> str | None:
         """Reads the token."""
-        expiry, token = self._tickets.get(ticket, (0.0, ""))
-        return token if expiry > self._clock.monotonic() else None
+        for tickets in self._by_ttl.values():
+            if ticket in tickets:
+                return self._token(*tickets[ticket])
+        return None
 
     async def redeem(self, ticket: str) -> str | None:
         """Reads and deletes the token."""
-        expiry, token = self._tickets.pop(ticket, (0.0, ""))
+        for tickets in self._by_ttl.values():
+            if ticket in tickets:
+                return self._token(*tickets.pop(ticket))
+        return None
+
+    def _token(self, expiry: float, token: str) -> str | None:
         return token if expiry > self._clock.monotonic() else None
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return sum(map(len, self._by_ttl.values()))

@@ -348,6 +348,11 @@ class Connection(_FanOutSlots):
         self.transport.has_received = False
         self.transport.ping()
 
+    def send_keepalive(self, next_ping_at: float) -> None:
+        """Sends a ping that the client cannot answer. The next one is due at `next_ping_at`, in monotonic seconds."""
+        self.next_ping_at = next_ping_at
+        self.transport.ping()
+
     def confirm_pong(self, next_ping_at: float) -> None:
         """Records that the last ping was answered."""
         self.next_ping_at = next_ping_at

@@ -8,7 +8,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from service.realtime.connections.byte_budget import Account
@@ -39,20 +39,23 @@ class MessageHandler(Protocol):
 class Transport(Protocol):
     """Sends and receives messages. The realtime core knows nothing else of the network."""
 
-    write: Callable[[bytes], None]
-    """Writes one or more WebSocket frames (protocol/framing.py). Never blocks and never raises. While `is_writing_paused`, this
-    process holds the written bytes."""
     is_writing_paused: bool
     """True from `MessageHandler.pause_writing` to `resume_writing`."""
     has_received: bool
     """True once the client has sent anything since a caller last set this to False."""
     is_reading_paused: bool
     """True between `pause_reading` and `resume_reading`."""
+    answers_pings: bool
+    """True if the client answers pings. Else a ping only keeps a silent connection open at proxies."""
     window_bits: int
     """The size of the client's inflate window; 0 if it takes no compressed frames."""
     handler: MessageHandler
     account: Account
     """The account that counts the bytes held for the client."""
+
+    def write(self, frames: bytes, /) -> None:
+        """Writes one or more WebSocket frames (protocol/framing.py). Never blocks and never raises. While `is_writing_paused`,
+        this process holds the written bytes."""
 
     def set_account(self, account: Account) -> None:
         """Moves the held bytes to another account, which counts from now on."""

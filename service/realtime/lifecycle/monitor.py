@@ -23,6 +23,8 @@ CHECK_INTERVAL = 0.5
 MAX_CHECK_DELAY = 1.0
 """Seconds by which a check may be late. If it is later, the event loop or the machine was stalled. Then pongs may be unread,
 because uvloop runs timers before it reads."""
+MAX_KEEPALIVE_INTERVAL = 20.0
+"""Seconds between two pings to a client that does not answer them. Proxies cut a response without data after 30 s or more."""
 MAX_AGE_SPREAD = 5.0
 """Seconds over which a check spreads the closes of connections that it finds too old."""
 SLICE = 500
@@ -57,6 +59,7 @@ class ConnectionMonitor:
         self._deadlines = deadlines
         self._pong_timeout = deadlines.heartbeat / 2
         """Seconds from a ping until its pong is due, and from a pong to the next ping."""
+        self._keepalive_interval = min(deadlines.heartbeat, MAX_KEEPALIVE_INTERVAL)
         self._interval = min(CHECK_INTERVAL, deadlines.heartbeat / 8, outbox.stall / 2)
         self._stall_timeout = outbox.stall
         self._clock = clock
@@ -73,6 +76,8 @@ class ConnectionMonitor:
         """Monotonic seconds at which `_first_pings` was made."""
         self._pong_deadline = 0.0
         """Monotonic seconds at which a ping that is sent now times out. All connections of a slice share it."""
+        self._keepalive_deadline = 0.0
+        """Monotonic seconds of the next ping to a client that gets one now and does not answer pings."""
         self._checked_at = clock.monotonic()
         """Monotonic seconds at the start of the last check. Connections that open before the next one share it to save memory."""
 
@@ -98,6 +103,8 @@ class ConnectionMonitor:
             step = self._deadlines.heartbeat / 2 / FIRST_PINGS
             self._first_pings = [now + step * (FIRST_PINGS + number) for number in range(FIRST_PINGS)]
         first_ping_at = random.choice(self._first_pings)  # noqa: S311  # spreads load, guards nothing
+        if not connection.transport.answers_pings:
+            first_ping_at = min(first_ping_at, now + self._keepalive_interval)
         connection.start_heartbeat(self._checked_at, first_ping_at)
 
     def token_ttl(self, connection: Connection) -> float | None:
@@ -120,6 +127,7 @@ class ConnectionMonitor:
     def _check_slice(self, connections: Iterator[Connection]) -> None:
         now, wall = self._clock.monotonic(), self._clock.wall()
         self._pong_deadline = now + self._pong_timeout
+        self._keepalive_deadline = now + self._keepalive_interval
         checked = 0
         for connection in islice(connections, SLICE):
             checked += 1
@@ -153,7 +161,9 @@ class ConnectionMonitor:
 
     def _check_heartbeat(self, connection: Connection) -> None:
         transport = connection.transport
-        if not connection.awaits_pong:
+        if not transport.answers_pings:
+            connection.send_keepalive(self._keepalive_deadline)
+        elif not connection.awaits_pong:
             connection.send_ping(self._pong_deadline)
         elif transport.has_received:
             connection.confirm_pong(self._pong_deadline)

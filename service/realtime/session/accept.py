@@ -78,7 +78,7 @@ def _start_session(
     node: Node, connection: Connection, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade, rest: Iterable[str | Raw]
 ) -> Coroutine[Any, Any, None] | None:
     node.lifecycle.add(connection)
-    waiting = SessionHandler(node, connection, upgrade.slot).start(buffer, upgrade.channels, rest)
+    waiting = SessionHandler(node, connection, upgrade.slot).start(buffer, upgrade.joins(), rest)
     if upgrade.is_ready:
         # One write for `welcome` and what can be answered now. It comes at once: next, the transport may answer a ping.
         if waiting is not None and asyncio.current_task() is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from sys import getsizeof
 from typing import Any
 
@@ -12,7 +12,6 @@ import structlog
 from msgspec import Raw
 
 from service.aio.eager_start import start_eagerly
-from service.contract.model import ChannelSpec
 from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
@@ -22,7 +21,7 @@ from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 from service.realtime.session.commands import HANDLERS
-from service.realtime.session.handshake import error_message, split_frame
+from service.realtime.session.handshake import Join, error_message, split_frame
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 MAX_QUEUED = 32
@@ -70,9 +69,9 @@ class SessionHandler:
         """True once the client has closed its sending side. The connection closes after the running command."""
 
     def start(
-        self, buffer: PreAuthBuffer, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]
+        self, buffer: PreAuthBuffer, joins: Iterator[Join], rest: Iterable[str | Raw]
     ) -> Coroutine[Any, Any, None] | None:
-        """Takes over from the buffer: subscribes to `channels`, then handles `rest`, then the buffered messages.
+        """Takes over from the buffer: makes the subscriptions in `joins`, then handles `rest`, then the buffered messages.
 
         Returns what has to be waited for; None if all is done.
         """
@@ -82,7 +81,6 @@ class SessionHandler:
             connection.pause_writing()
         self._is_busy = True
         self._is_lost = buffer.is_lost
-        joins = iter(channels.items())
         waiting: Awaitable[None] | None = None
         try:
             waiting = self._subscribe(joins)
@@ -98,14 +96,14 @@ class SessionHandler:
         self._set_reading(reading=True)
         return self._run(None, self._handle_first(waiting, joins, rest))
 
-    def _subscribe(self, joins: Iterator[tuple[str, ChannelSpec]]) -> Awaitable[None] | None:
+    def _subscribe(self, joins: Iterator[Join]) -> Awaitable[None] | None:
         """Subscribes to channels up to the first that has to wait. Returns what has to be waited for; None after the last."""
         connection = self._connection
-        for channel, spec in joins:
+        for channel, spec, since in joins:
             if self._is_over:
                 return None
             try:
-                waiting = self._node.streams.subscriptions.join_authorised(connection, channel, spec, None, None)
+                waiting = self._node.streams.subscriptions.join_authorised(connection, channel, spec, None, since)
             except ServiceError as error:
                 self._refuse_channel(channel, error)
                 continue
@@ -127,7 +125,7 @@ class SessionHandler:
         _reply_error(self._node, self._connection, refusal, None)
 
     async def _handle_first(
-        self, waiting: Awaitable[None] | None, joins: Iterator[tuple[str, ChannelSpec]], rest: Iterable[str | Raw]
+        self, waiting: Awaitable[None] | None, joins: Iterator[Join], rest: Iterable[str | Raw]
     ) -> None:
         while waiting is not None:
             await waiting

@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 from service.aio.eager_start import continue_in_task
 from service.contract.model import ChannelSpec
 from service.core.identity import Identity, anonymous
+from service.core.position import Position
 from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol import framing, messages
@@ -27,6 +28,9 @@ from service.realtime.node import Node
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
+NO_POSITIONS: Mapping[str, Position] = MappingProxyType({})
+Join = tuple[str, ChannelSpec, Position | None]
+"""A channel to subscribe to, its declaration, and the position from which it resumes."""
 
 
 class AcceptedUpgrade(Struct, frozen=True):
@@ -43,6 +47,13 @@ class AcceptedUpgrade(Struct, frozen=True):
     """True if the upgrade's URL has `ready=1`: then deliveries start without the message `ready`."""
     announcement: Announcement = NO_ANNOUNCEMENT
     """What the client says of itself in the upgrade's URL."""
+    positions: Mapping[str, Position] = NO_POSITIONS
+    """The positions from which channels of `channels` resume."""
+
+    def joins(self) -> Iterator[Join]:
+        """Iterates over the subscriptions that come with the upgrade."""
+        positions = self.positions
+        return ((name, spec, positions.get(name)) for name, spec in self.channels.items())
 
 
 async def authenticate_hello(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import re
@@ -21,27 +20,19 @@ from service.core.channel import ChannelKey
 from service.core.identity import Identity, Right, backend
 from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
-from service.protocol.unique_keys import check_text, check_text_first
 from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import Account, HeldBytes
 from service.realtime.node import Node
 from service.web.api.messages import MAX_USER_CHARS, IdempotencyKey
+from service.web.body import read_json
 from service.web.client_info import client_ip
-from service.web.http.header_list import header_elements
-from service.web.http.http_protocol import HttpProtocol
 from service.web.http_config import HTTP_CONFIG, NODE, ApiKey
-
-MAX_BODY_BYTES = 1_048_576
-"""Bytes of a request body, also aiohttp's limit for every body."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 _log = structlog.get_logger("api")
 
 _BEARER = re.compile(r"bearer +(?P<key>\S+) *", re.IGNORECASE)
-# msgspec's own errors, and the two that it lets through (protocol/codec.py).
-_DECODE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
-_T = TypeVar("_T")
 _Q = TypeVar("_Q", bound=Struct)
 
 
@@ -175,80 +166,9 @@ class Call:
         Raises ServiceError: UNSUPPORTED_MEDIA_TYPE, TOO_BIG, DEADLINE, OVERLOADED, or MALFORMED if the body ended
         early.
         """
-        request = self.request
-        if not request.body_exists:
-            return b""
-        if request.content_type != "application/json":
-            raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body as Content-Type: application/json")
-        if any(coding.lower() != "identity" for coding in header_elements(request.headers, hdrs.CONTENT_ENCODING)):
-            raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body without Content-Encoding")
-        if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise self._too_big()
-        try:
-            async with asyncio.timeout(self.node.bounds.deadlines.body):
-                return await self._read()
-        except TimeoutError as error:
-            self.node.runtime.metrics.limits.limit_hits.labels(limit="body_deadline").inc()
-            raise ServiceError(
-                ErrorCode.DEADLINE, f"the body did not arrive within {self.node.bounds.deadlines.body:g} s"
-            ) from error
-        except (web.RequestPayloadError, ConnectionError) as error:
-            raise ServiceError(ErrorCode.MALFORMED, "the body ended early", path="$") from error
-
-    async def _read(self) -> bytes:
-        # With a known size the memory is allocated once: a growing buffer would fragment the heap.
-        size = self.request.content_length or 0
-        protocol = self.request.protocol
-        if isinstance(protocol, HttpProtocol):
-            protocol.is_body_counted = True
-            protocol.count_unread()
-        body = bytearray()
-        try:
-            self.holding.add(size)
-            body = bytearray(size)
-            end = 0
-            async for chunk in self.request.content.iter_any():
-                start, end = end, end + len(chunk)
-                if end > MAX_BODY_BYTES:
-                    raise self._too_big()
-                if end > len(body):
-                    self.holding.add(end - len(body))
-                body[start:end] = chunk
-            return bytes(body)
-        finally:
-            if isinstance(protocol, HttpProtocol):
-                protocol.is_body_counted = False
-            body.clear()  # an exception may keep this frame, with megabytes, until a garbage collection
-
-    def _too_big(self) -> ServiceError:
-        self.node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
-        return ServiceError(ErrorCode.TOO_BIG, f"a body has at most {MAX_BODY_BYTES} bytes", limit=MAX_BODY_BYTES)
+        return await read_json(self.request, self.node.bounds, self.node.runtime.metrics, self.holding)
 
 
 def is_valid_user(name: str) -> bool:
     """Whether a token can name this user."""
     return 1 <= len(name) <= MAX_USER_CHARS and name.isprintable() and name == name.strip()
-
-
-def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
-    """Decodes JSON. Raises ServiceError: MALFORMED, or INVALID_MESSAGE with details.path."""
-    decoded = decode_unchecked(body, decoder)
-    check_text(body)
-    return decoded
-
-
-def decode_unchecked(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
-    """Decodes JSON but accepts duplicate keys: the last one wins. The caller must call `check_text` later."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        check_text_first(body)
-        raise invalid(error) from error
-    except _DECODE_ERRORS as error:
-        raise ServiceError(ErrorCode.MALFORMED, f"the body is not JSON: {_reason(error)}", path="$") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return "not UTF-8" if isinstance(error, UnicodeError) else str(error)

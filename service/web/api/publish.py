@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw
 from service.core.broker import PublishResult
 from service.errors import ErrorCode, ServiceError
 from service.protocol.unique_keys import check_text
-from service.web.api.call import Call, decode_unchecked, is_valid_user
+from service.web.api.call import Call, is_valid_user
 from service.web.api.messages import (
     MAX_EVENTS_PER_REQUEST,
     MAX_USER_CHARS,
@@ -23,6 +23,7 @@ from service.web.api.messages import (
     Refused,
     Results,
 )
+from service.web.body import decode_unchecked
 
 MAX_EVENTS_PER_ITERATION = 25
 """Events published in one loop iteration; then other connections run. Checking many large events takes milliseconds."""

@@ -17,7 +17,7 @@ from service.realtime.cluster import messages as cluster
 from service.realtime.cluster.revocations import MAX_AHEAD
 from service.realtime.session.commands.history import encode_page
 from service.web.api import openapi, publish
-from service.web.api.call import Call, check_address_rate, decode
+from service.web.api.call import Call, check_address_rate
 from service.web.api.messages import (
     MAX_REASON_BYTES,
     AddressedEvent,
@@ -49,6 +49,7 @@ from service.web.api.messages import (
     UserRevoked,
 )
 from service.web.api.operation import CHANNEL_REFUSALS, Operation
+from service.web.body import decode
 
 _disconnect_decoder = msgspec.json.Decoder(Disconnect)
 _revoke_user_decoder = msgspec.json.Decoder(RevokeUser)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,6 +20,8 @@ from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.client_info import add_cors_headers, check_origin, client_ip, query_values
+from service.web.connect_checks import check_limits
+from service.web.http.detach import DetachedConnection
 from service.web.http.header_list import offers_websocket
 from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HttpConfig
@@ -44,17 +45,6 @@ class UpgradeResponse(Struct, frozen=True):
     head: bytes
     window_bits: int
     """The deflate window of frames to the peer; 0 without compression."""
-
-
-class DetachedConnection(Struct, frozen=True, gc=False):
-    """A connection that HTTP no longer owns, to become a WebSocket."""
-
-    transport: asyncio.Transport | None
-    """None if the connection is lost."""
-    early_data: bytes
-    """Bytes that the peer sent after the request."""
-    has_eof: bool
-    """Whether the peer has closed its sending half."""
 
 
 class PendingUpgrade(Protocol):
@@ -164,7 +154,7 @@ class UpgradeHandler:
         """
         node, config = self._node, self._config
         # The slot is acquired before the first await: otherwise concurrent upgrades could exceed the caps.
-        slot = node.admission.slots.acquire(upgrade_checks.check_limits(request, node, config))
+        slot = node.admission.slots.acquire(check_limits(request, node, config))
         has_entered = False
         is_upgrade = offers_websocket(request.headers)
         try:

@@ -9,36 +9,23 @@ from aiohttp import HttpVersion11, hdrs
 from multidict import CIMultiDictProxy
 
 from service.contract.model import ChannelSpec
-from service.core.backoff import jittered
-from service.core.identity import Identity, Right
+from service.core.identity import Identity
+from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement, negotiate
 from service.protocol.features import NO_ANNOUNCEMENT, Announcement, parse_announcement
 from service.protocol.messages import SUBPROTOCOL
-from service.realtime.admission.slots import network_of
 from service.realtime.node import Node
 from service.realtime.session.handshake import NO_CHANNELS, AcceptedUpgrade
-from service.web.client_info import client_ip, parse_credentials, query_values
+from service.web import connect_checks
+from service.web.client_info import parse_credentials, query_values
+from service.web.connect_checks import invalid_ticket
 from service.web.http.header_list import header_elements
 from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HttpConfig
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes as base64."""
-
-
-def check_limits(request: AnyRequest, node: Node, config: HttpConfig) -> str:
-    """Checks what needs no credentials: drain, bytes, rate and caps. Returns the client's network; raises ServiceError."""
-    node.admission.check_open()
-    if node.streams.budget.is_full:
-        node.runtime.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
-        raise ServiceError(
-            ErrorCode.OVERLOADED, "this node holds too many bytes for its peers", retry_after=jittered(5.0)
-        )
-    network = network_of(client_ip(request, config.hops))
-    node.admission.requests.check_connect(network)
-    node.admission.slots.check(network)
-    return network
 
 
 def check_subprotocol(request: AnyRequest, *, is_upgrade: bool) -> None:
@@ -60,8 +47,8 @@ async def authenticate(request: AnyRequest, node: Node, config: HttpConfig) -> t
     credentials = parse_credentials(request, config)
     if credentials.ticket is not None:
         token = await node.tickets.peek(credentials.ticket)
-        if token is None:
-            raise _invalid_ticket()
+        if token is None or StreamTicket.decode(token) is not None:
+            raise invalid_ticket()
         return await node.cluster.authenticator.authenticate(token), "ticket"
     if credentials.token is not None:
         kind = "cookie" if credentials.from_cookie else "bearer"
@@ -71,19 +58,13 @@ async def authenticate(request: AnyRequest, node: Node, config: HttpConfig) -> t
 
 def authorise_channels(request: AnyRequest, node: Node, identity: Identity | None) -> Mapping[str, ChannelSpec]:
     """The channels of `?channels=` with their contract. Raises ServiceError if the identity may not subscribe to one."""
-    given = ",".join(query_values(request, "channels"))
-    names = dict.fromkeys(filter(None, given.split(","))) if given else ()
+    values = query_values(request, "channels")
+    names = connect_checks.parse_channels(values) if values else ()
     if not names:
         return NO_CHANNELS
     if identity is None:
         raise ServiceError(ErrorCode.UNAUTHENTICATED, "?channels= needs credentials in the upgrade")
-    max_channels = node.bounds.limits.subscriptions
-    if len(names) > max_channels:
-        node.runtime.metrics.limits.limit_hits.labels(limit="subscriptions").inc()
-        raise ServiceError(
-            ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"a connection has at most {max_channels} channels", limit=max_channels
-        )
-    return {name: node.gate.authorise(identity, name, Right.SUBSCRIBE).spec for name in names}
+    return connect_checks.authorise_channels(node, identity, names)
 
 
 def read_announcement(request: AnyRequest) -> Announcement:
@@ -143,8 +124,4 @@ def negotiate_compression(request: AnyRequest) -> Agreement | None:
 async def redeem_ticket(request: AnyRequest, node: Node) -> None:
     """Uses up the ticket; the last check, so that no refusal costs the client its ticket."""
     if await node.tickets.redeem(query_values(request, "ticket")[0]) is None:
-        raise _invalid_ticket()  # a concurrent upgrade has redeemed it
-
-
-def _invalid_ticket() -> ServiceError:
-    return ServiceError(ErrorCode.INVALID_TICKET, "the ticket is unknown, used or expired; ask for a new one")
+        raise invalid_ticket()  # a concurrent upgrade has redeemed it

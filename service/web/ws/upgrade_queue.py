@@ -19,12 +19,13 @@ from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import Account, HeldBytes
 from service.realtime.runtime import Runtime
 from service.web.descriptors import DescriptorMonitor
+from service.web.http.detach import DetachedConnection
 from service.web.http.half_close import half_close
 from service.web.http.http_connections import HttpConnections
 from service.web.http.http_protocol import HttpProtocol, parse_upgrade_request
 from service.web.http.plain_request import AnyRequest, parse_plain_upgrade
 from service.web.problem import serialize_closing_response
-from service.web.ws.upgrade import DetachedConnection, UpgradeHandler
+from service.web.ws.upgrade import UpgradeHandler
 
 MAX_UPGRADE_HEAD_BYTES = 16_384
 """Bytes of a request head that is parsed here; aiohttp handles larger ones."""

@@ -20,6 +20,7 @@ from service.realtime.connections.byte_budget import Account
 from service.realtime.connections.transport import MessageHandler
 from service.telemetry.metrics import Metrics
 from service.web.http.half_close import half_close
+from service.web.http.peer_transport import NULL_HANDLER, PeerTransport
 from service.web.ws.frames import FrameReader, MessageTooBigError, ProtocolError, parse_close, parse_single_text
 from service.web.ws.read_scheduler import ReadScheduler
 
@@ -52,7 +53,7 @@ class WebSocketContext:
     read_scheduler: ReadScheduler
 
 
-class WebSocket(asyncio.Protocol):
+class WebSocket(PeerTransport):
     """Implements Transport. Answers pings itself; closes the connection if control frames or small fragments exceed the
     rate of messages."""
 
@@ -61,37 +62,31 @@ class WebSocket(asyncio.Protocol):
         "_close_timer",
         "_context",
         "_control_bucket",
-        "_held_bytes",
         "_late_bytes_left",
         "_pending_pong",
         "_ping_sent_at",
         "_reader",
         "_state",
-        "_transport",
-        "_unsent_bytes",
-        "account",
         "handler",
         "has_received",
         "is_reading_paused",
-        "is_writing_paused",
         "window_bits",
         "write",
     )
 
+    answers_pings = True
     handler: MessageHandler
     """Must be set before any other use."""
 
     def __init__(
         self, context: WebSocketContext, transport: asyncio.Transport, window_bits: int = 0, *, account: Account
     ) -> None:
+        super().__init__(transport, account)
         self._context = context
-        self.account = account
-        self._transport = transport
         self.write: Callable[[bytes], None] = transport.write
         self.window_bits = window_bits
         self.has_received = True
         self.is_reading_paused = False
-        self.is_writing_paused = False
         self._state = _State.OPEN
         self._reader: FrameReader | None = None
         """Exists only while a frame or message is unfinished, or while received frames wait to be read."""
@@ -103,9 +98,6 @@ class WebSocket(asyncio.Protocol):
         self._close_timer: Timer | None = None
         """Aborts the connection if closing takes too long."""
         self._close_code = CloseCode.ABNORMAL.code
-        self._held_bytes = 0
-        """Bytes counted on the account, unsent ones included."""
-        self._unsent_bytes = 0
         self._late_bytes_left = MAX_LATE_BYTES
         """Bytes that the peer may still send after the close frame."""
 
@@ -244,28 +236,12 @@ class WebSocket(asyncio.Protocol):
             except ProtocolError as error:
                 self._fail(error)
 
-    # --- bytes held for the peer --------------------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------------------------------------
 
-    def set_account(self, account: Account) -> None:
-        """Moves the held bytes to another account."""
-        self.account.add(-self._held_bytes)
-        account.add(self._held_bytes)
-        self.account = account
-
-    def count_held(self, size: int) -> None:
-        """Changes the number of held bytes."""
-        if size and self._state is not _State.LOST:
-            self._held_bytes += size
-            self.account.add(size)
-
-    def count_unsent(self, at_least: int = 0) -> None:
-        """Counts the unsent bytes. While writing is paused, the count never falls: the transport frees a write only
-        when all of it is sent."""
-        unsent = (
-            max(self._unsent_bytes, at_least, self._transport.get_write_buffer_size()) if self.is_writing_paused else 0
-        )
-        change, self._unsent_bytes = unsent - self._unsent_bytes, unsent
-        self.count_held(change)
+    @property
+    def is_lost(self) -> bool:
+        """True once the TCP connection has ended."""
+        return self._state is _State.LOST
 
     def eof_received(self) -> bool:
         """Handles a peer that closes its sending half without a close frame.
@@ -282,8 +258,7 @@ class WebSocket(asyncio.Protocol):
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._finish()
-        self.account.add(-self._held_bytes)
-        self._held_bytes = 0
+        self._release_held()
         self._state = _State.LOST
 
     def pause_writing(self) -> None:
@@ -432,31 +407,8 @@ class WebSocket(asyncio.Protocol):
                 self._account_reader(reader)
             self.write = _discard
             # Breaks the reference cycle: the connection's objects are freed at once, not by the garbage collector.
-            handler, self.handler = self.handler, _NULL_HANDLER
+            handler, self.handler = self.handler, NULL_HANDLER
             handler.connection_lost()
-
-
-class _NullHandler:
-    """The handler of a finished connection: ignores everything."""
-
-    def message_received(self, message: str | bytes) -> None:
-        """Ignores the message."""
-
-    def pause_writing(self) -> None:
-        """Ignores the event."""
-
-    def resume_writing(self) -> None:
-        """Ignores the event."""
-
-    def eof_received(self) -> bool:
-        """Reports that nothing is in progress."""
-        return False
-
-    def connection_lost(self) -> None:
-        """Ignores the event."""
-
-
-_NULL_HANDLER = _NullHandler()
 
 
 def _discard(data: bytes) -> None:

@@ -12,7 +12,7 @@ from service.adapters.redis.stores.client import RedisClient
 class RedisTickets:
     """Redeems a ticket by one GETDEL, so only one node gets the token.
 
-    There is no limit on tickets as in memory: they expire within seconds, and only holders of a valid token get some, at a
+    There is no limit on tickets as in memory: they expire within minutes, and only holders of a valid token get some, at a
     limited rate. A ticket's key is its hash, so that whoever sees the keys cannot redeem one.
     """
 

@@ -1,0 +1,63 @@
+"""The checks of a new client that WebSockets, streams and polls share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from aiohttp import web
+
+from service.contract.model import ChannelSpec
+from service.core.backoff import jittered
+from service.core.identity import Identity, Right
+from service.errors import ErrorCode, ServiceError
+from service.realtime.admission.slots import network_of
+from service.realtime.node import Node
+from service.realtime.session.handshake import NO_CHANNELS
+from service.web.client_info import add_cors_headers, client_ip, preflight_response
+from service.web.http.plain_request import AnyRequest
+from service.web.http_config import HTTP_CONFIG, HttpConfig
+
+
+def check_limits(request: AnyRequest, node: Node, config: HttpConfig) -> str:
+    """Checks what needs no credentials: drain, bytes, rate and caps. Returns the client's network; raises ServiceError."""
+    node.admission.check_open()
+    if node.streams.budget.is_full:
+        node.runtime.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
+        raise ServiceError(
+            ErrorCode.OVERLOADED, "this node holds too many bytes for its peers", retry_after=jittered(5.0)
+        )
+    network = network_of(client_ip(request, config.hops))
+    node.admission.requests.check_connect(network)
+    node.admission.slots.check(network)
+    return network
+
+
+def parse_channels(values: Iterable[str]) -> list[str]:
+    """Returns the names in the values of a parameter, separated by commas, each once."""
+    return list(dict.fromkeys(filter(None, ",".join(values).split(","))))
+
+
+def authorise_channels(node: Node, identity: Identity, names: Iterable[str]) -> Mapping[str, ChannelSpec]:
+    """Returns the channels with their contract. Raises ServiceError if the identity may not subscribe to one."""
+    names = list(names)
+    if not names:
+        return NO_CHANNELS
+    max_channels = node.bounds.limits.subscriptions
+    if len(names) > max_channels:
+        node.runtime.metrics.limits.limit_hits.labels(limit="subscriptions").inc()
+        raise ServiceError(
+            ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"a connection has at most {max_channels} channels", limit=max_channels
+        )
+    return {name: node.gate.authorise(identity, name, Right.SUBSCRIBE).spec for name in names}
+
+
+def preflight(request: web.Request, methods: str) -> web.StreamResponse:
+    """Returns the response to a CORS preflight of a public path."""
+    response = preflight_response(methods)
+    add_cors_headers(request, response, request.app[HTTP_CONFIG])
+    return response
+
+
+def invalid_ticket() -> ServiceError:
+    """Returns the error for a ticket that opens nothing here."""
+    return ServiceError(ErrorCode.INVALID_TICKET, "the ticket is unknown, used or expired; ask for a new one")

@@ -1,0 +1,94 @@
+"""The bodies and addresses of the requests for streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from service.core import last_event_id
+from service.core.position import Position
+from service.core.tickets import StreamTicket
+from service.errors import ErrorCode, ServiceError
+from service.protocol.messages import Channel, Since
+from service.web.body import decode
+from service.web.connect_checks import parse_channels
+
+MAX_FEATURES = 64
+"""Names of features in one request."""
+_Text = Annotated[str, Meta(max_length=64)]
+
+LAST_EVENT_ID = "Last-Event-ID"
+
+
+class StreamSubscription(Struct, frozen=True, forbid_unknown_fields=True):
+    """One channel of a stream, from a position if `since` is given."""
+
+    channel: Channel
+    since: Since | None = None
+
+
+class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /stream`."""
+
+    subscriptions: Annotated[list[StreamSubscription], Meta(min_length=1)]
+    client: _Text | None = None
+    """Name and version of the client's library, as `client` in the address of an upgrade."""
+    contract: _Text | None = None
+    """Hash of the contract that the client was made for."""
+    features: Annotated[list[_Text], Meta(max_length=MAX_FEATURES)] = []
+    """Features that the client knows. Unknown names are ignored."""
+
+
+_stream_decoder = msgspec.json.Decoder(StreamRequest)
+
+
+class Wanted(Struct, frozen=True):
+    """What a client wants to get: channels in order, and the positions from which it resumes."""
+
+    channels: list[str]
+    positions: Mapping[str, Position]
+
+
+def parse_stream(body: bytes) -> Wanted:
+    """Reads the body of `POST /stream`. Raises ServiceError."""
+    subscriptions = decode(body, _stream_decoder).subscriptions
+    channels: dict[str, None] = {}
+    positions: dict[str, Position] = {}
+    for index, one in enumerate(subscriptions):
+        if one.channel in channels:
+            raise ServiceError(
+                ErrorCode.INVALID_MESSAGE, f"{one.channel} is given twice", path=f"$.subscriptions[{index}].channel"
+            )
+        channels[one.channel] = None
+        if one.since is not None:
+            positions[one.channel] = Position(one.since.epoch, one.since.offset, one.since.id)
+    return Wanted(list(channels), positions)
+
+
+def parse_address(request: web.Request, ticket: StreamTicket | None) -> Wanted:
+    """Reads the address of `GET /sse`, and Last-Event-ID. Raises ServiceError.
+
+    Without `channels`, a ticket opens all its channels.
+    """
+    channels = parse_channels(request.query.getall("channels", []))
+    if ticket is not None:
+        channels = channels or list(ticket.channels)
+        for channel in channels:
+            if channel not in ticket.channels:
+                raise ServiceError(
+                    ErrorCode.FORBIDDEN, "the ticket is for other channels", parameter="channels", channel=channel
+                )
+    if not 1 <= len(channels) <= last_event_id.MAX_CHANNELS:
+        raise ServiceError(
+            ErrorCode.INVALID_REQUEST,
+            f"name 1 to {last_event_id.MAX_CHANNELS} channels: their positions must fit into a header",
+            parameter="channels",
+            limit=last_event_id.MAX_CHANNELS,
+        )
+    # A browser's EventSource sends the header when it reconnects. A page that opens a new one can only set the address.
+    given = request.headers.get(LAST_EVENT_ID) or request.query.get("last_event_id")
+    return Wanted(channels, last_event_id.decode(given, channels) if given else {})

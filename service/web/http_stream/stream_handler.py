@@ -1,0 +1,184 @@
+"""Answers `POST /stream` and `GET /sse`: checks a request, and hands its connection to the realtime core."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+from msgspec import Struct
+
+from service.core.identity import Identity, anonymous
+from service.core.last_event_id import PositionTracker
+from service.core.tickets import StreamTicket
+from service.errors import ErrorCode, ServiceError
+from service.realtime.admission.slots import ConnectionSlot, network_of
+from service.realtime.connections.byte_budget import HeldBytes
+from service.realtime.node import Node
+from service.realtime.session.accept import accept_connection
+from service.realtime.session.handshake import AcceptedUpgrade
+from service.realtime.session.pre_auth_buffer import PreAuthBuffer
+from service.web.body import read_json
+from service.web.client_info import (
+    add_cors_headers,
+    check_origin,
+    check_post_origin,
+    client_ip,
+    parse_credentials,
+)
+from service.web.connect_checks import authorise_channels, check_limits, invalid_ticket
+from service.web.http.detach import DetachedResponse, detach
+from service.web.http_config import HttpConfig
+from service.web.http_stream.event_stream import EventStream, StreamContext
+from service.web.http_stream.requests import Wanted, parse_address, parse_stream
+from service.web.problem import problem_response
+
+_HEADERS = {
+    hdrs.CONTENT_TYPE: "text/event-stream",
+    hdrs.CACHE_CONTROL: "no-store, no-transform",  # a proxy that compresses would hold events back
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+    hdrs.CONNECTION: "close",
+}
+
+
+class Client(Struct, frozen=True):
+    """Who asks, and with which credentials."""
+
+    identity: Identity
+    credentials: str
+    """The kind: bearer, cookie, ticket or anonymous."""
+    ticket: StreamTicket | None = None
+
+
+class _Accepted(Struct, frozen=True):
+    upgrade: AcceptedUpgrade
+    tracker: PositionTracker | None
+
+
+class StreamHandler:
+    """Opens streams of server-sent events."""
+
+    def __init__(self, node: Node, config: HttpConfig) -> None:
+        self._node = node
+        self._config = config
+        self._context = StreamContext(node.bounds, node.runtime.clock, node.runtime.metrics)
+
+    async def post_stream(self, request: web.Request) -> web.StreamResponse:
+        """Opens a stream whose body names channels and positions."""
+        return await self._answer(request, self._read_body, has_ids=False)
+
+    async def get_sse(self, request: web.Request) -> web.StreamResponse:
+        """Opens a stream whose address names channels. Its events have ids, with which a client resumes."""
+        return await self._answer(request, self._read_address, has_ids=True)
+
+    async def _read_body(self, request: web.Request, client: Client) -> Wanted:
+        node = self._node
+        holding = HeldBytes(node.streams.budget.account(client.identity.tenant))
+        try:
+            return parse_stream(await read_json(request, node.bounds, node.runtime.metrics, holding))
+        finally:
+            holding.release()
+
+    async def _read_address(self, request: web.Request, client: Client) -> Wanted:
+        return parse_address(request, client.ticket)
+
+    async def _answer(
+        self, request: web.Request, read: Callable[[web.Request, Client], Awaitable[Wanted]], *, has_ids: bool
+    ) -> web.StreamResponse:
+        try:
+            accepted = await self._check(request, read, has_ids=has_ids)
+        except ServiceError as error:
+            self._count_refusal(request, error)
+            response = problem_response(error)
+            add_cors_headers(request, response, self._config)
+            return response
+        except Exception:
+            self._count_refusal(request, ServiceError(ErrorCode.INTERNAL, "a fault of the service"))
+            raise
+        await self._open(request, accepted)
+        return DetachedResponse()
+
+    def _count_refusal(self, request: web.Request, error: ServiceError) -> None:
+        network = network_of(client_ip(request, self._config.hops))
+        self._node.admission.refusals.count(error, "stream", network)
+
+    async def _check(
+        self, request: web.Request, read: Callable[[web.Request, Client], Awaitable[Wanted]], *, has_ids: bool
+    ) -> _Accepted:
+        """Runs the checks of an upgrade, in the same order. Raises ServiceError, after which nothing stays reserved."""
+        node, config = self._node, self._config
+        slot = node.admission.slots.acquire(check_limits(request, node, config))
+        has_entered = False
+        try:
+            check_origin(request, config)
+            node.admission.upgrades.accept(is_upgrade=True, is_browser=hdrs.ORIGIN in request.headers)
+            has_entered = True
+            client = await authenticate(request, node, config)
+            await slot.identify(client.identity)
+            wanted = await read(request, client)
+            return _Accepted(
+                self._accept(slot, client, wanted),
+                PositionTracker(wanted.channels, wanted.positions) if has_ids else None,
+            )
+        except BaseException:
+            if has_entered:
+                node.admission.upgrades.cancel()
+            slot.release()
+            raise
+
+    def _accept(self, slot: ConnectionSlot, client: Client, wanted: Wanted) -> AcceptedUpgrade:
+        node = self._node
+        channels = authorise_channels(node, client.identity, wanted.channels)
+        node.admission.check_subscribes(slot, len(channels), is_upgrade=True)
+        return AcceptedUpgrade(
+            slot, client.identity, client.credentials, channels, is_ready=True, positions=wanted.positions
+        )
+
+    async def _open(self, request: web.Request, accepted: _Accepted) -> None:
+        node = self._node
+        head = self._head(request)
+        transport = detach(request).transport
+        upgrade = accepted.upgrade
+        if transport is None or transport.is_closing() or upgrade.identity is None:
+            upgrade.slot.release()
+            return
+        account = node.streams.budget.account(upgrade.identity.tenant)
+        stream = EventStream(self._context, transport, head, account=account, tracker=accepted.tracker)
+        stream.handler = buffer = PreAuthBuffer(stream)
+        transport.set_protocol(stream)
+        stream.connection_made(transport)
+        waiting = accept_connection(node, stream, buffer, upgrade)
+        if waiting is not None:
+            await waiting
+
+    def _head(self, request: web.Request) -> bytes:
+        response = web.Response(headers=_HEADERS)
+        add_cors_headers(request, response, self._config)
+        lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in response.headers.items())]
+        return "\r\n".join((*lines, "", "")).encode()
+
+
+async def authenticate(request: web.Request, node: Node, config: HttpConfig) -> Client:
+    """Authenticates a request for a stream, a poll or an emit.
+
+    Raises ServiceError. A cookie counts in a POST only with an Origin from the list, because browsers attach cookies to the
+    requests of every site.
+    """
+    credentials = parse_credentials(request, config)
+    if credentials.from_cookie and request.method == hdrs.METH_POST:
+        check_post_origin(request, config)
+    if credentials.token is not None:
+        kind = "cookie" if credentials.from_cookie else "bearer"
+        return Client(await node.cluster.authenticator.authenticate(credentials.token), kind)
+    if credentials.ticket is not None:
+        value = await node.tickets.peek(credentials.ticket)
+        ticket = None if value is None else StreamTicket.decode(value)
+        if ticket is None or request.method != hdrs.METH_GET:
+            raise invalid_ticket()
+        return Client(await node.cluster.authenticator.authenticate(ticket.token), "ticket", ticket)
+    if node.bounds.anonymous_tenant is None:
+        raise ServiceError(ErrorCode.UNAUTHENTICATED, "send the token as Authorization: Bearer <token>")
+    return Client(anonymous(node.bounds.anonymous_tenant), "anonymous")
+
+
+STREAM_HANDLER = web.AppKey("stream_handler", StreamHandler)
