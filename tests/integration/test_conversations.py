@@ -268,7 +268,10 @@ def test_every_client_message_is_sent() -> None:
 
 
 def test_every_server_message_is_expected_somewhere() -> None:
-    expected = {message["type"] for message in said("expect", "unordered")} | {"pong", "closed"}  # `closed` is only in streams
+    expected = {message["type"] for message in said("expect", "unordered")} | {
+        "pong",
+        "closed",
+    }  # `closed` is only in streams
     tags = {kind.__struct_config__.tag for kind in messages.ServerMessage.__subclasses__()} - {None}
     assert not tags - expected
     assert {"presence.joined", "presence.left", "presence.count"} <= expected
