@@ -20,6 +20,7 @@ from msgspec import Raw, Struct, json
 FEATURES: Mapping[str, str] = MappingProxyType(
     {
         "ready_in_address": "`ready=1` in the address of the upgrade starts deliveries ([`ready`](#ready)).",
+        "streams": "`POST /stream` and `GET /sse` send events without WebSockets ([streams.md](streams.md)).",
     }
 )
 """The features of this node by name, each with one line for docs/protocol.md. Once released, a name stays."""

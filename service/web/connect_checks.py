@@ -10,10 +10,11 @@ from service.contract.model import ChannelSpec
 from service.core.backoff import jittered
 from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError
+from service.protocol.features import NO_ANNOUNCEMENT, Announcement, parse_announcement
 from service.realtime.admission.slots import network_of
 from service.realtime.node import Node
 from service.realtime.session.handshake import NO_CHANNELS
-from service.web.client_info import add_cors_headers, client_ip, preflight_response
+from service.web.client_info import add_cors_headers, client_ip, preflight_response, query_values
 from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HTTP_CONFIG, HttpConfig
 
@@ -49,6 +50,20 @@ def authorise_channels(node: Node, identity: Identity, names: Iterable[str]) -> 
             ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"a connection has at most {max_channels} channels", limit=max_channels
         )
     return {name: node.gate.authorise(identity, name, Right.SUBSCRIBE).spec for name in names}
+
+
+def read_announcement(request: AnyRequest) -> Announcement:
+    """What the client says of itself in the address. Nothing in it refuses an upgrade: what is invalid counts as missing."""
+    target = request.raw_path
+    # Nothing is announced, which is checked first because it is cheap. With a percent sign, a name may be encoded.
+    if "client=" not in target and "contract=" not in target and "features=" not in target and "%" not in target:
+        return NO_ANNOUNCEMENT
+    client, contract = query_values(request, "client"), query_values(request, "contract")
+    return parse_announcement(
+        client[0] if len(client) == 1 else "",
+        contract[0] if len(contract) == 1 else "",
+        ",".join(query_values(request, "features")),
+    )
 
 
 def preflight(request: web.Request, methods: str) -> web.StreamResponse:

@@ -432,3 +432,15 @@ async def test_stream_ticket_is_only_for_allowed_channels(
 ) -> None:
     found, problem = await refusal(server, "POST", "/tickets", json={"channels": channels}, headers=authorization())
     assert (found, problem["code"]) == (status, code)
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+async def test_stream_tells_the_features_and_counts_the_client(server: Running) -> None:
+    announced: dict[str, Any] = {"client": "lib/1.2", "features": ["streams", "tomorrow"]}
+    async with stream(server, "room:1", **announced) as opened:
+        assert "streams" in opened.welcome["features"]
+    async with sse(server, ["room:1"], query="&client=lib/1.2&features=streams"):
+        pass
+    assert await server.metric("client_versions_total", client="lib", version="1.2") == 2

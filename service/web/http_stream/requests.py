@@ -13,13 +13,14 @@ from service.core import last_event_id
 from service.core.position import Position
 from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
+from service.protocol.features import Announcement, parse_announcement
 from service.protocol.messages import Channel, Since
 from service.web.body import decode
-from service.web.connect_checks import parse_channels
+from service.web.connect_checks import parse_channels, read_announcement
 
 MAX_FEATURES = 64
 """Names of features in one request."""
-_Text = Annotated[str, Meta(max_length=64)]
+_Text = Annotated[str, Meta(max_length=65)]
 
 LAST_EVENT_ID = "Last-Event-ID"
 
@@ -35,9 +36,9 @@ class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /stream`."""
 
     subscriptions: Annotated[list[StreamSubscription], Meta(min_length=1)]
-    client: _Text | None = None
+    client: _Text = ""
     """Name and version of the client's library, as `client` in the address of an upgrade."""
-    contract: _Text | None = None
+    contract: _Text = ""
     """Hash of the contract that the client was made for."""
     features: Annotated[list[_Text], Meta(max_length=MAX_FEATURES)] = []
     """Features that the client knows. Unknown names are ignored."""
@@ -47,18 +48,19 @@ _stream_decoder = msgspec.json.Decoder(StreamRequest)
 
 
 class Wanted(Struct, frozen=True):
-    """What a client wants to get: channels in order, and the positions from which it resumes."""
+    """What a client wants to get: channels in order, and the positions from which it resumes. And what it announces."""
 
     channels: list[str]
     positions: Mapping[str, Position]
+    announcement: Announcement
 
 
 def parse_stream(body: bytes) -> Wanted:
     """Reads the body of `POST /stream`. Raises ServiceError."""
-    subscriptions = decode(body, _stream_decoder).subscriptions
+    wanted = decode(body, _stream_decoder)
     channels: dict[str, None] = {}
     positions: dict[str, Position] = {}
-    for index, one in enumerate(subscriptions):
+    for index, one in enumerate(wanted.subscriptions):
         if one.channel in channels:
             raise ServiceError(
                 ErrorCode.INVALID_MESSAGE, f"{one.channel} is given twice", path=f"$.subscriptions[{index}].channel"
@@ -66,7 +68,8 @@ def parse_stream(body: bytes) -> Wanted:
         channels[one.channel] = None
         if one.since is not None:
             positions[one.channel] = Position(one.since.epoch, one.since.offset, one.since.id)
-    return Wanted(list(channels), positions)
+    announcement = parse_announcement(wanted.client, wanted.contract, ",".join(wanted.features))
+    return Wanted(list(channels), positions, announcement)
 
 
 def parse_address(request: web.Request, ticket: StreamTicket | None) -> Wanted:
@@ -91,4 +94,5 @@ def parse_address(request: web.Request, ticket: StreamTicket | None) -> Wanted:
         )
     # A browser's EventSource sends the header when it reconnects. A page that opens a new one can only set the address.
     given = request.headers.get(LAST_EVENT_ID) or request.query.get("last_event_id")
-    return Wanted(channels, last_event_id.decode(given, channels) if given else {})
+    positions = last_event_id.decode(given, channels) if given else {}
+    return Wanted(channels, positions, read_announcement(request))

@@ -131,7 +131,13 @@ class StreamHandler:
         channels = authorise_channels(node, client.identity, wanted.channels)
         node.admission.check_subscribes(slot, len(channels), is_upgrade=True)
         return AcceptedUpgrade(
-            slot, client.identity, client.credentials, channels, is_ready=True, positions=wanted.positions
+            slot,
+            client.identity,
+            client.credentials,
+            channels,
+            is_ready=True,
+            announcement=wanted.announcement,
+            positions=wanted.positions,
         )
 
     async def _open(self, request: web.Request, accepted: _Accepted) -> None:

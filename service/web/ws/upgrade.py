@@ -20,7 +20,7 @@ from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.client_info import add_cors_headers, check_origin, client_ip, query_values
-from service.web.connect_checks import check_limits
+from service.web.connect_checks import check_limits, read_announcement
 from service.web.http.detach import DetachedConnection
 from service.web.http.header_list import offers_websocket
 from service.web.http.plain_request import AnyRequest
@@ -169,7 +169,7 @@ class UpgradeHandler:
                 await slot.identify(identity)
             channels = upgrade_checks.authorise_channels(request, node, identity)
             is_ready = "1" in query_values(request, "ready")
-            announcement = upgrade_checks.read_announcement(request)
+            announcement = read_announcement(request)
             upgrade = AcceptedUpgrade(slot, identity, credentials, channels, is_ready, announcement)
             if not is_upgrade:
                 upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)

@@ -13,7 +13,6 @@ from service.core.identity import Identity
 from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement, negotiate
-from service.protocol.features import NO_ANNOUNCEMENT, Announcement, parse_announcement
 from service.protocol.messages import SUBPROTOCOL
 from service.realtime.node import Node
 from service.realtime.session.handshake import NO_CHANNELS, AcceptedUpgrade
@@ -65,20 +64,6 @@ def authorise_channels(request: AnyRequest, node: Node, identity: Identity | Non
     if identity is None:
         raise ServiceError(ErrorCode.UNAUTHENTICATED, "?channels= needs credentials in the upgrade")
     return connect_checks.authorise_channels(node, identity, names)
-
-
-def read_announcement(request: AnyRequest) -> Announcement:
-    """What the client says of itself in the address. Nothing in it refuses an upgrade: what is invalid counts as missing."""
-    target = request.raw_path
-    # Nothing is announced, which is checked first because it is cheap. With a percent sign, a name may be encoded.
-    if "client=" not in target and "contract=" not in target and "features=" not in target and "%" not in target:
-        return NO_ANNOUNCEMENT
-    client, contract = query_values(request, "client"), query_values(request, "contract")
-    return parse_announcement(
-        client[0] if len(client) == 1 else "",
-        contract[0] if len(contract) == 1 else "",
-        ",".join(query_values(request, "features")),
-    )
 
 
 def charge_subscribes(node: Node, upgrade: AcceptedUpgrade, *, is_upgrade: bool) -> None:
