@@ -5,7 +5,7 @@ BIN := .venv/bin
 # More processes than two cores: many tests wait for a store, a browser or a timer.
 WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --durations=20
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-cluster test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-cluster test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick bench-growth check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ bench: ## compare with other servers and a plain C loop (20 min); ONLY=workload,
 bench-quick: ## compare with a plain C loop only (1 min); prints one JSON line for each workload; ONLY=workload,…
 	@scripts/setup.sh quick
 	@$(BIN)/python -m benchmarks --quick $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-growth: ## measure how the cost grows with nodes, channels, users, history and tenants (10 min); ONLY=part,…
+	@scripts/setup.sh quick
+	$(BIN)/python -m benchmarks.growth $(if $(ONLY),--only $(ONLY))
 
 check: ## check format, lint, types, import directions, generated files and locks
 	@scripts/setup.sh dev

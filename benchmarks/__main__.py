@@ -6,8 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from benchmarks import compare, machine, report
 from benchmarks.build import BuildError, build
 from benchmarks.cases import QUICK, WORKLOADS, Workload, quick
 from benchmarks.figures import Figures, Sample
+from benchmarks.interrupts import cancelled_by
 from benchmarks.measuring import Stage
 from benchmarks.peers import Peer, UnavailableError, everyone
 from benchmarks.peers.peer import CHECKOUT, TOOLS
@@ -170,7 +170,7 @@ async def _run(
     tidewire = Tidewire()
     before = tidewire.fingerprint()
     try:
-        with _cancelled_by(signal.SIGTERM):
+        with cancelled_by(signal.SIGTERM):
             samples = await Rounds(plan, Stage(cores, asked.output / "run"), progress).run()
     finally:
         progress.over()
@@ -179,33 +179,6 @@ async def _run(
             "files of service/ were changed during the run: its rounds are not of one and the same; run it again"
         )
     return samples
-
-
-@contextmanager
-def _cancelled_by(number: signal.Signals) -> Iterator[None]:
-    """Lets a signal cancel this task, as asyncio does with SIGINT, and raises KeyboardInterrupt.
-
-    An exception from a signal handler could be raised in any callback of the loop.
-    """
-    loop, task, before = asyncio.get_running_loop(), asyncio.current_task(), signal.getsignal(number)
-    assert task is not None
-    came = False
-
-    def cancel() -> None:
-        nonlocal came
-        came = True
-        task.cancel()
-
-    loop.add_signal_handler(number, cancel)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if came:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        loop.remove_signal_handler(number)
-        signal.signal(number, before)
 
 
 def _judged(samples: Sequence[Sample]) -> int:

@@ -188,7 +188,7 @@ def markdown(results: Results) -> str:
         "More is better; above 1 is possible, because several events can go in one write. "
         "Figures are medians over the rounds, in brackets the lowest and the highest.\n",
         "## Targets\n",
-        _table(("target", "floor", "goal", "measured", "rounds", ""), _target_rows(results)),
+        table(("target", "floor", "goal", "measured", "rounds", ""), _target_rows(results)),
     ]
     for workload in results.workloads:
         parts += [
@@ -198,7 +198,7 @@ def markdown(results: Results) -> str:
         ]
     parts += [
         "## Who was measured\n",
-        _table(("peer", "version"), [(results.titles[name], version) for name, version in results.versions.items()]),
+        table(("peer", "version"), [(results.titles[name], version) for name, version in results.versions.items()]),
     ]
     if results.unavailable:
         parts += ["Not available, and therefore not measured:\n"]
@@ -266,7 +266,7 @@ def _workload_table(results: Results, workload: Workload) -> str:
             notes += _vitals(results, workload, case, peer)
             notes += [_one_line(failure) for failure in found.get("failures", [])]
             rows.append((_label(results, workload, case, peer), *cells, "; ".join(notes)))
-    return _table(("", *(title for _, title, _ in columns), "rounds", ""), rows)
+    return table(("", *(title for _, title, _ in columns), "rounds", ""), rows)
 
 
 def _vitals(results: Results, workload: Workload, case: Case, peer: str) -> list[str]:
@@ -279,7 +279,7 @@ def _vitals(results: Results, workload: Workload, case: Case, peer: str) -> list
         f"{what} {_longest(mine, 'during', name)} (while connecting {_longest(mine, 'before', name)})"
         for name, what in (("stall", "longest stall"), ("pause", "longest collection"))
     ]
-    return [", ".join((*told, f"{_number(memory)} KiB a connection"))]
+    return [", ".join((*told, f"{number(memory)} KiB a connection"))]
 
 
 def _rounds(found: Mapping[str, Any]) -> str:
@@ -295,7 +295,7 @@ def _longest(samples: Sequence[Sample], when: str, name: str) -> str:
     known = [bound for bound in bounds if bound is not None]
     if len(known) < len(bounds):
         return "beyond measure"
-    return f"≤ {_number(max(known) * 1_000)} ms" if any(known) else "none"
+    return f"≤ {number(max(known) * 1_000)} ms" if any(known) else "none"
 
 
 def _measured(results: Results, workload: Workload, case: Case) -> list[str]:
@@ -307,7 +307,8 @@ def _label(results: Results, workload: Workload, case: Case, peer: str) -> str:
     return results.titles[peer] + ("" if case.name == workload.name else f", {case.name}")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Formats a Markdown table: the first and the last column are text."""
     marks = [" --- "] + ["---:" if number < len(head) - 1 else " --- " for number in range(1, len(head))]
     written = [f"| {' | '.join(head)} |", f"|{'|'.join(marks)}|"]
     written += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
@@ -322,11 +323,12 @@ def _spread(spread: Spread | None) -> str:
     if spread is None:
         return "–"
     if spread.low == spread.high:
-        return _number(spread.median)
-    return f"{_number(spread.median)} ({_number(spread.low)}–{_number(spread.high)})"
+        return number(spread.median)
+    return f"{number(spread.median)} ({number(spread.low)}–{number(spread.high)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Formats a number with three significant digits, or as a whole number from 1 000 on."""
     return f"{round(digits(value)):,}".replace(",", " ") if abs(value) >= 1_000 else f"{float(f'{value:.3g}'):g}"
 
 

@@ -25,7 +25,8 @@ from benchmarks.peers.peer import CHECKOUT, Command, Peer, Started
 from benchmarks.processes import HOST, Cores, FailedError, free_port
 
 CONTRACT = Path(__file__).parent / "contract.yaml"
-_SECRET = "only for benchmarks, and long enough for HS256"
+SECRET = "only for benchmarks, and long enough for HS256"
+"""Guards nothing."""
 _TTL = 7_200
 """Lifetime of tokens in seconds, longer than any run."""
 _PLENTY = {"per_second": 1_000_000, "burst": 1_000_000}
@@ -39,6 +40,23 @@ def tokens(secret: str, users: int) -> Iterable[str]:
     for number in range(users):
         claims = {"iss": "tidewire", "aud": "tidewire", "sub": f"user-{number}", "exp": expires}
         yield jwt.encode(claims, secret, algorithm="HS256")
+
+
+def redis_line(port: int, folder: Path) -> tuple[str, ...]:
+    """Returns the command of a Redis that keeps nothing on disk."""
+    return (
+        "redis-server",
+        "--bind",
+        HOST,
+        "--port",
+        str(port),
+        "--dir",
+        str(folder),
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    )
 
 
 def counts(metrics: str) -> Counts:
@@ -86,7 +104,7 @@ class Tidewire(Peer):
             "port": port,
             "ops_port": free_port(),
             "contract": str(CONTRACT),
-            "auth": {"secret": _SECRET},
+            "auth": {"secret": SECRET},
             "limits": {**dict.fromkeys(rates, _PLENTY), **dict.fromkeys(counts, _MANY)},
             "deadlines": {"heartbeat": case.ping},
             **({"rollout": {"accept_rate": _PLENTY}} if self._bounds_upgrades() else {}),
@@ -118,7 +136,7 @@ class Tidewire(Peer):
 
     def values(self, case: Case) -> Iterable[str]:
         """Returns tokens; each connection is a different user."""
-        return tokens(_SECRET, case.everyone)
+        return tokens(SECRET, case.everyone)
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
         """Sends token and channel with the upgrade, and `ready` after `welcome`, as the client library does."""
@@ -170,8 +188,7 @@ class TidewireThroughRedis(Tidewire):
         beside = folder / "redis"
         beside.mkdir()
         redis_port = free_port()
-        flags = ("--bind", HOST, "--port", str(redis_port), "--dir", str(beside), "--save", "", "--appendonly", "no")
-        redis = await self.run(Command(("redis-server", *flags)), redis_port, beside, cores.client)
+        redis = await self.run(Command(redis_line(redis_port, beside)), redis_port, beside, cores.client)
         try:
             settings = self.settings(case, port) | {"broker": {"url": f"redis://{HOST}:{redis_port}"}}
             node = await self.run(self._serve(settings, folder), port, folder, cores.server)

@@ -1,0 +1,1 @@
+"""How the cost grows with nodes, channels, users, events and tenants: `python -m benchmarks.growth`."""
