@@ -13,6 +13,7 @@ import uvloop
 
 from benchmarks import machine
 from benchmarks.growth import channels, history, nodes, presence, report, tenants
+from benchmarks.growth.figures import Part
 from benchmarks.growth.ground import Ground
 from benchmarks.interrupts import cancelled_by
 from benchmarks.peers.peer import TOOLS
@@ -26,6 +27,8 @@ PARTS = {
     "history": history.measure,
     "tenants": tenants.measure,
 }
+_STEPS = {"nodes": (4, 2), "channels": (4, 2), "presence": (5, 2), "history": (5, 2), "tenants": (4, 2)}
+"""Sizes of a full and of a quick run."""
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,21 +45,21 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 async def measured(asked: argparse.Namespace) -> Path:
-    """Measures the parts, and returns the report. Raises FailedError."""
+    """Measures the parts, and returns the report, which is written after each part. Raises FailedError."""
     cores = Cores.of_this_machine()
     facts = machine.facts(cores)
     progress = Progress(sys.stderr, sum(_STEPS[name][asked.quick] for name in asked.only))
     ground = Ground(cores, asked.output / "run", progress, asked.quick)
+    parts: list[Part] = []
+    written = asked.output
     try:
         with cancelled_by(signal.SIGTERM):
-            parts = [await PARTS[name](ground) for name in asked.only]
+            for name in asked.only:
+                parts.append(await PARTS[name](ground))
+                written = report.write(parts, facts, asked.output)
     finally:
         progress.over()
-    return report.write(parts, facts, asked.output)
-
-
-_STEPS = {"nodes": (4, 2), "channels": (4, 2), "presence": (5, 2), "history": (5, 2), "tenants": (4, 2)}
-"""Sizes of a full and of a quick run."""
+    return written
 
 
 def main(words: Sequence[str] | None = None) -> int:

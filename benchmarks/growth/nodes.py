@@ -32,13 +32,18 @@ async def measure(ground: Ground) -> Part:
     everywhere = Curve("delivery, a wide channel with members on every node", "µs CPU of the nodes", target=1.1)
     with_redis = Curve("delivery, the wide channel, Redis' share", "µs CPU of Redis")
     apart = Curve("delivery, each channel has its members on one node", "µs CPU of the nodes", target=1.1)
+    alone = Curve("delivery, the wide channel, as on cores of their own", "µs CPU of the nodes", target=1.1)
     publish = Curve("publish, durable, with its ack and its delivery", "µs CPU of the nodes", target=1.1)
     store = Curve("publish, durable, Redis' share", "µs CPU of Redis", target=1.1)
     idle = Curve("a node without clients", "ms CPU of a node a second")
-    for nodes in ground.sizes(NODES, (1, 2)):
+    sizes = ground.sizes(NODES, (1, 2))
+    for nodes in sizes:
         with ground.step(f"{nodes} nodes"):
             async with site(ground.folder, ground.cores, nodes) as running:
                 idle.add(nodes, [await _idling(running, nodes, ground)])
+                if nodes == 1:  # n nodes cost as much as one with an n-th of the members, n times
+                    for number in sizes:
+                        alone.add(number, [cpu.nodes for cpu in await _wide(running, ground, number)])
                 found = await _wide(running, ground)
                 everywhere.add(nodes, [cpu.nodes for cpu in found])
                 with_redis.add(nodes, [cpu.redis for cpu in found])
@@ -52,8 +57,8 @@ async def measure(ground: Ground) -> Part:
         "nodes",
         "members, channels and events. The wide channel has its members spread evenly over the nodes. The nodes share one core "
         "of the machine, so each wakes up with cold caches; except in the wide channel, they are busy one after the other",
-        (everywhere, apart, with_redis, publish, store, idle),
-        (everywhere.name, apart.name, publish.name, store.name),
+        (everywhere, alone, apart, with_redis, publish, store, idle),
+        (everywhere.name, alone.name, apart.name, publish.name, store.name),
         _further(everywhere, with_redis),
     )
 
@@ -102,9 +107,9 @@ async def _costs(
     return found
 
 
-async def _wide(running: Site, ground: Ground) -> list[Cpu]:
-    """Publishes one event at a time to a channel with members on every node."""
-    members, events = ground.at_most(MEMBERS, 100), ground.at_most(EVENTS, 10)
+async def _wide(running: Site, ground: Ground, part: int = 1) -> list[Cpu]:
+    """Publishes one event at a time to a channel with members on every node. `part`: with so many times fewer members."""
+    members, events = ground.at_most(MEMBERS, 100) // part, ground.at_most(EVENTS, 10)
     clients = await _joined(running, [(number % len(running.ports), "room:all") for number in range(members)])
 
     async def work() -> None:

@@ -30,7 +30,7 @@ def section(part: Part) -> str:
     head = ("cost of one", *(grouped(size) for size in sizes), "growth", "exponent", "verdict")
     rows = [_row(curve, sizes) for curve in part.curves]
     return (
-        f"### {part.title}\n\n![{part.title}](performance/growth-{part.name}.svg)\n\n"
+        f"### {part.title}\n\n![{part.title}](growth-{part.name}.svg)\n\n"
         f"Columns: {part.size}. Held constant: {part.held}.\n\n{table(head, rows)}"
         + (f"\n{part.note}\n" if part.note else "")
     )
