@@ -51,7 +51,7 @@ async def measured(asked: argparse.Namespace) -> Path:
     progress = Progress(sys.stderr, sum(_STEPS[name][asked.quick] for name in asked.only))
     ground = Ground(cores, asked.output / "run", progress, asked.quick)
     parts: list[Part] = []
-    written = asked.output
+    written: Path = asked.output
     try:
         with cancelled_by(signal.SIGTERM):
             for name in asked.only:
