@@ -12,7 +12,9 @@ from benchmarks.cases import Case
 from benchmarks.processes import FailedError, on_core
 from service.contract.gate import Gate
 from service.contract.load import load
+from service.core.channel import ChannelKey
 from service.core.identity import Identity
+from service.core.session import Subscription
 
 PUBLISHES = 100_000
 WARM = 5_000
@@ -47,13 +49,12 @@ def _data(case: Case) -> str:
 def _main(contract: str, type_: str, text: str) -> None:
     gate = Gate(load(Path(contract)))
     ann = Identity("default", "ann")
+    subscription = Subscription(ChannelKey("default", "room:1"), None)
     data = text.encode()
 
     def publish(times: int) -> None:
         for _ in range(times):
-            gate.validate(
-                ann, channel="room:1", type=type_, data=data, id="e", key=None, sender="ann", at=1, subscribed=True
-            )
+            gate.validate(ann, "room:1", type_, data, "e", None, "ann", 1, subscription)
 
     publish(WARM)
     began = time.process_time()

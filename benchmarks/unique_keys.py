@@ -57,7 +57,7 @@ def measure(data: Any) -> tuple[int, float, float, float]:
         bytes(decoder.decode(message).data)
         read(raw)
 
-    envelope = _nanoseconds(lambda: codec.is_shortest(message, publish))
+    envelope = _nanoseconds(lambda: codec.is_shortest(codec.size_of(message), publish))
     return len(message), _nanoseconds(decode), envelope, _nanoseconds(lambda: unique_keys.check_value(raw, value, "$"))
 
 

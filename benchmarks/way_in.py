@@ -22,7 +22,9 @@ from benchmarks.in_process import Sink, masked, running, settings, settled, time
 from benchmarks.peers import tidewire
 from service.app import Service
 from service.contract.load import load
+from service.core.channel import ChannelKey
 from service.core.identity import Identity
+from service.core.session import Subscription
 from service.protocol.codec import decode
 from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
@@ -104,13 +106,12 @@ def parts(count: int) -> dict[str, float]:
     frame, text = masked(message(1, "plain", 1)), message(1, "plain", 1)
     gate = Service(settings(), load(Path(tidewire.CONTRACT))).node.gate
     ann = Identity("default", "ann")
+    subscription = Subscription(ChannelKey("default", "room:1"), None)
     command = cast(Any, decode(text))
     data = bytes(command.data)
 
     def validate() -> None:
-        gate.validate(
-            ann, channel="room:1", type="bench.plain", data=data, id="e", key=None, sender="ann", at=1, subscribed=True
-        )
+        gate.validate(ann, "room:1", "bench.plain", data, "e", None, "ann", 1, subscription)
 
     return {
         "unmask and decode UTF-8": timed(lambda: parse_single_text(frame, 65_536), count),

@@ -18,6 +18,7 @@ from service.core.access import PublishRule, SubscribeRule, may_publish, may_rea
 from service.core.channel import OWNER_PARAMETER, ChannelKey
 from service.core.event import Delivery, Publication
 from service.core.identity import Identity, Right
+from service.core.session import Subscription
 from service.errors import ErrorCode, ServiceError
 from service.protocol import unique_keys
 from service.protocol.json_path import json_path
@@ -31,6 +32,7 @@ of a second."""
 MAX_DEPTH = 128
 """Levels of nesting in `data`. The schema validator and the JSON parsers of clients support many more."""
 
+_EPHEMERAL = Delivery.EPHEMERAL
 _decode = msgspec.json.Decoder().decode
 # Exceptions of msgspec (NaN, numbers out of range, lone surrogates), of invalid UTF-8, and of nesting deeper than the stack.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -79,7 +81,6 @@ class Gate:
     def validate(
         self,
         identity: Identity,
-        *,
         channel: str,
         type: str,
         data: bytes | Raw,
@@ -87,9 +88,9 @@ class Gate:
         key: str | None,
         sender: str | None,
         at: int,
-        subscribed: bool,
+        subscription: Subscription | None = None,
     ) -> Publication:
-        """Checks one publish. `subscribed`: the publishing connection has a subscription to the channel.
+        """Checks one publish. `subscription`: that of the publishing connection to the channel, if it has one.
 
         Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, UNKNOWN_EVENT, NOT_SUBSCRIBED (if the
         identity may subscribe), FORBIDDEN, MALFORMED (a duplicate key), INVALID_DATA (details.path and details.errors say where
@@ -100,7 +101,7 @@ class Gate:
         event = spec.events.get(type)
         if event is None:
             raise _unknown_event(spec, type)
-        if not may_publish(event.publish, identity, channel, parameters, subscribed=subscribed):
+        if not may_publish(event.publish, identity, channel, parameters, subscribed=subscription is not None):
             raise _may_not_publish(identity, channel, event, resolved)
         raw = bytes(data)
         value = _read(raw)
@@ -110,11 +111,10 @@ class Gate:
         if event.key is not None or key is not None:
             key = _key(event, value, key)
         delivery = event.delivery
-        retention = None if delivery is Delivery.EPHEMERAL else spec.retention(delivery)
+        retention = None if delivery is _EPHEMERAL else spec.retention(delivery)
+        channel_key = ChannelKey(identity.tenant, channel) if subscription is None else subscription.channel
         # By position: names would take as long again.
-        return Publication(
-            ChannelKey(identity.tenant, channel), type, id, delivery, raw, sender, at, key, retention, event.ttl
-        )
+        return Publication(channel_key, type, id, delivery, raw, sender, at, key, retention, event.ttl)
 
 
 _WHO_READS = {
@@ -159,8 +159,9 @@ def _read(raw: bytes) -> Any:
     except _UNREADABLE as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else _sentence(error)
         raise _refuse_data(f"data is not JSON: {reason}", "$.data", reason) from error
-    # The number of brackets is fast to count. The depth cannot exceed it, and it is nearly always below the limit.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+    # The number of brackets is fast to count. The depth cannot exceed it, and it is nearly always below the limit. A level
+    # takes two bytes.
+    if len(raw) > 2 * MAX_DEPTH and raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         reason = f"nested more than {MAX_DEPTH} deep"
         raise _refuse_data(f"data is {reason}", "$.data", reason)
     return value

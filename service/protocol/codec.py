@@ -25,8 +25,13 @@ class _Id(Struct, frozen=True):
     id: str | None = None
 
 
+class _CheckedId(Struct, frozen=True):
+    id: messages.Id | None = None
+
+
 _head = msgspec.json.Decoder(_Head)
 _id = msgspec.json.Decoder(_Id)
+_checked_id = msgspec.json.Decoder(_CheckedId)
 _batch = msgspec.json.Decoder(list[Raw])
 _publish = msgspec.json.Decoder(messages.Publish)
 _system: dict[str, msgspec.json.Decoder[Any]] = {
@@ -44,6 +49,7 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
 }
 
 _TYPE_FIRST = '{"type":"'
+_TYPE_START = len(_TYPE_FIRST)
 _WITHOUT_ID = len('{"type":"","channel":"","data":}')
 _MORE_WITH_ID = len(',"id":""')
 _MORE_WITH_KEY = len(',"key":""')
@@ -76,14 +82,21 @@ def split(frame: str | bytes) -> Iterator[str | Raw]:
     yield from batch
 
 
-def decode(message: str | bytes | Raw) -> Command:
-    """Decodes one message.
+def size_of(message: str | Raw) -> int:
+    """Returns the bytes of a message in UTF-8."""
+    if type(message) is str:
+        return len(message) if message.isascii() else len(message.encode())
+    return len(message)
+
+
+def decode(message: str | bytes | Raw, size: int | None = None) -> Command:
+    """Decodes one message. `size`: the result of `size_of`, if the caller has it.
 
     Raises ServiceError: MALFORMED (not JSON, or a duplicate key), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
     """
     if type(message) is str and message.startswith(_TYPE_FIRST):
         # As clients send it: the type is read without decoding. Whatever is wrong or unusual is decoded again below.
-        kind = message[len(_TYPE_FIRST) : message.find('"', len(_TYPE_FIRST))]
+        kind = message[_TYPE_START : message.find('"', _TYPE_START)]
         likely = _publish if "." in kind else _system.get(kind)
         if likely is not None:
             try:
@@ -91,7 +104,7 @@ def decode(message: str | bytes | Raw) -> Command:
             except _UNREADABLE:
                 pass
             else:
-                if is_shortest(message, found):
+                if is_shortest(size_of(message) if size is None else size, found) and _has_valid_id(found):
                     return found
     if isinstance(message, bytes):
         message = _text(message)
@@ -112,26 +125,34 @@ def decode(message: str | bytes | Raw) -> Command:
             known=sorted(_system),
         )
     try:
-        command = decoder.decode(message)
+        command: Command = decoder.decode(message)
+        if not _has_valid_id(command):
+            _checked_id.decode(message)
     except msgspec.ValidationError as error:
         check_text_first(message)
         raise _invalid(error) from error
     except _UNREADABLE as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
-    if not is_shortest(message, command):
+    if not is_shortest(size_of(message), command):
         check_text(message)
     return command
 
 
-def is_shortest(message: str | Raw, command: Command) -> bool:
-    """Whether the message is as short as the encoder would write this command, with the same `data`.
+def _has_valid_id(command: Command) -> bool:
+    """True if the id of a publish, if any, has only the characters of `messages.Id`. The decoder has checked all other ids."""
+    if type(command) is not messages.Publish or (name := command.id) is None:
+        return True
+    return name.isascii() and name.isprintable() and " " not in name
+
+
+def is_shortest(size: int, command: Command) -> bool:
+    """Whether a message of `size` bytes is as short as the encoder would write this command, with the same `data`.
 
     Then it has no duplicate key outside of `data`: a second one would make it longer. The encoder omits defaults and spaces, and
     the decoder accepts no integer like 1e3, so there is no shorter text. The gate checks `data` itself (unique_keys.py). For a
     publish, lengths are added up instead of encoding it, because `data` can be large.
     """
-    size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
-    if not isinstance(command, messages.Publish):
+    if type(command) is not messages.Publish:
         return len(messages.encode(command)) == size
     shortest = _WITHOUT_ID + len(command.type) + len(command.channel) + len(command.data)
     if (name := command.id) is not None:

@@ -14,6 +14,7 @@ MAX_CONTROL = 125
 """Largest payload of a control frame, in bytes (§5.5)."""
 PING_FRAME = bytes((FIN | PING, 0))
 
+_head_16_bits = struct.Struct("!BBH").pack
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -23,7 +24,7 @@ def frame(opcode: int, payload: bytes, rsv1: int = 0) -> bytes:
     if size < 126:
         return b"%c%c%b" % (first, size, payload)
     if size < 65_536:
-        return struct.pack("!BBH", first, 126, size) + payload
+        return _head_16_bits(first, 126, size) + payload
     return struct.pack("!BBQ", first, 127, size) + payload
 
 

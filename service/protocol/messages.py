@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -95,13 +96,14 @@ class Ping(ClientMessage, frozen=True, tag="ping", tag_field="type"):
     id: Id | None = None
 
 
-class Publish(Struct, frozen=True, forbid_unknown_fields=True):
+class Publish(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An application event: any type with a dot."""
 
     type: str
     channel: Channel
     data: Raw
-    id: Id | None = None
+    id: Annotated[str, Meta(min_length=1, max_length=MAX_ID)] | None = None
+    """An `Id`. codec.py checks its characters: the regular expression takes as long as all else of a publish."""
     key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
 
 
@@ -215,7 +217,7 @@ class Unsubscribed(ServerMessage, frozen=True, tag="unsubscribed", tag_field="ty
     id: str | None = None
 
 
-class Event(ServerMessage, frozen=True, rename={"sender": "from"}):
+class Event(ServerMessage, frozen=True, gc=False, rename={"sender": "from"}):
     """An application event, as subscribers receive it. Its type has a dot."""
 
     type: str
@@ -235,7 +237,7 @@ class Event(ServerMessage, frozen=True, rename={"sender": "from"}):
     """Milliseconds until the value ends; only latest events have one, if their contract does."""
 
 
-class Ack(ServerMessage, frozen=True, tag="ack", tag_field="type"):
+class Ack(ServerMessage, frozen=True, gc=False, tag="ack", tag_field="type"):
     """A request has succeeded; a durable event is in the stream."""
 
     id: str
@@ -311,5 +313,12 @@ SYSTEM_TYPES = frozenset(
     )
 ) | {"presence.joined", "presence.left", "presence.count"}
 """Every type that contracts cannot declare. The set is fixed, so it can be a metric label."""
+
+TAGS: Mapping[type[Struct], str] = {
+    message: str(message.__struct_config__.tag)
+    for message in (*ClientMessage.__subclasses__(), *ServerMessage.__subclasses__())
+    if message is not Event
+}
+"""The type of each message on the wire. A lookup, because `__struct_config__` makes an object each time."""
 
 encode = msgspec.json.Encoder().encode

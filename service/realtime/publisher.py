@@ -12,6 +12,7 @@ from service.core.broker import Broker, PublishResult
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
 from service.core.identity import Identity
+from service.core.session import Subscription
 from service.errors import ServiceError
 from service.realtime.ids import new_id
 from service.telemetry.fast_metrics import FastCounter
@@ -45,33 +46,26 @@ class Publisher:
     def publish(
         self,
         identity: Identity,
-        *,
         channel: str,
         type: str,
         data: bytes | Raw,
         id: str | None,
         key: str | None,
         sender: str | None,
-        subscribed: bool,
+        subscription: Subscription | None = None,
     ) -> PublishResult | Awaitable[PublishResult]:
-        """Validates an event against the contract, and publishes it. An event without an id gets one.
+        """Validates an event against the contract, and publishes it. An event without an id gets one. `subscription`: that of the
+        publishing connection to the channel, if it has one.
 
         Returns the result; or an awaitable of it, if the broker has to wait. Both raise ServiceError. If the gate refuses the
         event, it was not published. If the broker fails, it may have been; it is safe to publish it again with the same id.
         """
-        started = self._clock.monotonic()
+        clock = self._clock
+        started, at = clock.monotonic(), milliseconds(clock)
         publication: Publication | None = None
         try:
             publication = self._gate.validate(
-                identity,
-                channel=channel,
-                type=type,
-                data=data,
-                id=id if id is not None else new_id(),
-                key=key,
-                sender=sender,
-                at=milliseconds(self._clock),
-                subscribed=subscribed,
+                identity, channel, type, data, new_id() if id is None else id, key, sender, at, subscription
             )
             result = self._broker.publish_now(publication)
         except ServiceError:

@@ -201,7 +201,6 @@ async def test_random_store_calls_move_no_byte_between_tenants() -> None:
                     id=f"m-{number % 50}",  # the same ids everywhere: none may count as another tenant's duplicate
                     key=None,
                     sender="ann",
-                    subscribed=False,
                 )
                 assert isinstance(receipt, PublishResult), "the in-memory broker does not wait"
                 if receipt.offset is not None:

@@ -340,7 +340,7 @@ def test_demo_sample_event_passes_the_gate() -> None:
     channel, kind, data = demo.SAMPLE
     gate = Gate(load(assets.demo_folder() / "contract.yaml"))
     published = gate.validate(
-        backend("default"), channel=channel, type=kind, data=data.encode(), id="1", key=None, sender=None, at=1, subscribed=False
+        backend("default"), channel=channel, type=kind, data=data.encode(), id="1", key=None, sender=None, at=1
     )  # fmt: skip
     assert published.channel.name == channel
 

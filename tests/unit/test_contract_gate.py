@@ -16,6 +16,7 @@ from service.contract.load import load
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.identity import Grant, Identity, Right, anonymous, backend
+from service.core.session import Subscription
 from service.errors import ErrorCode, ServiceError
 
 GATE = Gate(load(Path(__file__).parent / "contracts" / "good.yaml"))
@@ -26,12 +27,14 @@ NOBODY = anonymous("acme")
 BACKEND = backend("acme")
 
 
-def admit(identity: Identity = ANN, **changes: Any) -> Publication:
+def admit(identity: Identity = ANN, *, subscribed: bool = True, **changes: Any) -> Publication:
     event: dict[str, Any] = {
         "channel": "room:42", "type": "chat.message", "data": b'{"text":"hi"}', "id": "m-1", "key": None, "sender": identity.user,
-        "at": 1_795_374_000_000, "subscribed": True,
+        "at": 1_795_374_000_000,
     }  # fmt: skip
-    return GATE.validate(identity, **event | changes)
+    event |= changes
+    subscription = Subscription(ChannelKey(identity.tenant, event["channel"]), None) if subscribed else None
+    return GATE.validate(identity, **event, subscription=subscription)
 
 
 def refused(identity: Identity = ANN, **changes: Any) -> ServiceError:
@@ -242,9 +245,7 @@ def list_gate(tmp_path: Path) -> Gate:
 
 def faults(gate: Gate, data: bytes) -> list[dict[str, str]]:
     with pytest.raises(ServiceError) as caught:
-        gate.validate(
-            BACKEND, channel="a", type="a.b", data=data, id="1", key=None, sender=None, at=1, subscribed=False
-        )
+        gate.validate(BACKEND, channel="a", type="a.b", data=data, id="1", key=None, sender=None, at=1)
     assert caught.value.code is ErrorCode.INVALID_DATA
     errors: list[dict[str, str]] = caught.value.details["errors"]
     return errors

@@ -758,14 +758,14 @@ def test_both_groups_share_a_batch_without_presence_events(room: Room, clock: Fa
 
 def test_room_with_only_restricted_members_delivers_events(room: Room, clock: FakeClock) -> None:
     restricted = add_live(room, Member(), PresenceAccess.LISTED)
-    assert room.is_listening
+    assert room.is_listening()
     room.push(presence_frame("p"), 0.0)
     clock.advance(0)
     room.push(frame("1"), 0.0)
     clock.advance(0)
     assert restricted.batches == ["1"]
     room.remove(cast("Connection", restricted))
-    assert not room.is_listening
+    assert not room.is_listening()
 
 
 def test_restricted_subscribing_member_gets_no_presence_events(room: Room, clock: FakeClock) -> None:
@@ -785,7 +785,7 @@ def test_slow_member_is_closed_when_its_presence_access_changes(room: Room) -> N
     connection = cast("Connection", member)
     room.set_presence_access(connection, member.subscription, PresenceAccess.LISTED)
     assert member.closed == [CloseCode.SLOW_CONSUMER]
-    assert not room.is_listening
+    assert not room.is_listening()
 
 
 @given(

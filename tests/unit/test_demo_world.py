@@ -33,7 +33,6 @@ class Stage:
             key=None,
             sender=sender,
             at=0,
-            subscribed=False,
         )
         self.published.append((channel, kind, data, sender))
 

@@ -38,7 +38,7 @@ def test_contract_example_loads_and_validates_its_event(tmp_path: Path) -> None:
     assert len(contract.channels) == 3
     published = Gate(contract).validate(
         backend("t"), channel="board:main", type="ticker.price", data=b'{"symbol":"ACME","price":1}', id="1", key=None,
-        sender=None, at=1, subscribed=False,
+        sender=None, at=1,
     )  # fmt: skip
     assert published.key == "ACME"
 

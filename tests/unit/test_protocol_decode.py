@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.errors import ServiceError
+from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import decode, message_id, split
 from service.protocol.messages import MAX_ID, Command, Error, Ping, Publish, encode
 
@@ -150,3 +150,25 @@ def test_decode_refusal_shortens_its_reason() -> None:
     with pytest.raises(ServiceError) as caught:
         decode(json.dumps({"type": "ping", "k" * 60_000: 1}))
     assert len(json.dumps([caught.value.message, dict(caught.value.details)])) < 1000
+
+
+@pytest.mark.parametrize("bad", [" ", "a b", "a\\n", "a\\u0000", "\\u007f", "\u00e9", "\\u00e9", ""])
+@pytest.mark.parametrize(
+    "form", ['{"type":"a.b","channel":"c","id":"%s","data":1}', '{"data":1,"id":"%s","channel":"c","type":"a.b"}']
+)
+def test_publish_id_outside_printable_ascii_is_refused(form: str, bad: str) -> None:
+    with pytest.raises(ServiceError) as refused:
+        decode(form % bad)
+    assert refused.value.code is ErrorCode.INVALID_MESSAGE
+    assert refused.value.details["path"] == "$.id"
+
+
+@pytest.mark.parametrize("name", ["!", "~", "m-1", "x" * MAX_ID])
+def test_publish_id_of_printable_ascii_is_decoded(name: str) -> None:
+    for form in (
+        '{"type":"a.b","channel":"c","id":"%s","data":1}',
+        '{"data":1, "id":"%s", "channel":"c", "type":"a.b"}',
+    ):
+        command = decode(form % name)
+        assert isinstance(command, Publish)
+        assert command.id == name

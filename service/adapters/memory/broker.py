@@ -28,6 +28,7 @@ from service.core.event import Delivery, Event, Publication, Retention, accepted
 from service.core.limits import EMPTY_TTL
 from service.core.position import Position, events_after
 
+_EPHEMERAL = Delivery.EPHEMERAL
 SWEEP_INTERVAL = 1.0
 MAX_SWEPT_CHANNELS = 500
 """Channels that one sweep checks. This takes about a millisecond, so a sweep causes no visible event loop lag."""
@@ -112,7 +113,7 @@ class MemoryBroker:
 
     def _publish(self, publication: Publication) -> PublishResult:
         sink = self._sink or self._require_sink()
-        if publication.delivery is Delivery.EPHEMERAL:
+        if publication.delivery is _EPHEMERAL:
             channel = self._channels.find(publication.channel)
             if channel is not None and channel.is_subscribed:
                 sink.deliver(accepted_event(publication))

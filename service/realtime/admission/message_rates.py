@@ -147,7 +147,11 @@ class MessageRates:
         self._users = KeyedRates(limits.tracked)
         self._addresses = KeyedRates(limits.tracked)
         self._tenants = KeyedRates(limits.tracked)
-        self._message_buckets = _buckets(limits.connection_rate, limits.ip_rate, limits.tenant_rate, limits.user_rate)
+        message_buckets = _buckets(limits.connection_rate, limits.ip_rate, limits.tenant_rate, limits.user_rate)
+        self._message_costs = tuple(
+            seconds for bucket in message_buckets for seconds in (bucket.interval, bucket.slack)
+        )
+        """Interval and slack of each bucket for messages."""
         self._subscribe_buckets = _buckets(
             limits.subscribe_rate,
             limits.ip_subscribe_rate,
@@ -155,7 +159,7 @@ class MessageRates:
             limits.user_subscribe_rate,
         )
         self._buckets: dict[Kind, _Buckets] = {
-            "messages": self._message_buckets,
+            "messages": message_buckets,
             "subscribes": self._subscribe_buckets,
         }
 
@@ -180,23 +184,40 @@ class MessageRates:
     def acquire_message(self, rates: ConnectionRates, now: float) -> Exceeded | None:
         """Does what `acquire` does for one message. Written out for speed, because it runs for every message."""
         address, tenant, user = rates.address, rates.tenant, rates.user
-        of_connection, of_address, of_tenant, of_user = self._message_buckets
-        if (
-            rates.messages - now > of_connection.slack
-            or address.messages - now > of_address.slack
-            or tenant.messages - now > of_tenant.slack
-            or (user is not None and user.messages - now > of_user.slack)
-        ):
+        (
+            connection_interval,
+            connection_slack,
+            address_interval,
+            address_slack,
+            tenant_interval,
+            tenant_slack,
+            user_interval,
+            user_slack,
+        ) = self._message_costs
+        of_connection, of_address, of_tenant = rates.messages, address.messages, tenant.messages
+        of_user = now if user is None else user.messages
+        # Mostly a bucket is full. Comparisons, because each `max` would be a call.
+        if of_connection < now:
+            of_connection = now
+        elif of_connection - now > connection_slack:
             return self.acquire(rates, "messages", now)
-        full_at = rates.messages
-        rates.messages = (max(now, full_at)) + of_connection.interval
-        full_at = address.messages
-        address.messages = (max(now, full_at)) + of_address.interval
-        full_at = tenant.messages
-        tenant.messages = (max(now, full_at)) + of_tenant.interval
+        if of_address < now:
+            of_address = now
+        elif of_address - now > address_slack:
+            return self.acquire(rates, "messages", now)
+        if of_tenant < now:
+            of_tenant = now
+        elif of_tenant - now > tenant_slack:
+            return self.acquire(rates, "messages", now)
         if user is not None:
-            full_at = user.messages
-            user.messages = (max(now, full_at)) + of_user.interval
+            if of_user < now:
+                of_user = now
+            elif of_user - now > user_slack:
+                return self.acquire(rates, "messages", now)
+            user.messages = of_user + user_interval
+        rates.messages = of_connection + connection_interval
+        address.messages = of_address + address_interval
+        tenant.messages = of_tenant + tenant_interval
         return None
 
     def acquire_subscribes(self, rates: ConnectionRates, now: float, count: int) -> Exceeded | None:

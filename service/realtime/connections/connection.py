@@ -210,7 +210,7 @@ class Connection(_FanOutSlots):
         """
         if self.closing is not None or self._is_lost:
             return
-        type_ = str(message.__struct_config__.tag)
+        type_ = messages.TAGS[type(message)]
         # Never compressed: a snapshot joins texts of several users, and its size could reveal one to another (ADR 15).
         payload = messages.encode(message)
         self._context.metrics.messages.count_out(type_, len(payload))

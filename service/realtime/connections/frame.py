@@ -58,7 +58,7 @@ def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame
     user joined or left last. A second join must not take the place of the first, before the leave between them.
     """
     key = None if event.key is None else (event.channel.name, event.type, event.key)
-    return Frame(
+    return Frame(  # by position, as above
         encode_event(event),
         event.type,
         event.delivery if key is None else Delivery.LATEST,
@@ -67,8 +67,9 @@ def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame
         event.state_version,
         now,
         event.epoch,
-        keeps_order=key is not None and event.state_version is None,
-        compress=compress,
+        key is not None and event.state_version is None,
+        False,
+        compress,
     )
 
 

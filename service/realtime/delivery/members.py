@@ -87,7 +87,6 @@ class Members:
             if not silent:
                 self._silent = None
 
-    @property
     def is_listening(self) -> bool:
         """True if any member needs frames now. Pending members do not: they read missed events from the stream later."""
         return bool(
@@ -226,10 +225,10 @@ class Members:
     def gather(self, frame: Frame) -> bool:
         """Hands a small frame to the only member, without a batch. False, and nothing is done, if there is no such member, or if
         anything else waits for it here."""
-        live = self._live
+        live, size = self._live, len(frame.payload)
         if (
             len(live.members) != 1
-            or len(frame.payload) > MAX_GATHERED_EVENT
+            or size > MAX_GATHERED_EVENT
             or live.broadcasts
             or self._restricted is not None
             or self._subscribing
@@ -240,7 +239,9 @@ class Members:
         (member,) = live.members
         if member.window_bits:
             return False  # a batch is compressed
-        self._count((frame,), 1)
+        metrics = self._context.metrics
+        metrics.messages.count_out(frame.type, size)
+        metrics.delivery.fanout_members.observe(1)
         try:
             if not member.gather(frame):
                 member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")

@@ -128,10 +128,9 @@ class Room:
         """True if the connection is a member."""
         return self._members.has(connection)
 
-    @property
     def is_listening(self) -> bool:
         """True if any member needs frames now, so that the sequencer must keep the order."""
-        return self._members.is_listening
+        return self._members.is_listening()
 
     def add_member(self, connection: Connection, subscription: Subscription) -> None:
         """Adds a pending member."""
@@ -154,7 +153,7 @@ class Room:
         Also None for a channel with state: its snapshot needs more than a position.
         """
         cursor = self.sequencer.cursor
-        if cursor is None or self.sequencer.is_reading or self.spec.has_state or not self.is_listening:
+        if cursor is None or self.sequencer.is_reading or self.spec.has_state or not self.is_listening():
             return None
         return cursor.position
 
@@ -165,7 +164,7 @@ class Room:
 
     def start_subscribing(self, connection: Connection, subscription: Subscription) -> None:
         """Keeps a member's frames in a buffer while its snapshot is read."""
-        if not self.is_listening:  # until now no order was kept
+        if not self.is_listening():  # until now no order was kept
             self.sequencer.restart()
         self.flush()
         self._members.start_subscribing(connection, subscription)

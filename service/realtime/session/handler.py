@@ -14,8 +14,9 @@ from msgspec import Raw
 from service.aio.eager_start import start_eagerly
 from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
+from service.protocol import messages
 from service.protocol.close import CloseCode, CloseConnection
-from service.protocol.codec import decode, message_id
+from service.protocol.codec import decode, message_id, size_of
 from service.protocol.messages import Command, Publish
 from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
@@ -156,7 +157,7 @@ class SessionHandler:
             return
         self._is_busy = True
         waiting: Awaitable[None] | None = None
-        if isinstance(message, str) and message.startswith("{"):  # one message and no batch, as nearly always
+        if type(message) is str and message.startswith("{"):  # one message and no batch, as nearly always
             try:
                 self._is_violation_counted = False
                 waiting = self._start(message)
@@ -313,19 +314,20 @@ class SessionHandler:
 
     def _read(self, message: str | Raw, fault: ServiceError | None) -> Command:
         """Decodes a message, and counts it for the rates. Raises ServiceError: `fault`, or why the message is refused."""
-        node = self._node
+        node, size = self._node, size_of(message)
         try:
             if fault is not None:
                 raise fault
-            command = decode(message)
+            command = decode(message, size)
         except ServiceError:
             node.admission.check_message(self._slot, self._connection.session, None)
             if fault is None:
-                node.runtime.metrics.messages.count_in("invalid", _size(message))
+                node.runtime.metrics.messages.count_in("invalid", size)
             raise
         node.admission.check_message(self._slot, self._connection.session, command)
-        kind = command.type if type(command) is Publish else str(command.__struct_config__.tag)
-        node.runtime.metrics.messages.count_in(kind, _size(message))
+        node.runtime.metrics.messages.count_in(
+            command.type if type(command) is Publish else messages.TAGS[type(command)], size
+        )
         return command
 
     async def _end(self) -> None:
@@ -359,9 +361,3 @@ def count_close(node: Node, network: str, identity: Identity | None, code: int) 
     label = str(code)
     node.runtime.metrics.connections.closes.labels(code=label if label in _CODES else "other").inc()
     node.admission.recent_clients.record_close(network, identity, code)
-
-
-def _size(message: str | Raw) -> int:
-    if isinstance(message, Raw):
-        return memoryview(message).nbytes
-    return len(message) if message.isascii() else len(message.encode())

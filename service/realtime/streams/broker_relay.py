@@ -17,6 +17,8 @@ from service.realtime.runtime import Runtime
 from service.realtime.streams.gap_recovery import GapRecovery
 from service.realtime.streams.position_checker import PositionChecker
 
+_NEXT = EventOrder.NEXT
+
 
 class PresenceObserver(Protocol):
     """Receives presence events and interruptions. Presence events are in no stream, so missed ones cannot be read later."""
@@ -71,11 +73,11 @@ class BrokerRelay:
             if sink is not None:
                 sink.deliver(event)
             return
-        if not room.is_listening:
+        if not room.is_listening():
             return
         # An event without an epoch is in no stream, and has no order.
-        order = room.sequencer.accept(event) if event.epoch else EventOrder.NEXT
-        if order is EventOrder.NEXT:
+        order = room.sequencer.accept(event) if event.epoch else _NEXT
+        if order is _NEXT:
             self._push(room, event)
         elif order is EventOrder.GAP:
             self.recovery.recover(room, "jump")

@@ -85,7 +85,7 @@ class GapRecovery:
         backoff = Backoff(RETRY_INTERVAL, MAX_RETRY_INTERVAL)
         sequencer = room.sequencer
         try:
-            while sequencer.is_current(read) and (cursor := sequencer.cursor) is not None and room.is_listening:
+            while sequencer.is_current(read) and (cursor := sequencer.cursor) is not None and room.is_listening():
                 try:
                     async with self._read_slots:
                         # The waiting events were published before this read, so it returns them unless the store lost them.
@@ -96,7 +96,7 @@ class GapRecovery:
                     self._outage.failed(room, code=error.code.code)
                     await sleep(self._runtime.clock, backoff.next())
                     continue
-                return snapshot if sequencer.is_current(read) and room.is_listening else None
+                return snapshot if sequencer.is_current(read) and room.is_listening() else None
             return None
         finally:
             self._outage.recovered(room)

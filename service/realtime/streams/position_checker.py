@@ -149,12 +149,12 @@ class PositionChecker:
 
 def _delivered_head(room: Room) -> DeliveredHead | None:
     cursor = room.sequencer.cursor
-    return None if cursor is None or not room.is_listening else cursor.delivered
+    return None if cursor is None or not room.is_listening() else cursor.delivered
 
 
 def _is_behind(room: Room, head: StreamHead) -> bool:
     """True if a room with listening members has not reached a head. False while its stream is being read."""
     cursor = room.sequencer.cursor
-    if room.sequencer.is_reading or cursor is None or not room.is_listening:
+    if room.sequencer.is_reading or cursor is None or not room.is_listening():
         return False
     return not cursor.has_reached(head)

@@ -100,7 +100,7 @@ class Streams:
     def _deliver_here(self, event: Event) -> None:
         """Sends an ephemeral event only to this node's subscribers."""
         room = self.hub.get(event.channel)
-        if room is not None and room.is_listening:
+        if room is not None and room.is_listening():
             room.push(event_frame(event, self._clock.monotonic()), 0.0)
 
     def _channels_with_presence(self) -> Iterator[ChannelKey]:

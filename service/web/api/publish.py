@@ -110,7 +110,6 @@ async def _publish(call: Call, raw: bytes | Raw, event: NewEvent, channel: str, 
         id=event.id if event.id is not None else fallback_id,
         key=event.key,
         sender=event.sender,
-        subscribed=False,
     )
     return _to_published(result if isinstance(result, PublishResult) else await result)
 

@@ -26,6 +26,11 @@ SMALL_FRAGMENT_BYTES = 64
 MIN_FRAME_BYTES = 6
 """Bytes of a client's smallest frame: two bytes of head and a mask."""
 
+_WHOLE_TEXT = FIN | TEXT
+"""The first byte of a text message in one frame."""
+_MASKED_16_BITS = MASK | 126
+"""The second byte of a masked frame with a length of 16 bits."""
+
 Received = tuple[int, "str | bytes"]
 """An opcode and its payload: str for a TEXT message, bytes for all else."""
 
@@ -52,13 +57,15 @@ def parse_single_text(data: bytes, max_bytes: int) -> str | None:
     Raises ProtocolError(1007) if the text is not UTF-8.
     """
     size = len(data)
-    if size < MIN_FRAME_BYTES or data[0] != FIN | TEXT:
+    if size < MIN_FRAME_BYTES or data[0] != _WHOLE_TEXT:
         return None
     second = data[1]
-    if size == second - MASK + 6 and second - MASK < 126:
-        start = 6
-    elif second == MASK | 126 and size == (data[2] << 8 | data[3]) + 8 and size >= 126 + 8:
+    if second == _MASKED_16_BITS:
+        if size != (data[2] << 8 | data[3]) + 8 or size < 126 + 8:
+            return None
         start = 8
+    elif second < _MASKED_16_BITS and size == second - MASK + 6:
+        start = 6
     else:
         return None
     if size - start > max_bytes:

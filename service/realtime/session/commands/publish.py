@@ -12,27 +12,31 @@ from service.realtime.node import Node
 
 def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[None] | None:
     """Publishes, and replies with `ack` if the event has an id. Waits only if the broker does."""
-    session = connection.session
+    session, channel, id_ = connection.session, command.channel, command.id
+    identity = session.identity
+    # By position: names would take as long again.
     result = node.publisher.publish(
-        session.identity,
-        channel=command.channel,
-        type=command.type,
-        data=command.data,
-        id=command.id,
-        key=command.key,
-        sender=session.identity.user or f"anonymous-{connection.id}",
-        subscribed=session.is_subscribed(command.channel),
+        identity,
+        channel,
+        command.type,
+        command.data,
+        id_,
+        command.key,
+        identity.user or f"anonymous-{connection.id}",
+        session.find(channel),
     )
     if not isinstance(result, PublishResult):
         return _wait(connection, command, result)
-    _acknowledge(connection, command, result)
+    if id_ is not None:
+        connection.reply(_ack(id_, result))
     return None
 
 
 async def _wait(connection: Connection, command: Publish, waiting: Awaitable[PublishResult]) -> None:
-    _acknowledge(connection, command, await waiting)
-
-
-def _acknowledge(connection: Connection, command: Publish, result: PublishResult) -> None:
+    result = await waiting
     if command.id is not None:
-        connection.reply(Ack(command.id, result.offset, result.state_version, result.duplicate))
+        connection.reply(_ack(command.id, result))
+
+
+def _ack(id_: str, result: PublishResult) -> Ack:
+    return Ack(id_, result.offset, result.state_version, result.duplicate)
