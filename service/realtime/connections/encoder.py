@@ -53,9 +53,10 @@ class Batch:
 
     __slots__ = ("_compressed", "_encoder", "frames", "payload", "plain")
 
-    def __init__(self, frames: tuple[Frame, ...], encoder: FrameEncoder) -> None:
+    def __init__(self, frames: tuple[Frame, ...], encoder: FrameEncoder, payload: bytes | None = None) -> None:
+        """`payload`: the joined frames, if the caller has them."""
         self.frames = frames
-        self.payload = frames[0].payload if len(frames) == 1 else join([frame.payload for frame in frames])
+        self.payload = join([frame.payload for frame in frames]) if payload is None else payload
         """The message."""
         self.plain = encoder.encode_plain(self.payload)
         """The message as an uncompressed WebSocket frame."""
@@ -87,8 +88,10 @@ def join(payloads: Sequence[bytes]) -> bytes:
 
 def split_batches(frames: Collection[Frame], max_frames: int, encoder: FrameEncoder) -> list[Batch]:
     """Splits frames into batches of at most `max_frames` frames and MAX_BATCH_BYTES."""
-    if len(frames) == 1:  # as with most flushes
-        return [Batch(tuple(frames), encoder)]
+    if 0 < len(frames) <= max_frames:  # as with nearly all flushes
+        payload = join([frame.payload for frame in frames])
+        if len(payload) <= MAX_BATCH_BYTES or len(frames) == 1:
+            return [Batch(tuple(frames), encoder, payload)]
     made: list[Batch] = []
     part: list[Frame] = []
     size = 0

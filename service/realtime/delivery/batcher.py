@@ -38,8 +38,9 @@ class Batcher:
             self.pending.pop(frame.key, None)
         self.pending[frame.key if frame.key is not None else next(self._serial)] = frame
         if not window:
-            self.is_due = True
-            on_due()
+            if not self.is_due:  # else `on_due` was called for an earlier frame
+                self.is_due = True
+                on_due()
             return
         now = self._clock.monotonic()
         due_at = self.flushed_at + window

@@ -294,11 +294,21 @@ class Members:
                 caught_up.append(connection)
         return caught_up
 
-    def _count(self, frames: Iterable[Frame], members: int) -> None:
+    def _count(self, frames: Collection[Frame], members: int) -> None:
+        """Counts frames that are delivered to so many members."""
+        if not members or not frames:
+            return
         metrics = self._context.metrics
-        for frame in frames if members else ():
-            metrics.messages.count_out(frame.type, len(frame.payload), members)
-            metrics.delivery.fanout_members.observe(members)
+        metrics.delivery.fanout_members.observe_repeated(members, len(frames))
+        type_, size, number = "", 0, 0
+        for frame in frames:  # mostly of one type
+            if frame.type != type_:
+                if number:
+                    metrics.messages.count_out(type_, size, members, number)
+                type_, size, number = frame.type, 0, 0
+            size += len(frame.payload)
+            number += 1
+        metrics.messages.count_out(type_, size, members, number)
 
     def write(self, max_members: int) -> bool:
         """Writes to at most `max_members` members. True if there is more to write."""

@@ -47,10 +47,10 @@ class MessageMetrics:
         messages.value += 1
         bytes_.value += size
 
-    def count_out(self, type_: str, size: int, times: int = 1) -> None:
-        """Counts a message of so many bytes that is written to so many clients. Cached as in `count_in`."""
+    def count_out(self, type_: str, size: int, times: int = 1, frames: int = 1) -> None:
+        """Counts so many messages, of so many bytes together, written to so many clients. Cached as in `count_in`."""
         messages, bytes_ = self._out.get(type_) or self._traffic(self._out, type_, self.messages_out, self.bytes_out)
-        messages.value += times
+        messages.value += times * frames
         bytes_.value += times * size
 
     def _traffic(
