@@ -102,7 +102,7 @@ class ConnectionMonitor:
             self._first_pings_from = now
             step = self._deadlines.heartbeat / 2 / FIRST_PINGS
             self._first_pings = [now + step * (FIRST_PINGS + number) for number in range(FIRST_PINGS)]
-        first_ping_at = random.choice(self._first_pings)  # noqa: S311  # spreads load, guards nothing
+        first_ping_at = self._first_pings[int(random.random() * FIRST_PINGS)]  # noqa: S311  # spreads load, guards nothing
         if not connection.transport.answers_pings:
             first_ping_at = min(first_ping_at, now + self._keepalive_interval)
         connection.start_heartbeat(self._checked_at, first_ping_at)
