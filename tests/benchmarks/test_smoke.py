@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks import idle_memory
 from benchmarks.__main__ import main
 from benchmarks.build import build
 from benchmarks.cases import WORKLOADS
 from benchmarks.figures import Figures, Sample
+from benchmarks.processes import Cores
 
 pytestmark = pytest.mark.slow
 
@@ -136,3 +138,20 @@ def children_of(folder: Path) -> list[str]:
             if f"{folder}/" in words and " -m benchmarks" not in words:
                 found.append(words)
     return found
+
+
+async def test_idle_memory_adds_up_to_the_growth_of_the_rss(tmp_path: Path) -> None:
+    found = await idle_memory.measure(200, tmp_path, Cores.of_this_machine(), traced=False)
+    rows = [float(row.split("|")[2]) for row in idle_memory.process_table(found)[2:]]
+    assert sum(rows[:-1]) == pytest.approx(rows[-1], abs=len(rows)), "each row is rounded"
+    before, after = found.before[0], found.after[0]
+    assert after.objects - before.objects > 200 * 1_000, "a connection has Python objects"
+    tcp = {name: objects for name, (objects, *_) in found.kernel_after.caches.items()}.get("TCP")
+    assert tcp is None or tcp >= 2 * 200, "both ends are on this machine"
+
+
+async def test_idle_memory_names_the_lines_that_hold_it(tmp_path: Path) -> None:
+    found = await idle_memory.measure(100, tmp_path, Cores.of_this_machine(), traced=True)
+    table = "\n".join(idle_memory.line_table(found))
+    assert "service/web/ws/" in table
+    assert "uvloop" in table
