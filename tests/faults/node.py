@@ -96,6 +96,8 @@ class Node:
     port: int = field(default_factory=free_port)
     ops_port: int = field(default_factory=free_port)
     log: deque[Entry] = field(default_factory=lambda: deque(maxlen=5000))
+    checkout: Path = CHECKOUT
+    """Where the service is that the next start runs."""
     http: aiohttp.ClientSession | None = None
     process: asyncio.subprocess.Process | None = None
     _reader: asyncio.Task[None] | None = None
@@ -116,7 +118,7 @@ class Node:
         self._listening.clear()
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service", "serve"),
-            cwd=CHECKOUT,
+            cwd=self.checkout,
             env=environment(self.broker, self.port, self.ops_port, **self.settings),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -1,0 +1,1 @@
+"""Old and new clients and nodes together; see README.md."""

@@ -1,0 +1,69 @@
+// The messages of `tidewire.v1` as types. docs/protocol.md is the normative text.
+
+/**
+ * @typedef {{epoch: string, offset: number, id?: string}} Position
+ *   A client's position in a channel: `id` is the event at `offset`, absent at offset 0.
+ *
+ * @typedef {{type: string, channel: string, id: string, at: number, from: string | null, data: any,
+ *            offset?: number, rev?: number, key?: string}} Event
+ *   Durable events have an `offset`, latest ones a `rev` and a `key`, ephemeral ones neither.
+ *
+ * @typedef {{user: string, connections?: number, info?: any}} Member
+ * @typedef {{count: number, members?: Member[]}} Presence
+ *   `members` is absent in channels too large to list.
+ *
+ * @typedef {{connections: number, rate: number, burst: number, subscribe_rate: number, subscribe_burst: number,
+ *            connect_rate?: number, connect_burst?: number}} SharedLimits
+ * @typedef {{message: number, batch: number, subscriptions: number, rate: number, burst: number, subscribe_rate?: number,
+ *            subscribe_burst?: number, violations?: number, user?: SharedLimits, address?: SharedLimits}} Limits
+ *   Older services omit the optional ones; `user` is also absent for an anonymous connection.
+ * @typedef {{type: 'welcome', connection: string, user: string, heartbeat: number, limits: Limits, expires_in?: number}} Welcome
+ * @typedef {{type: 'subscribed', id: string | null, channel: string, epoch: string, offset: number, last?: string,
+ *            events: Event[], state: Event[], recovered?: boolean, presence?: Presence}} Subscribed
+ * @typedef {{type: 'unsubscribed', channel: string, code: string, id?: string}} Unsubscribed
+ * @typedef {{type: 'ack', id: string, offset?: number, rev?: number, duplicate?: boolean}} Ack
+ * @typedef {{type: 'error', id?: string, code: string, message: string, retryable: boolean, details?: Record<string, any>}} ErrorMessage
+ * @typedef {{type: 'history', id: string, channel: string, epoch: string, offset: number, last?: string,
+ *            events: Event[], more: boolean}} HistoryPage
+ * @typedef {{type: 'presence', id: string | null, channel: string, presence: Presence | null}} PresenceReply
+ *   Without an id: the rights of a live subscription changed; `presence` is null if it lost the right to presence.
+ * @typedef {{type: 'expiring', in: number}} Expiring
+ * @typedef {{type: 'reconnect', after: number, reason: string}} Reconnect
+ * @typedef {{type: 'pong', id?: string}} Pong
+ *
+ * @typedef {Welcome | Subscribed | Unsubscribed | Ack | ErrorMessage | HistoryPage | PresenceReply | Expiring
+ *           | Reconnect | Pong} SystemMessage
+ * @typedef {SystemMessage | Event} ServerMessage
+ *
+ * @typedef {{type: string, id?: string, channel?: string, [field: string]: any}} ClientMessage
+ */
+
+/** The WebSocket subprotocol. */
+export const SUBPROTOCOL = 'tidewire.v1';
+
+/**
+ * Whether a message is an event: only their types contain a dot.
+ * @param {ServerMessage} message
+ * @returns {message is Event}
+ */
+export function isEvent(message) {
+  return message.type.includes('.');
+}
+
+/**
+ * Returns the messages of a frame. Anything except JSON objects with a `type` is ignored: a client must survive the messages
+ * of a newer service or of a proxy.
+ * @param {unknown} frame
+ * @returns {ServerMessage[]}
+ */
+export function parse(frame) {
+  if (typeof frame !== 'string') return [];
+  let content;
+  try {
+    content = JSON.parse(frame);
+  } catch {
+    return [];
+  }
+  const messages = Array.isArray(content) ? content : [content];
+  return messages.filter((message) => message !== null && typeof message === 'object' && typeof message.type === 'string');
+}
