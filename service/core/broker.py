@@ -174,5 +174,23 @@ class Broker(Protocol):
         page of several megabytes ends early, with `has_more`.
         """
 
-    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """Lists at most `limit` channels of the tenant by name that have subscribers, history or state."""
+    async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
+        """Lists at most `limit` channels of the tenant by name that have subscribers, history or state.
+
+        `after`: only channels whose names come after this one, for the next page.
+        """
+
+    async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:
+        """Replaces durable events, as `history` has returned them, by their tombstones (core/removal.py). At most MAX_REMOVALS.
+
+        Returns for each whether it is a tombstone now; False if the stream does not keep it any more. Delivers nothing. Publish
+        results stay, so that a publish of the same id is still a duplicate.
+        """
+
+    async def purge(self, channel: ChannelKey) -> Position | None:
+        """Drops the history and the state of a channel, and begins a new epoch, in which offsets and state versions continue.
+
+        Returns the newest position, or None for a channel in which nothing was ever published; then it does nothing. The sinks
+        of subscribed nodes get an event that shows the new epoch, unless it is lost on the way. Publish results stay. After an
+        error, history and state may be gone in part; a repeated call drops the rest.
+        """

@@ -14,12 +14,14 @@ from itertools import count
 from typing import ClassVar
 
 import pytest
+from msgspec.structs import replace
 
 from service.core.broker import Broker, PublishResult, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
+from service.core.removal import is_tombstone, tombstone
 from service.errors import ErrorCode, ServiceError
 from tests.contract.begun import Begun, finish
 from tests.support.clock import FakeClock
@@ -34,6 +36,9 @@ TTL = 60.0
 KEEP = Retention(entries=10, ttl=TTL)
 MANY = 1_000
 MUCH = 1_000_000
+
+
+EVENT = Event(ROOM, "chat.message", "m-1", Delivery.DURABLE, b"{}", "ann", 0, offset=1, epoch="e")
 
 
 class RecordingSink:
@@ -187,6 +192,8 @@ class BrokerSuite(ABC):
             lambda: broker.snapshot(ROOM, None, MANY, MUCH),
             lambda: broker.history(ROOM, None, None, 10),
             lambda: broker.list_channels("acme", "", 10),
+            lambda: broker.remove_events(ROOM, [EVENT]),
+            lambda: broker.purge(ROOM),
         ]
         for call in calls:
             with pytest.raises(ServiceError) as refused:
@@ -674,6 +681,187 @@ class BrokerSuite(ABC):
 
         await self.advance(clock, TTL)
         assert [info.name for info in await broker.list_channels("acme", "", 10)] == ["room:b"]
+
+    async def test_list_channels_after_a_name_returns_the_next_page(self, broker: Broker, publish: Publisher) -> None:
+        for name in ("room:a", "room:b", "room:c", "zoo"):
+            await publish.durable(ChannelKey("acme", name))
+
+        async def listed(prefix: str, limit: int, after: str) -> list[str]:
+            return [info.name for info in await broker.list_channels("acme", prefix, limit, after)]
+
+        assert await listed("", 2, "room:a") == ["room:b", "room:c"]
+        assert await listed("room:", 9, "room:b") == ["room:c"]
+        assert await listed("room:", 9, "lobby") == ["room:a", "room:b", "room:c"]
+        assert await listed("room:", 9, "zoo") == []
+
+    # --- taking back --------------------------------------------------------------------------------------------------
+
+    async def test_remove_event_leaves_its_tombstone_in_history_and_resumes(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        for _ in range(5):
+            await publish.durable(data=b'"secret"')
+        kept = list((await broker.history(ROOM, None, None, MANY)).events)
+        assert list(await broker.remove_events(ROOM, [kept[1], kept[3]])) == [True, True]
+        expected = [kept[0], tombstone(kept[1]), kept[2], tombstone(kept[3]), kept[4]]
+        page = await broker.history(ROOM, None, None, MANY)
+        assert (list(page.events), page.has_more) == (expected, False)
+        assert [event.data for event in page.events if is_tombstone(event)] == [
+            b'{"id":"m-2","offset":2}',
+            b'{"id":"m-4","offset":4}',
+        ]
+        assert list((await broker.history(ROOM, 1, None, 2)).events) == expected[1:3]
+        assert list((await broker.history(ROOM, None, 5, 2)).events) == expected[2:4]
+        for offset in range(6):
+            since = Position(kept[0].epoch, offset, f"m-{offset}" if offset else None)
+            snapshot = await broker.snapshot(ROOM, since, MANY, MUCH)
+            assert (snapshot.recovered, list(snapshot.missed)) == (True, expected[offset:])
+        await self.settled(broker)
+        assert sink.ids() == ["m-1", "m-2", "m-3", "m-4", "m-5"]
+        assert not sink.interruptions
+        assert (await publish.durable()).offset == 6
+
+    async def test_remove_event_twice_or_newest_or_oldest_keeps_the_stream(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        for _ in range(3):
+            await publish.durable()
+        kept = list((await broker.history(ROOM, None, None, MANY)).events)
+        for _ in range(2):
+            assert list(await broker.remove_events(ROOM, [kept[0], kept[2]])) == [True, True]
+        assert (
+            list(await broker.remove_events(ROOM, (await broker.history(ROOM, None, None, MANY)).events)) == [True] * 3
+        )
+        page = await broker.history(ROOM, None, None, MANY)
+        assert list(page.events) == list(map(tombstone, kept))
+        position = Position(kept[2].epoch, 3, "m-3")
+        assert page.position == position
+        assert (await broker.snapshot(ROOM, position, MANY, MUCH)).recovered is True
+        assert (await publish.durable()).offset == 4
+        assert ids((await broker.snapshot(ROOM, Position(kept[0].epoch, 1, "m-1"), MANY, MUCH)).missed) == [
+            "m-2",
+            "m-3",
+            "m-4",
+        ]
+
+    async def test_remove_event_that_is_not_kept_is_false(self, broker: Broker, publish: Publisher) -> None:
+        for _ in range(12):
+            await publish.durable()
+        kept = list((await broker.history(ROOM, None, None, MANY)).events)
+        gone = [
+            replace(kept[0], offset=1, id="m-1"),
+            replace(kept[0], id="another"),
+            replace(kept[0], offset=13, id="m-13"),
+        ]
+        assert list(await broker.remove_events(ROOM, gone)) == [False, False, False]
+        assert list(await broker.remove_events(OTHER_ROOM, kept[:1])) == [False]
+        assert list((await broker.history(ROOM, None, None, MANY)).events) == kept
+
+    async def test_remove_event_repeated_publish_stays_duplicate(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        first = await publish.durable(id="same")
+        await publish.durable()
+        [event] = (await broker.history(ROOM, None, 2, 1)).events
+        await broker.remove_events(ROOM, [event])
+        again = await publish.durable(id="same", data=b'"secret"')
+        assert again == PublishResult("same", first.epoch, first.offset, duplicate=True)
+        await self.settled(broker)
+        assert sink.ids() == ["same", "m-1"]
+
+    async def test_remove_events_that_expire_or_are_trimmed_leave_history_whole(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        for _ in range(10):
+            await publish.durable()
+        kept = list((await broker.history(ROOM, None, None, MANY)).events)
+        await broker.remove_events(ROOM, [kept[0], kept[1], kept[4]])
+        for _ in range(40):
+            await publish.durable()
+        page = await broker.history(ROOM, None, None, MANY)
+        assert [event.offset for event in page.events] == list(range(41, 51))
+        await broker.remove_events(ROOM, page.events[:3])
+        await self.advance(clock, TTL / 2)
+        await publish.durable()
+        await self.advance(clock, TTL / 2)
+        assert ids((await broker.history(ROOM, None, None, MANY)).events) == ["m-51"]
+        await self.advance(clock, TTL)
+        assert (await broker.history(ROOM, None, None, MANY)).events in ([], ())
+
+    async def test_purge_drops_history_and_state_in_a_new_epoch(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        for _ in range(2):
+            await publish.durable()
+            await publish.latest("k")
+        last = await publish.durable()
+        await publish.latest("k")
+        [event, *_] = (await broker.history(ROOM, None, None, MANY)).events
+        await broker.remove_events(ROOM, [event])
+        await publish.durable(OTHER_ROOM)
+        position = await broker.purge(ROOM)
+        assert position is not None
+        assert (position.offset, position.epoch != last.epoch) == (3, True)
+        snapshot = await broker.snapshot(ROOM, Position(last.epoch, 3, last.id), MANY, MUCH)
+        assert (snapshot.position, list(snapshot.state), snapshot.recovered) == (position, [], False)
+        assert (snapshot.state_version, snapshot.epoch_start) == (3, 3)
+        page = await broker.history(ROOM, None, None, MANY)
+        assert (list(page.events), page.has_more) == ([], False)
+        assert len((await broker.history(OTHER_ROOM, None, None, MANY)).events) == 1
+        await self.settled(broker)
+        notice = sink.events[-1]
+        assert (notice.channel, notice.epoch, notice.offset) == (ROOM, position.epoch, 3)
+        after = await publish.durable()
+        assert (after.offset, after.epoch) == (4, position.epoch)
+        assert (await publish.latest("k")).state_version == 4
+        assert ids((await broker.history(ROOM, None, None, MANY)).events) == [after.id]
+        assert len((await broker.snapshot(ROOM, None, MANY, MUCH)).state) == 1
+
+    async def test_purge_of_state_only_shows_the_new_epoch(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        await publish.latest("k")
+        position = await broker.purge(ROOM)
+        assert position is not None
+        assert (position.offset, position.id) == (0, None)
+        await self.settled(broker)
+        assert (sink.events[-1].epoch, sink.events[-1].state_version) == (position.epoch, 1)
+        assert [head and head.epoch for head in await broker.stream_heads([ROOM])] == [position.epoch]
+
+    async def test_purge_twice_and_of_empty_channel_does_no_harm(self, broker: Broker, publish: Publisher) -> None:
+        assert await broker.purge(ROOM) is None
+        await broker.snapshot(ROOM, None, MANY, MUCH)
+        assert await broker.purge(ROOM) is None
+        await publish.durable()
+        first, second = await broker.purge(ROOM), await broker.purge(ROOM)
+        assert first is not None
+        assert second is not None
+        assert first.epoch != second.epoch
+        assert (await publish.durable()).offset == 2
+
+    async def test_purge_repeated_publish_stays_duplicate(self, broker: Broker, publish: Publisher) -> None:
+        durable, latest = await publish.durable(id="same"), await publish.latest("k", id="value")
+        await broker.purge(ROOM)
+        assert await publish.durable(id="same") == PublishResult("same", durable.epoch, 1, duplicate=True)
+        assert await publish.latest("k", id="value") == PublishResult(
+            "value", latest.epoch, state_version=1, duplicate=True
+        )
+        assert not (await broker.history(ROOM, None, None, MANY)).events
+
+    async def test_purge_history_expires_afterwards(self, broker: Broker, publish: Publisher, clock: FakeClock) -> None:
+        await publish.durable()
+        await broker.purge(ROOM)
+        await publish.durable()
+        await publish.latest("k")
+        await self.advance(clock, TTL)
+        assert not (await broker.history(ROOM, None, None, MANY)).events
+        assert not (await broker.snapshot(ROOM, None, MANY, MUCH)).state
+        assert not await broker.list_channels("acme", "", MANY)
 
     # --- tenants ------------------------------------------------------------------------------------------------------
 

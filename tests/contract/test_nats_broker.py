@@ -14,10 +14,13 @@ from hypothesis import settings
 
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.records import SEGMENT_SIZE
+from service.adapters.store.errors import unavailable
 from service.core.broker import Broker, PublishResult
 from service.core.channel import ChannelKey
+from service.core.clock import milliseconds
 from service.core.event import Retention
 from service.core.position import Position
+from service.core.removal import removal_notice, tombstone
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 from tests.contract import broker_machine
@@ -430,3 +433,61 @@ async def test_nats_denied_subscription_is_refused(clock: FakeClock) -> None:
         assert "does not permit" in await _refusal(lambda: broker.subscribe(ChannelKey("other", "room:1")))
         await Publisher(broker, clock).durable()
         assert sink.ids() == ["m-1"]
+
+
+# --- taking back ---------------------------------------------------------------------------------------------------------
+
+
+async def test_nats_remove_event_leaves_no_message_with_its_data(shared: NatsServer, clock: FakeClock) -> None:
+    where = config(shared)
+    async with running(where, clock) as (broker, _):
+        publish = Publisher(broker, clock)
+        for _ in range(3):
+            await publish.durable(data=b'"a secret"')
+        events = (await broker.history(ROOM, None, None, MANY)).events
+        await broker.remove_events(ROOM, [events[1]])
+        stored = [one.data for one in await broker.stream.get_all([broker.subjects.durable(ROOM)])]
+        assert len(stored) == 3
+        assert sum(b"a secret" in data for data in stored) == 2
+
+
+async def test_nats_remove_event_after_failed_erase_is_completed(
+    shared: NatsServer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(config(shared), clock) as (broker, _):
+        await Publisher(broker, clock).durable(data=b'"a secret"')
+        [event] = (await broker.history(ROOM, None, None, MANY)).events
+
+        async def fail(sequence: int) -> None:
+            raise unavailable("the answer is lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(broker.stream, "erase", fail)
+            with pytest.raises(ServiceError):
+                await broker.remove_events(ROOM, [event])
+        assert list((await broker.history(ROOM, None, None, MANY)).events) == [tombstone(event)]
+        assert list(await broker.remove_events(ROOM, [event])) == [True]
+        assert list((await broker.history(ROOM, None, None, MANY)).events) == [tombstone(event)]
+        [left] = await broker.stream.get_all([broker.subjects.durable(ROOM)])
+        assert b"a secret" not in left.data
+        await broker.stream.erase(left.sequence + 1_000)  # a message that is gone
+
+
+async def test_nats_trim_after_removals_keeps_the_whole_retention(shared: NatsServer, clock: FakeClock) -> None:
+    keep = Retention(entries=64, ttl=TTL)
+    async with running(config(shared), clock) as (broker, _):
+        publish = Publisher(broker, clock)
+        for _ in range(64):
+            await publish.durable(retention=keep)
+        events = (await broker.history(ROOM, 0, None, 40)).events
+        assert all(await broker.remove_events(ROOM, events))
+        await broker.publish(removal_notice(ROOM, events, keep, milliseconds(clock)))
+        for _ in range(31):
+            await publish.durable(retention=keep)
+        page = await broker.history(ROOM, None, None, MANY)
+        assert [event.offset for event in page.events] == list(range(33, 97))
+        for _ in range(128):
+            await publish.durable(retention=keep)
+        async with asyncio.timeout(10):  # the deletion is not waited for
+            while len(await broker.stream.get_all([broker.subjects.durable(ROOM)])) > 64 + SEGMENT_SIZE:
+                await broker.check()

@@ -37,7 +37,7 @@ RULES = (
     "~suite-*:* &suite-*:* -@all +ping +info +select +client|setname +script|load +evalsha"
     " +subscribe +unsubscribe +publish +pubsub|numsub"
     " +time +get +mget +set +del +pexpire +hget +hset +hdel +hgetall +hlen"
-    " +xadd +xlen +xrange +xtrim +zadd +zcard +zpopmin +zrange +zrangebylex +zrem"
+    " +xadd +xdel +xlen +xrange +xtrim +zadd +zcard +zpopmin +zrange +zrangebylex +zrem"
 )
 """The rights in docs/guarantees.md, there with `~tidewire:* &tidewire:*`."""
 CLUSTER_RULES = "+cluster|slots +ssubscribe +sunsubscribe +spublish +pubsub|shardnumsub"

@@ -137,8 +137,14 @@ class Hesitant:
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         return await self._late(lambda: self._broker.history(channel, after, before, limit))
 
-    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        return await self._late(lambda: self._broker.list_channels(tenant, prefix, limit))
+    async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
+        return await self._late(lambda: self._broker.list_channels(tenant, prefix, limit, after))
+
+    async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:
+        return await self._late(lambda: self._broker.remove_events(channel, events))
+
+    async def purge(self, channel: ChannelKey) -> Position | None:
+        return await self._late(lambda: self._broker.purge(channel))
 
 
 # --- what is known of the streams ---------------------------------------------------------------------------------------

@@ -142,9 +142,17 @@ class Line:
         """As the port says."""
         return await self._reached().history(channel, after, before, limit)
 
-    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+    async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         """As the port says."""
-        return await self._reached().list_channels(tenant, prefix, limit)
+        return await self._reached().list_channels(tenant, prefix, limit, after)
+
+    async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:
+        """As the port says."""
+        return await self._reached().remove_events(channel, events)
+
+    async def purge(self, channel: ChannelKey) -> Position | None:
+        """As the port says."""
+        return await self._reached().purge(channel)
 
 
 class Bus(Protocol):
@@ -301,8 +309,14 @@ class _Front:
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         return await self._store.history(channel, after, before, limit)
 
-    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        return await self._store.list_channels(tenant, prefix, limit)
+    async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
+        return await self._store.list_channels(tenant, prefix, limit, after)
+
+    async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:
+        return await self._store.remove_events(channel, events)
+
+    async def purge(self, channel: ChannelKey) -> Position | None:
+        return await self._store.purge(channel)
 
 
 class RedisBus:

@@ -27,6 +27,7 @@ from service.core.clock import Clock, Timer
 from service.core.event import Delivery, Event, Publication, Retention, accepted_event
 from service.core.limits import EMPTY_TTL
 from service.core.position import Position, events_after
+from service.core.removal import epoch_notice
 
 _EPHEMERAL = Delivery.EPHEMERAL
 SWEEP_INTERVAL = 1.0
@@ -181,11 +182,30 @@ class MemoryBroker:
             events = stored.between(max(low, high - limit + 1), high)
         return HistoryPage(stored.position, events, has_more=size > limit)
 
-    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+    async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         """Lists from the sorted names."""
         self._require_sink()
-        found = self._channels.list_channels(tenant, prefix, limit, self._clock.monotonic())
+        found = self._channels.list_channels(tenant, prefix, limit, after, self._clock.monotonic())
         return [ChannelInfo(channel.key.name, channel.position) for channel in found]
+
+    async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:
+        """Replaces them in the stream."""
+        self._require_sink()
+        stored = self._channels.find(channel)
+        if stored is None:
+            return [False] * len(events)
+        return self._channels.remove(stored, events, self._clock.monotonic())
+
+    async def purge(self, channel: ChannelKey) -> Position | None:
+        """Drops the entries, and delivers an event of the new epoch."""
+        sink = self._require_sink()
+        stored = self._channels.find(channel)
+        if stored is None or stored.is_empty:
+            return None
+        self._channels.purge(stored)
+        if stored.is_subscribed:
+            sink.deliver(epoch_notice(channel, stored.position, stored.state_version))
+        return stored.position
 
     def _require_sink(self) -> EventSink:
         if self._sink is None:

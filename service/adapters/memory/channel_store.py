@@ -88,6 +88,18 @@ class ChannelStore:
             self._make_evictable(channel, now)
         return event
 
+    def remove(self, channel: StoredChannel, events: Sequence[Event], now: float) -> Sequence[bool]:
+        """Replaces durable events by their tombstones. False for each that is not stored. Does not count as a use."""
+        channel.expire(now)
+        removed = [channel.remove(event) for event in events]
+        self._recount(channel)
+        return removed
+
+    def purge(self, channel: StoredChannel) -> None:
+        """Drops what a channel holds, and begins a new epoch."""
+        channel.purge(self._new_epoch())
+        self._recount(channel)
+
     def subscribe(self, channel: StoredChannel) -> None:
         """Marks an open channel as subscribed."""
         if not channel.is_subscribed:
@@ -117,10 +129,10 @@ class ChannelStore:
             channel.expire(now)
             self._recount(channel)
 
-    def list_channels(self, tenant: str, prefix: str, limit: int, now: float) -> Sequence[StoredChannel]:
-        """Returns the tenant's channels with subscribers or entries whose names start with `prefix`, by name."""
+    def list_channels(self, tenant: str, prefix: str, limit: int, after: str, now: float) -> Sequence[StoredChannel]:
+        """Returns the tenant's channels with subscribers or entries whose names start with `prefix` and come after `after`."""
         found: list[StoredChannel] = []
-        name = self._listed.next_name(tenant, prefix, is_included=True)
+        name = self._listed.next_name(tenant, max(prefix, after), is_included=after < prefix or not after)
         while len(found) < limit and name is not None and name.startswith(prefix):
             channel = self._channels[ChannelKey(tenant, name)]
             channel.expire(now)

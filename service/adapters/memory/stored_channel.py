@@ -14,6 +14,7 @@ from service.adapters.memory.stored_state import StoredState
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication, Retention, accepted_event
 from service.core.position import Position
+from service.core.removal import is_tombstone, tombstone
 
 CHANNEL_BYTES = 1_700
 STREAM_ENTRY_BYTES = 360
@@ -147,6 +148,24 @@ class StoredChannel:
                 self.state = StoredState()
             self.state.put(event, retention, now)
         return event
+
+    def remove(self, event: Event) -> bool:
+        """Replaces a stored durable event by its tombstone. False if it is not stored."""
+        index = (event.offset or 0) - self.first
+        if not 0 <= index < len(self._stream) or self._stream[index].event.id != event.id:
+            return False
+        stored = self._stream[index]
+        removed = stored.event if is_tombstone(stored.event) else tombstone(stored.event)
+        self._stream[index] = stored._replace(event=removed)
+        self._size += _size(removed) - _size(stored.event)
+        return True
+
+    def purge(self, epoch: str) -> None:
+        """Drops all entries, and begins an epoch, in which offsets and state versions continue."""
+        self.epoch, self.epoch_start = epoch, self.offset
+        self._stream.clear()
+        self.state = StoredState()
+        self._size = CHANNEL_BYTES
 
     def expire(self, now: float) -> None:
         """Drops entries that are older than the TTL of their retention."""

@@ -19,7 +19,16 @@ from service.adapters.nats.connection.link import Link
 from service.adapters.nats.connection.protocol import Message, encode_publish
 from service.adapters.nats.head_store import HeadStore
 from service.adapters.nats.publish_queue import PublishQueue
-from service.adapters.nats.records import ChannelHead, EventRecord, SeenHead, decode, encode, event_record
+from service.adapters.nats.records import (
+    ChannelHead,
+    EventRecord,
+    SeenHead,
+    decode,
+    encode,
+    epoch_record,
+    event_record,
+)
+from service.adapters.nats.removal import EventRemover
 from service.adapters.nats.seen_heads import SeenHeads, must_end_epoch
 from service.adapters.nats.subjects import Subjects, from_token
 from service.adapters.store.calls import CallLimit, call_timeout, late
@@ -41,7 +50,7 @@ from service.core.broker import (
 )
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
-from service.core.event import Delivery, Publication
+from service.core.event import Delivery, Event, Publication
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
@@ -93,6 +102,7 @@ class NatsBroker:
         self._heads = HeadStore(config, self.subjects, self.stream, self._seen, clock)
         self._queue = PublishQueue(config, self.subjects, self.stream, self._heads, clock)
         self._reader = ChannelReader(self.subjects, self.stream, self._heads, clock)
+        self._remover = EventRemover(self.subjects, self.stream, self._heads, clock)
         self._empty = EmptyChannels[int](config.empty_ttl, self._renew_empty)
         self._sink: EventSink | None = None
         self._state = "not started yet"
@@ -273,6 +283,8 @@ class NatsBroker:
             self._metrics.broker.broker_errors.labels(reply="message").inc()
             sink.interrupted([channel])  # it may stand in for an event, which the stream has
             return
+        if record.is_tombstone:  # an `event.removed` of its own tells of it
+            return
         if record.delivery is not Delivery.EPHEMERAL and not self._seen.record_event(channel, record):
             self._seen.suspect(channel)
             sink.interrupted([channel])
@@ -353,12 +365,12 @@ class NatsBroker:
         page = found[-limit:] if after is None else found[:limit]
         return HistoryPage(head.position, [record.event(channel) for record in page], has_more=len(found) > limit)
 
-    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+    async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         """Lists the tenant's heads. Of channels without history and state, only those with subscribers on this node."""
         async with self.call():
             subjects = await self.stream.list_subjects(self.subjects.heads(tenant))
             names = {from_token(subject.rpartition(".")[2]): subject for subject in subjects}
-            wanted = sorted(name for name in names if name.startswith(prefix))
+            wanted = sorted(name for name in names if name.startswith(prefix) and name > after)
             found: list[ChannelInfo] = []
             while wanted and len(found) < limit:
                 part, wanted = wanted[:MAX_HEADS], wanted[MAX_HEADS:]
@@ -372,6 +384,25 @@ class NatsBroker:
                     if self._is_listed(ChannelKey(tenant, name), head)
                 )
         return found[:limit]
+
+    # --- taking back ----------------------------------------------------------------------------------------------------
+
+    async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:
+        """Writes the tombstones, then deletes the events and overwrites their bytes."""
+        async with self.call():
+            return await self._remover.remove(channel, events)
+
+    async def purge(self, channel: ChannelKey) -> Position | None:
+        """Writes the head of the new epoch, then deletes all messages before it."""
+        async with self.call():
+            head = await self._remover.purge(channel)
+            if head is None:
+                return None
+            self._seen.record_head(channel, head)
+            notice = encode(epoch_record(channel, head))
+            self._link.send(encode_publish(self.subjects.live_ephemeral(channel), notice))
+            await self._link.flush()
+            return head.position
 
     def _is_listed(self, channel: ChannelKey, head: ChannelHead) -> bool:
         now = milliseconds(self._clock)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from service.adapters.nats.config import NatsConfig
-from service.adapters.nats.connection.jetstream import SequenceConflictError, Stream, Write
+from service.adapters.nats.connection.jetstream import CONFLICT_BACKOFF, SequenceConflictError, Stream, Write
 from service.adapters.nats.records import ChannelHead, SeenHead, decode, encode, new_head
 from service.adapters.nats.seen_heads import SeenHeads, must_end_epoch
 from service.adapters.nats.subjects import Subjects
+from service.adapters.store.retry import retry
+from service.core.backoff import Backoff
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 
@@ -115,6 +117,17 @@ class HeadStore:
             new = stored.head.with_new_epoch(milliseconds(self._clock))
             stored = await self._write(channel, new, stored.sequence)
             self._seen.record_head(channel, stored.head)
+
+    async def replace(self, channel: ChannelKey, change: Callable[[ChannelHead], ChannelHead]) -> StoredHead:
+        """Replaces the head by what `change` returns for it. Retries if another node writes first."""
+
+        async def write() -> StoredHead:
+            stored = await self.load(channel)
+            head = change(stored.head)
+            return StoredHead(await self._stream.write([self.head_write(channel, head, stored.sequence)]), head)
+
+        self.evict(channel)
+        return await retry(write, Backoff(*CONFLICT_BACKOFF), SequenceConflictError)
 
     async def renew_empty(self, sequences: Mapping[ChannelKey, int]) -> Mapping[ChannelKey, int]:
         """Writes the heads of empty channels again, so that they live for another `config.empty_ttl`.

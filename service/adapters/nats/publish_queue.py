@@ -281,7 +281,7 @@ class PublishQueue:
         """Occasionally deletes what the retention no longer covers. Readers ignore it until then."""
         before, after = update.before, update.after
         if _is_purge_due(before.offset, after.offset, after.entries):
-            self._stream.purge(self._subjects.durable(update.channel), after.entries)
+            self._stream.purge(self._subjects.durable(update.channel), after.max_messages)
         if _is_purge_due(before.state_version, after.state_version, after.state_entries):
             self._stream.purge(self._subjects.state(update.channel), after.state_entries)
 

@@ -14,6 +14,7 @@ from service.core.channel import ChannelKey
 from service.core.epoch import is_later, new_epoch
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
+from service.core.removal import REMOVED_TYPE, epoch_notice, tombstone
 
 SEGMENT_SIZE = 16
 """Durable events that share a subject. A page is read by whole segments, and NATS has an index entry for each subject."""
@@ -57,6 +58,8 @@ class ChannelHead(Struct, frozen=True, array_like=True):
     """Of the value at `state_version`."""
     epoch_start: int | None = None
     """The offset at which the epoch began; None if an older version began it."""
+    removal: int = 0
+    """The offset of the newest `event.removed`; 0 if there is none. A version without this field drops it."""
 
     @property
     def is_empty(self) -> bool:
@@ -94,11 +97,32 @@ class ChannelHead(Struct, frozen=True, array_like=True):
             )
         )
 
+    def covers(self, record: EventRecord, now: int) -> bool:
+        """Whether the stream still has a durable event, by the retention."""
+        return (
+            record.offset is not None
+            and self.first <= record.offset <= self.offset
+            and now < record.accepted + self.ttl * 1000
+        )
+
+    @property
+    def max_messages(self) -> int:
+        """How many of the newest messages of the stream contain all events that the retention covers.
+
+        A tombstone is newer than the event it replaces. So once events were taken back, tombstones of older events may come
+        after a covered event: fewer than `entries`, as each of them was covered when it was written.
+        """
+        return self.entries if self.removal <= self.offset - self.entries else 2 * self.entries
+
     def with_new_epoch(self, now: int, after: str = "") -> ChannelHead:
         """Returns the head after a loss: offsets and state versions continue in a new epoch, which is also later than
         `after`."""
         previous = after if is_later(after, than=self.epoch) else self.epoch
         return msgspec.structs.replace(self, epoch=new_epoch(now * 1_000, previous), epoch_start=self.offset)
+
+    def purged(self, now: int) -> ChannelHead:
+        """Returns the head after a purge: offsets and state versions continue in a new epoch, and nothing before is covered."""
+        return msgspec.structs.replace(self.with_new_epoch(now), entries=0, state_entries=0)
 
     def has_history(self, now: int) -> bool:
         """Whether the newest event has not expired."""
@@ -115,7 +139,10 @@ def new_head(now: int) -> ChannelHead:
 
 
 class EventRecord(Struct, frozen=True, array_like=True):
-    """An event."""
+    """An event.
+
+    A tombstone has an offset and the class EPHEMERAL, so that no node takes it for a new durable event when NATS delivers it.
+    """
 
     epoch: str
     type: str
@@ -136,6 +163,18 @@ class EventRecord(Struct, frozen=True, array_like=True):
         """Whether a value has ended by its own TTL."""
         return self.ttl is not None and now >= self.accepted + self.ttl
 
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether it replaces a durable event."""
+        return self.offset is not None and self.delivery is Delivery.EPHEMERAL
+
+    def tombstone(self, channel: ChannelKey) -> EventRecord:
+        """Returns the record that replaces this one."""
+        left = tombstone(self.event(channel))
+        return msgspec.structs.replace(
+            self, type=left.type, delivery=Delivery.EPHEMERAL, data=left.data, sender=None, key=None
+        )
+
     def event(self, channel: ChannelKey, now: int | None = None) -> Event:
         """Returns the event for the port. Without `now`, it was accepted just now."""
         ttl = self.ttl
@@ -145,7 +184,7 @@ class EventRecord(Struct, frozen=True, array_like=True):
             channel=channel,
             type=self.type,
             id=self.id,
-            delivery=self.delivery,
+            delivery=Delivery.DURABLE if self.offset is not None else self.delivery,
             data=self.data,
             sender=self.sender,
             at=self.at,
@@ -200,6 +239,7 @@ def append(
             entries=retention.entries,
             ttl=retention.ttl,
             at=now,
+            removal=head.offset + 1 if publication.type == REMOVED_TYPE else head.removal,
         )
         return after, event_record(publication, now, head.epoch, offset=after.offset, total=after.total)
     after = msgspec.structs.replace(
@@ -246,18 +286,32 @@ def value_life(publication: Publication, retention: Retention) -> float:
     return min(retention.ttl, publication.ttl / 1000 + ENDED_GRACE)
 
 
+def epoch_record(channel: ChannelKey, head: ChannelHead) -> EventRecord:
+    """Returns the record that shows nodes the new epoch of a channel that was purged (core/removal.py)."""
+    notice = epoch_notice(channel, head.position, head.state_version)
+    return EventRecord(
+        epoch=head.epoch,
+        type=notice.type,
+        id=notice.id or head.state_id or "",
+        delivery=notice.delivery,
+        data=notice.data,
+        sender=None,
+        at=0,
+        offset=notice.offset,
+        state_version=notice.state_version,
+        key=notice.key,
+        accepted=0,
+        total=0,
+    )
+
+
 def live_events(head: ChannelHead, records: Iterable[EventRecord], now: int) -> Sequence[EventRecord]:
-    """Returns the newest events that have not expired, up to the first gap; oldest first.
+    """Returns the newest events that have not expired, up to the first gap; oldest first. `records` are in the order of the
+    stream, so a tombstone comes after the event that it replaces.
 
     NATS expires each event by its own TTL, so a gap appears where later events had a shorter retention.
     """
-    alive = {
-        record.offset: record
-        for record in records
-        if record.offset is not None
-        and head.first <= record.offset <= head.offset
-        and now < record.accepted + head.ttl * 1000
-    }
+    alive = {record.offset or 0: record for record in records if head.covers(record, now)}
     if not alive:
         return ()
     found = [alive[max(alive)]]

@@ -25,6 +25,7 @@ from service.adapters.redis.connections.shard_map import ShardMap
 from service.adapters.redis.keys import channel_keys
 from service.adapters.redis.lua.scripts import CHANNEL_INFO, HISTORY, PUBLISH, RENEW_EMPTY, SNAPSHOT, STREAM_HEAD
 from service.adapters.redis.publish_template import PublishTemplate, PublishTemplates
+from service.adapters.redis.removal import EventRemover
 from service.adapters.store.config import ServerTimeObserver
 from service.adapters.store.empty_channels import EmptyChannels
 from service.adapters.store.errors import unavailable
@@ -89,6 +90,7 @@ class RedisBroker:
             idempotency_window=config.idempotency_window,
             publish_command=self._publish_command,
         )
+        self._remover = EventRemover(self.executor, self._publish_command)
         self._sink: EventSink | None = None
         self._subscriptions: dict[bytes, ChannelKey] = {}
         """Channels that this node is subscribed to, by their Pub/Sub channels."""
@@ -224,7 +226,7 @@ class RedisBroker:
         keys = self.keys(channel)
         epoch, offset, id_, state_version, state, kept, epoch_start, now = await self.executor.run_script(
             SNAPSHOT,
-            keys.with_expiries(),
+            keys,
             since.epoch if since is not None else "",
             since.offset if since is not None else "",
             max_events,
@@ -304,12 +306,24 @@ class RedisBroker:
             events = [_stream_event(channel, entry, position.epoch) for entry in entries]
             return HistoryPage(position, events, bool(has_more))
 
+    # --- taking back --------------------------------------------------------------------------------------------------
+
+    async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:
+        """Runs lua/remove.lua. Redis frees an event's memory once the part of the stream around it is trimmed."""
+        return await self._remover.remove(self.keys(channel), events)
+
+    async def purge(self, channel: ChannelKey) -> Position | None:
+        """Runs lua/purge.lua."""
+        return await self._remover.purge(channel, self.keys(channel))
+
     # --- listing and empty channels -----------------------------------------------------------------------------------
 
-    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+    async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         """Reads one entry of the tenant's index for each listed channel, and the entries of expired channels."""
         found: list[ChannelInfo] = []
         low = f"[{prefix}" if prefix else "-"
+        if after and after >= prefix:
+            low = f"({after}"
         while len(found) < limit:
             wanted = min(limit - len(found), MAX_LISTED)
             page = await self._index.page(tenant, low, wanted)
@@ -332,7 +346,7 @@ class RedisBroker:
         keys = self.keys(channel)
         count_command = "SHARDNUMSUB" if self._publish_command == "SPUBLISH" else "NUMSUB"
         is_listed, valid_for, epoch, offset, id_ = await self.executor.run_script(
-            CHANNEL_INFO, keys.with_expiries(), count_command, keys.events
+            CHANNEL_INFO, keys, count_command, keys.events
         )
         return is_listed, valid_for, epoch, offset, id_
 

@@ -71,7 +71,8 @@ class CommandExecutor:
 
         def encode(link: Link) -> bytes:
             shared = (link.generation, self.epoch_seed, self.position_ttl)
-            return pack(("EVALSHA", script.sha, len(keys.keys), *keys.keys, *shared, *arguments))
+            names = (*keys.keys, keys.expiries, keys.removed)
+            return pack(("EVALSHA", script.sha, len(names), *names, *shared, *arguments))
 
         return self.execute(keys.tag, encode, script)
 

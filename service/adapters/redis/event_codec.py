@@ -45,13 +45,13 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(EndingBody).decode
 
 
-def encode_body(publication: Publication) -> bytes:
-    """Returns the body of a publication."""
-    type_, id_, sender, at = publication.type, publication.id, publication.sender, publication.at
-    if publication.ttl is None:
-        return _encode(Body(type_, id_, sender, at, publication.key, publication.data))
-    ttl = f"{publication.ttl:0{TTL_DIGITS}d}"
-    return _encode(EndingBody(type_, id_, sender, at, publication.key, publication.data, ttl))
+def encode_body(event: Publication | Event) -> bytes:
+    """Returns the body of an event, also of one that is not accepted yet."""
+    type_, id_, sender, at = event.type, event.id, event.sender, event.at
+    if event.ttl is None:
+        return _encode(Body(type_, id_, sender, at, event.key, event.data))
+    ttl = f"{event.ttl:0{TTL_DIGITS}d}"
+    return _encode(EndingBody(type_, id_, sender, at, event.key, event.data, ttl))
 
 
 def encode_ephemeral(publication: Publication) -> bytes:

@@ -40,18 +40,16 @@ class ChannelKeys(NamedTuple):
 
     tag: str
     """One of the keys, to find the slot."""
-    keys: tuple[str, ...]
+    keys: tuple[str, str, str, str]
     """meta, stream, state, order: the keys of every script on a channel (lua/channel.lua)."""
     expiries: str
-    """The key of the expiries of values (lua/values.lua)."""
+    """The key of the expiries of values (lua/values.lua): the fifth key of every script on a channel that has one."""
+    removed: str
+    """The key of the tombstones (lua/removed.lua): the sixth of every script but lua/publish.lua."""
     result_prefix: str
     """The beginning of the keys of publish results."""
     events: bytes
     """The Pub/Sub channel."""
-
-    def with_expiries(self) -> ChannelKeys:
-        """Returns the same names, with `expiries` as the fifth key of a script."""
-        return self._replace(keys=(*self.keys, self.expiries))
 
 
 def channel_keys(prefix: str, database: int) -> Callable[[ChannelKey], ChannelKeys]:
@@ -66,6 +64,7 @@ def channel_keys(prefix: str, database: int) -> Callable[[ChannelKey], ChannelKe
             meta,
             (meta, stream, state, order),
             keys.of_channel(channel, "expiries"),
+            keys.of_channel(channel, "removed"),
             keys.of_channel(channel, "id:"),
             keys.events(channel).encode(),
         )

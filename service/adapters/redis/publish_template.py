@@ -52,7 +52,7 @@ class PublishTemplate:
         self.epoch, self.number, self.id, self.accepted_at = "", 0, "", 0
         """This node's newest publication: its epoch, offset or state version, id, and time in ms."""
         self._arguments = arguments
-        shared = keys.keys if is_durable else keys.with_expiries().keys
+        shared = keys.keys if is_durable else (*keys.keys, keys.expiries)
         self._command: tuple[Argument, ...] = ("EVALSHA", PUBLISH.sha, len(shared) + 1, *shared)
         self._head = self._encode_head(4 if is_durable else 5)  # the result's key, generation, id, body; type and key
         self._result_prefix = keys.result_prefix.encode()

@@ -193,6 +193,18 @@ class Stream:
         payload = msgspec.json.encode({"filter": pattern, "keep": keep})
         self._link.send_unanswered(f"$JS.API.STREAM.PURGE.{self.name}", payload)
 
+    async def purge_before(self, pattern: str, sequence: int) -> None:
+        """Deletes all messages before a sequence. NATS frees their bytes when it compacts the file."""
+        _check(await self._request("STREAM.PURGE", {"filter": pattern, "seq": sequence}))
+
+    async def erase(self, sequence: int) -> None:
+        """Deletes a message, and overwrites its bytes in the file. Does nothing if it is gone."""
+        question = {"seq": sequence}
+        answer = await self._request("STREAM.MSG.DELETE", question)
+        # The server has one error code for a message that is gone and for a failure.
+        if answer.get("error") and _error_code(await self._request("STREAM.MSG.GET", question)) != NO_MESSAGE:
+            _check(answer)
+
     async def _put(self, write: Write, ahead: tuple[bytes, ...], headers: dict[str, str]) -> dict[str, Any]:
         return _decode(await self._link.request(write.subject, write.data, headers=headers, ahead=ahead))
 

@@ -1,6 +1,7 @@
 -- The beginning of every script on a channel: opens the channel, and checks that this is still the server that wrote it.
 --
--- KEYS: meta (string), stream, state (hash: type\nkey -> "version ms\nbody"), state order (sorted set by state version)
+-- KEYS: meta (string), stream, state (hash: type\nkey -> "version ms\nbody"), state order (sorted set by state version),
+--       and of all but publish.lua 5 expiries (values.lua) and 6 tombstones (removed.lua)
 -- ARGV: 1 generation of the server, as the caller knows it
 --       2 prefix of epochs that begin for this caller, a space, and the TTL (ms) of the position of an empty channel. Anyone who
 --         may subscribe can name any number of channels, so it is short; subscribed nodes renew it (renew_empty.lua).
@@ -116,7 +117,7 @@ local function rare_functions()
     return kept ~= id
   end
 
-  return {stale = stale, new_epoch = new_epoch, is_later = is_later, start_of = start_of, id_at = id_at,
+  return {stale = stale, new_epoch = new_epoch, is_later = is_later, start_of = start_of, id_of = id_of, id_at = id_at,
           begin_epoch = begin_epoch, lacks = lacks}
 end
 

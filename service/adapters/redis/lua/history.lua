@@ -7,7 +7,7 @@ if stale then return stale end
 keep_empty(channel, EMPTY_TTL)
 expire_stream(channel.t)
 
-local first = channel.o - redis.call('XLEN', KEYS[2]) + 1
+local first = first_offset(channel)
 local after, before, limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local low = after and math.max(first, after + 1) or first
 local high = before and math.min(channel.o, before - 1) or channel.o
@@ -20,6 +20,7 @@ while low <= high and bytes < max_bytes do
   local from, to = low, high
   if after then to = math.min(high, low + 49) else from = math.max(low, high - 49) end
   local part = redis.call('XRANGE', KEYS[2], from .. '-0', to .. '-18446744073709551615')
+  part = with_tombstones(part, from, to)
   for _, entry in ipairs(part) do bytes = bytes + #entry[2][2] end
   if after then parts[#parts + 1], low = part, to + 1 else table.insert(parts, 1, part) high = from - 1 end
 end

@@ -28,13 +28,15 @@ def _on_channel(*names: str) -> Script:
 
 
 PUBLISH = _on_channel("values", "publish")
-SNAPSHOT = _on_channel("empty", "values", "snapshot")
-HISTORY = _on_channel("empty", "history")
+SNAPSHOT = _on_channel("empty", "values", "removed", "snapshot")
+HISTORY = _on_channel("empty", "removed", "history")
 STREAM_HEAD = _on_channel("stream_head")
 CHANNEL_INFO = _on_channel("values", "channel_info")
 RENEW_EMPTY = _on_channel("empty", "renew_empty")
+REMOVE = _on_channel("removed", "remove")
+PURGE = _on_channel("purge")
 TERM = load("term")
-CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, STREAM_HEAD, CHANNEL_INFO, RENEW_EMPTY)
+CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, STREAM_HEAD, CHANNEL_INFO, RENEW_EMPTY, REMOVE, PURGE)
 """The scripts of the broker; all begin with channel.lua."""
 INDEX_UPDATE = load("index_update")
 INDEX_SETTLE = load("index_settle")

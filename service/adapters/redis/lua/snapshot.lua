@@ -37,6 +37,7 @@ if ARGV[4] == channel.e and since < channel.o and channel.o - since <= tonumber(
     if #part < 100 then break end
     from = string.match(part[#part][1], '^(%d+)') + 1
   end
+  events = events and with_tombstones(events, math.max(1, since), channel.o)
 end
 local state = redis.call('HGETALL', KEYS[3])
 return {channel.e, channel.o, channel.i, channel.r, state, events or false, channel.b or false, now}
