@@ -14,9 +14,9 @@ from service.contract import pointer
 from service.contract.document import did_you_mean
 from service.contract.model import ChannelSpec, Contract, EventSpec, Resolved
 from service.contract.text import shorten
-from service.core.access import PublishRule, SubscribeRule, may_publish, may_read
+from service.core.access import PublishRule, SubscribeRule, may_publish, may_read, may_remove
 from service.core.channel import OWNER_PARAMETER, ChannelKey
-from service.core.event import Delivery, Publication
+from service.core.event import Delivery, Publication, Retention
 from service.core.identity import Identity, Right
 from service.core.session import Subscription
 from service.errors import ErrorCode, ServiceError
@@ -77,6 +77,27 @@ class Gate:
             right is not Right.PRESENCE or spec.presence
         )
         return is_kept and may_read(spec.subscribe, right, identity, channel, parameters)
+
+    def authorise_removal(self, identity: Identity, channel: str) -> Resolved:
+        """Checks whether the identity may take back events of a channel.
+
+        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, FORBIDDEN.
+        """
+        resolved = self._contract.resolve(channel)
+        self.authorise_erasure(identity)
+        return resolved
+
+    def authorise_erasure(self, identity: Identity) -> None:
+        """Checks whether the identity may take back events of all channels of its tenant. Raises ServiceError(FORBIDDEN)."""
+        if not may_remove(identity):
+            raise ServiceError(ErrorCode.FORBIDDEN, "only the backend takes back events")
+
+    def history_of(self, channel: str) -> Retention | None:
+        """Returns the retention of durable events in a channel of the store; None without history, or if it is not declared."""
+        try:
+            return self._contract.resolve(channel).spec.history
+        except ServiceError:
+            return None
 
     def validate(
         self,

@@ -20,6 +20,7 @@ from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import OWNER_PARAMETER, ChannelPattern
 from service.core.event import Delivery, Retention
 from service.core.presence import PRESENCE_PREFIX
+from service.core.removal import REMOVED_TYPE
 
 MAX_WINDOW = 1.0
 """Maximum `window` in seconds. Users would notice a longer delay."""
@@ -261,6 +262,8 @@ class _Reader:
 def _bad_type(type_: str) -> str | None:
     if type_.startswith(PRESENCE_PREFIX):
         return f"event types that start with {PRESENCE_PREFIX!r} belong to the service"
+    if type_ == REMOVED_TYPE:
+        return f"the event type {REMOVED_TYPE!r} belongs to the service"
     if "." not in type_:
         return f"event type {type_!r} has no dot; system messages have none, events always do, such as chat.message"
     if not _TYPE.fullmatch(type_) or len(type_) > MAX_TYPE:

@@ -71,5 +71,10 @@ def may_publish(
     return identity.may(Right.PUBLISH, channel)
 
 
+def may_remove(identity: Identity) -> bool:
+    """True if the identity may take back events of its tenant, whoever has published them."""
+    return identity.is_backend
+
+
 def _is_owner(identity: Identity, parameters: Mapping[str, str]) -> bool:
     return not identity.is_anonymous and parameters.get(OWNER_PARAMETER) == encode_user(identity.user)

@@ -311,7 +311,7 @@ SYSTEM_TYPES = frozenset(
         *(Hello, Ready, Subscribe, Unsubscribe, History, Presence, Refresh, Ping),
         *(Welcome, Subscribed, Unsubscribed, Ack, Error, HistoryPage, PresenceReply, Expiring, Reconnect, Closed, Pong),
     )
-) | {"presence.joined", "presence.left", "presence.count"}
+) | {"presence.joined", "presence.left", "presence.count", "event.removed"}
 """Every type that contracts cannot declare. The set is fixed, so it can be a metric label."""
 
 TAGS: Mapping[type[Struct], str] = {

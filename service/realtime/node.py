@@ -28,6 +28,7 @@ from service.realtime.lifecycle.broker_health import BrokerHealth
 from service.realtime.lifecycle.latency_probe import Connect
 from service.realtime.lifecycle.lifecycle import Lifecycle
 from service.realtime.publisher import Publisher
+from service.realtime.remover import Remover
 from service.realtime.runtime import Runtime
 from service.realtime.streams.streams import Streams
 from service.telemetry.metrics import Metrics
@@ -65,6 +66,7 @@ class Node:
         self.runtime = runtime = Runtime.create(ports.clock, metrics)
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics)
+        self.remover = Remover(gate, broker, store_runtime.clock, metrics)
         quota = ConnectionQuota(ports.quota, bounds.limits, runtime)
         self.admission = Admission(bounds.limits, bounds.rollout, quota, runtime.clock, metrics, gate.contract_hash)
         self.streams = Streams(

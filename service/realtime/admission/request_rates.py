@@ -73,6 +73,10 @@ class RequestRates:
         """Charges the address more for a request without a valid key."""
         self._api_addresses.bucket(network, self._clock.monotonic()).charge(max(0.0, self._failed_request_cost - 1.0))
 
+    def charge_api_key(self, tenant: str, key: str, requests: float) -> None:
+        """Charges an API key for the further work of a request that was accepted."""
+        self._api_keys.bucket((tenant, key), self._clock.monotonic()).charge(requests)
+
     def evict_full(self, now: float, max_evicted: int) -> None:
         """Evicts addresses and keys whose buckets are full: at most `max_evicted` of each."""
         for buckets in (self._connects, self._api_addresses, self._api_keys):

@@ -20,6 +20,7 @@ from service.core.channel import ChannelKey
 from service.core.identity import Identity, Right, backend
 from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
+from service.protocol.messages import MAX_ID, Id
 from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import Account, HeldBytes
 from service.realtime.node import Node
@@ -27,6 +28,9 @@ from service.web.api.messages import MAX_USER_CHARS, IdempotencyKey
 from service.web.body import read_json
 from service.web.client_info import client_ip
 from service.web.http_config import HTTP_CONFIG, NODE, ApiKey
+
+EVENTS_PER_REQUEST = 100
+"""Events that a removal reads for the price of one request."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
@@ -98,7 +102,7 @@ class Call:
         return self.node.streams.budget.account(self.identity.tenant, is_backend=True)
 
     def log_command(self, command: str, **fields: str) -> None:
-        """Logs who has sent a command that ends connections."""
+        """Logs who has sent a command that ends connections or takes back events."""
         _log.info("backend_command", command=command, by=self.key, tenant=self.identity.tenant, **fields)
 
     def channel_key(self, channel: str) -> ChannelKey:
@@ -112,6 +116,19 @@ class Call:
             return name, self.node.gate.authorise(self.identity, name, right)
         except ServiceError as error:
             raise ServiceError(error.code, error.message, parameter="channel") from error
+
+    def event_id(self) -> str:
+        """The path's event id. Raises ServiceError(INVALID_REQUEST) if no event can have it."""
+        try:
+            return msgspec.convert(self._path_parameter("id"), Id)
+        except msgspec.ValidationError as error:
+            raise ServiceError(
+                ErrorCode.INVALID_REQUEST, f"an event's id is 1 to {MAX_ID} visible ASCII characters", parameter="id"
+            ) from error
+
+    def charge_read(self, events: int) -> None:
+        """Charges the API key for a request that has read many events: another request for every EVENTS_PER_REQUEST."""
+        self.node.admission.requests.charge_api_key(self.identity.tenant, self.key, events / EVENTS_PER_REQUEST)
 
     def user(self) -> str:
         """The path's user. Raises ServiceError(INVALID_REQUEST) if no token can name this user."""

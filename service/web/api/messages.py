@@ -13,9 +13,12 @@ from service.core.channel import MAX_CHANNEL_BYTES, NAME
 from service.core.event import Delivery
 from service.errors import ErrorCode
 from service.protocol.messages import MAX_KEY, MAX_PAGE, Event, Id, Offset, PageSize, PresenceView
+from service.realtime.remover import CURSOR
 
 MAX_EVENTS_PER_REQUEST = 1000
 """Events in one request. `<key>.999` must fit an event's id, even with an idempotency key of 60 characters."""
+MAX_CURSOR = MAX_CHANNEL_BYTES + 16
+"""Characters of the cursor of an erasure."""
 MAX_USER_CHARS = 128
 MAX_JTI_CHARS = 256
 """Characters of a `jti`, as in adapters/jwt/claims.py."""
@@ -158,6 +161,29 @@ class StateQuery(ApiRequest, frozen=True, kw_only=True):
     limit: Annotated[PageSize, Meta(description="The maximum number of values.")] = MAX_PAGE
 
 
+class RemoveQuery(ApiRequest, frozen=True, kw_only=True):
+    """Which event to take back, if several have the id."""
+
+    offset: (
+        Annotated[
+            int, Meta(ge=1, le=2**53 - 1, description="The event's offset. Without it, the newest event with the id.")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class EraseQuery(ApiRequest, frozen=True, kw_only=True):
+    """Where to continue an erasure."""
+
+    cursor: (
+        Annotated[
+            str,
+            Meta(max_length=MAX_CURSOR, pattern=f"^{CURSOR}(?!\n)$", description="The `cursor` of the reply before."),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 # --- replies ----------------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +312,34 @@ class State(ApiReply, frozen=True, kw_only=True):
     last: str | UnsetType = UNSET
     state: list[EncodedEvent]
     more: Annotated[bool, Meta(description="Whether there are more values; ask again with `after` = the last `rev`.")]
+
+
+class EventRemoved(ApiReply, frozen=True, kw_only=True):
+    """An event was taken back: only its id, offset and time are left."""
+
+    channel: str
+    id: str
+    epoch: str
+    offset: int
+
+
+class Purged(ApiReply, frozen=True, kw_only=True):
+    """A channel's history and state are gone. Without `epoch`, nothing was ever published in it."""
+
+    channel: str
+    epoch: str | UnsetType = UNSET
+    offset: int
+
+
+class UserErased(ApiReply, frozen=True, kw_only=True):
+    """A part of what a user has published was taken back."""
+
+    removed: Annotated[int, Meta(ge=0, description="The number of events that were taken back.")]
+    channels: Annotated[int, Meta(ge=0, description="The number of channels that were examined to their end.")]
+    cursor: (
+        Annotated[str, Meta(description="Send the request again with this cursor; absent when all is done.")]
+        | UnsetType
+    ) = UNSET
 
 
 class Presence(ApiReply, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from service.errors import ErrorCode
-from service.protocol.messages import Event
+from service.protocol.messages import MAX_ID, Event
 from service.web.api.messages import CHANNEL_SCHEMA, USER_SCHEMA, IdempotencyKey, Problem, Published, Refused, ref
 
 if TYPE_CHECKING:
@@ -30,6 +30,13 @@ _PATH_PARAMETERS: Mapping[str, dict[str, Any]] = {
         "description": "A channel name, percent-encoded once. In a user inside the name, characters other than letters, digits "
         "and _.@~=+- are percent-encoded before that. The channel `inbox:auth0%7Cann` is `inbox:auth0%257Cann` in the path.",
         "schema": CHANNEL_SCHEMA,
+    },
+    "id": {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "description": "The id of an event, percent-encoded once.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID, "pattern": r"^[\x21-\x7e]+(?!\n)$"},
     },
     "user": {
         "name": "user",

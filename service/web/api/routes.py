@@ -15,6 +15,7 @@ from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster import messages as cluster
 from service.realtime.cluster.revocations import MAX_AHEAD
+from service.realtime.remover import MAX_SEARCHED
 from service.realtime.session.commands.history import encode_page
 from service.web.api import openapi, publish
 from service.web.api.call import Call, check_address_rate
@@ -28,6 +29,8 @@ from service.web.api.messages import (
     DeclaredEvent,
     Disconnect,
     Disconnected,
+    EraseQuery,
+    EventRemoved,
     Events,
     History,
     HistoryQuery,
@@ -38,6 +41,8 @@ from service.web.api.messages import (
     NoQuery,
     Presence,
     Published,
+    Purged,
+    RemoveQuery,
     Results,
     RevokeToken,
     RevokeUser,
@@ -46,6 +51,7 @@ from service.web.api.messages import (
     TokenRevoked,
     Unsubscribe,
     Unsubscribed,
+    UserErased,
     UserRevoked,
 )
 from service.web.api.operation import CHANNEL_REFUSALS, Operation
@@ -133,6 +139,43 @@ async def read_presence(call: Call, query: NoQuery) -> Presence:
     """Lists the members; in a large channel only their number."""
     channel, _ = call.channel(Right.PRESENCE)
     return Presence(channel=channel, presence=await call.node.streams.presence.view(call.channel_key(channel)))
+
+
+async def remove_event(call: Call, query: RemoveQuery) -> EventRemoved:
+    """Takes back one durable event, and tells subscribers."""
+    channel, _ = call.channel()
+    id = call.event_id()
+    offset = query.offset if query.offset is not UNSET else None
+    call.log_command("remove_event", channel=channel, id=id)
+    removal = await call.node.remover.remove(call.identity, channel, id, offset)
+    call.charge_read(removal.searched)
+    if (event := removal.event) is None:
+        hint = "" if offset is not None else f"; without `offset`, the newest {MAX_SEARCHED} events are searched"
+        raise ServiceError(ErrorCode.NOT_FOUND, f"the channel keeps no such event{hint}", parameter="id")
+    return EventRemoved(channel=channel, id=event.id, epoch=event.epoch, offset=event.offset or 0)
+
+
+async def purge_channel(call: Call, query: NoQuery) -> Purged:
+    """Drops a channel's history and state, under a new epoch."""
+    channel, _ = call.channel()
+    call.log_command("purge_channel", channel=channel)
+    position = await call.node.remover.purge(call.identity, channel)
+    if position is None:
+        return Purged(channel=channel, offset=0)
+    return Purged(channel=channel, epoch=position.epoch, offset=position.offset)
+
+
+async def erase_user(call: Call, query: EraseQuery) -> UserErased:
+    """Takes back a part of what a user has published."""
+    user = call.user()
+    cursor = query.cursor if query.cursor is not UNSET else None
+    if cursor is None:
+        call.log_command("erase_user", user=user)
+    page = await call.node.remover.erase(call.identity, user, cursor)
+    call.charge_read(page.examined)
+    return UserErased(
+        removed=page.events, channels=page.channels, cursor=page.cursor if page.cursor is not None else UNSET
+    )
 
 
 async def disconnect(call: Call, query: NoQuery) -> Disconnected:
@@ -274,6 +317,25 @@ OPERATIONS = (
         refusals=(*CHANNEL_REFUSALS, ErrorCode.NO_HISTORY),
     ),
     Operation(
+        name="removeEvent",
+        method="DELETE",
+        path=f"{_CHANNEL}/events/{{id}}",
+        summary="Takes back one durable event: a tombstone replaces it, and subscribers are told",
+        handle=remove_event,
+        replies=(EventRemoved,),
+        query=RemoveQuery,
+        refusals=CHANNEL_REFUSALS,
+    ),
+    Operation(
+        name="purgeChannel",
+        method="DELETE",
+        path=f"{_CHANNEL}/history",
+        summary="Drops a channel's history and state, and begins a new epoch",
+        handle=purge_channel,
+        replies=(Purged,),
+        refusals=CHANNEL_REFUSALS,
+    ),
+    Operation(
         name="getState",
         method="GET",
         path=f"{_CHANNEL}/state",
@@ -301,6 +363,16 @@ OPERATIONS = (
         replies=(Disconnected,),
         body=Disconnect,
         body_required=False,
+        refusals=(ErrorCode.NOT_FOUND,),
+    ),
+    Operation(
+        name="eraseUser",
+        method="DELETE",
+        path=_USER,
+        summary="Takes back what a user has published in all channels, page by page",
+        handle=erase_user,
+        replies=(UserErased,),
+        query=EraseQuery,
         refusals=(ErrorCode.NOT_FOUND,),
     ),
     Operation(
