@@ -11,7 +11,7 @@ import pytest
 from service.adapters.nats.broker import NatsBroker
 from service.core.channel import ChannelKey
 from service.core.position import Position
-from tests.contract.broker_suite import MANY, MUCH, Publisher
+from tests.contract.broker_suite import EVENT, MANY, MUCH, Publisher
 from tests.contract.nats_stage import config, running
 from tests.contract.test_nats_broker import subjects
 from tests.stores import NatsServer
@@ -30,6 +30,8 @@ DOORS: dict[str, Callable[[NatsBroker], Awaitable[Any]]] = {
     "history": lambda broker: broker.history(INVENTED, None, None, 10),
     "stream_heads": lambda broker: broker.stream_heads([INVENTED]),
     "channels": lambda broker: broker.list_channels("acme", "", 10),
+    "remove": lambda broker: broker.remove_events(INVENTED, [EVENT]),
+    "purge": lambda broker: broker.purge(INVENTED),
 }
 
 

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from service.adapters.redis import channel_index
 from service.adapters.redis.broker import RedisBroker
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
-from tests.contract.broker_suite import MUCH, ROOM, Publisher, RecordingSink
+from tests.contract.broker_suite import EVENT, MUCH, ROOM, Publisher, RecordingSink
 from tests.contract.redis_stage import new_prefix
 from tests.contract.test_redis_broker import EMPTY_SECONDS, movable_valkey, redis_broker, settled
 from tests.stores import FLAVOURS, Cluster, Flavour, RedisServer, shared_redis
@@ -30,6 +31,8 @@ DOORS: dict[str, Callable[[RedisBroker], Awaitable[object]]] = {
     "history": lambda broker: broker.history(INVENTED, None, None, 10),
     "stream_heads": lambda broker: broker.stream_heads([INVENTED]),
     "channels": lambda broker: broker.list_channels("acme", "", 10),
+    "remove": lambda broker: broker.remove_events(INVENTED, [EVENT]),
+    "purge": lambda broker: broker.purge(INVENTED),
     "ephemeral": lambda broker: broker.publish(event(INVENTED, "e", Delivery.EPHEMERAL)),
 }
 
@@ -251,3 +254,30 @@ async def test_redis_values_that_have_ended_leave_no_key_without_expiry() -> Non
         await publish.latest("b", retention=Retention(1_000, 30.0))
         for name in keys.keys[2:]:
             assert 0 < await broker.executor.run_command(name, "PTTL", name) <= 40_000
+
+
+async def test_tombstones_are_trimmed_with_the_stream_and_expire(server: RedisServer) -> None:
+    async with running(server.url) as broker:
+        removed, keep = broker.keys(ROOM).removed, Retention(10, 60.0)
+
+        async def publish(first: int, last: int) -> None:
+            for number in range(first, last + 1):
+                one = event(ROOM, f"m-{number}")
+                await broker.publish(replace(one, data=b'"a secret"', retention=keep))
+
+        async def remove(*offsets: int) -> None:
+            events = (await broker.history(ROOM, None, None, MANY)).events
+            assert all(await broker.remove_events(ROOM, [one for one in events if one.offset in offsets]))
+
+        await publish(1, 10)
+        await remove(2, 3, 4, 9)
+        assert await server.command("ZCARD", removed) == 4
+        assert 60_000 < await server.command("PTTL", removed) <= 70_000
+        entries = await server.command("XRANGE", broker.keys(ROOM).keys[1], "-", "+")
+        assert str(entries).count("a secret") == len(entries) == 6
+        await publish(11, 16)
+        await remove(16)
+        assert [one.offset for one in (await broker.history(ROOM, None, None, MANY)).events] == list(range(5, 17))
+        assert await server.command("ZCARD", removed) == 2
+        await broker.purge(ROOM)
+        assert await server.command("EXISTS", removed) == 0

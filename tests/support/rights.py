@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.support.api_client import get, post
+from tests.support.api_client import ask, get, post
 from tests.support.harness import Client, serving, token
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text(encoding="utf-8")
@@ -39,6 +39,10 @@ async def use_everything(broker: dict[str, Any], more: int = 1) -> None:
         await server.publish("room:1", {"type": "chat.pinned", "data": {"slot": "a", "text": "x"}})
         for _ in range(more):
             await server.publish("room:1", {"type": "chat.message", "data": {"text": "x"}})
+        last = (await get(server, "/channels/room:1/history"))["events"][-1]
+        for path in (f"/channels/room:1/events/{last['id']}", "/users/ben", "/channels/room:2/history"):
+            answer = await ask(server, "DELETE", path)
+            assert answer.status == 200, answer.body
         assert [one["channel"] for one in (await get(server, "/channels"))["channels"]] == ["room:1"]
 
 

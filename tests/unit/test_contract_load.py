@@ -254,6 +254,7 @@ def test_fault_in_channel_is_reported(tmp_path: Path, channel: str, reason: str)
         ("chat.", "is not words of a-z"),
         ("chat.mess age", "is not words of a-z"),
         ("presence.joined", "belong to the service"),
+        ("event.removed", "belongs to the service"),
         ("a." + "b" * 63, "is not words of a-z"),
     ],
 )
