@@ -163,8 +163,7 @@ class StoredChannel:
     def purge(self, epoch: str) -> None:
         """Drops all entries, and begins an epoch, in which offsets and state versions continue."""
         self.epoch, self.epoch_start = epoch, self.offset
-        self._stream.clear()
-        self.state = StoredState()
+        self._stream, self.state = _NO_STREAM, _NO_STATE
         self._size = CHANNEL_BYTES
 
     def expire(self, now: float) -> None:
