@@ -19,6 +19,7 @@ from msgspec import Raw, Struct, json
 
 FEATURES: Mapping[str, str] = MappingProxyType(
     {
+        "event_removed": "The backend can take back durable events: [`event.removed`](#eventremoved), and tombstones.",
         "ready_in_address": "`ready=1` in the address of the upgrade starts deliveries ([`ready`](#ready)).",
         "streams": "`POST /stream` and `GET /sse` send events without WebSockets ([streams.md](streams.md)).",
     }
