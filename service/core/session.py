@@ -66,7 +66,6 @@ class Session(Struct, eq=False, gc=False):
     """The session of one connection. Only commands of the connection and of the backend change it."""
 
     identity: Identity
-    max_subscriptions: int
     is_ready: bool = False
     """True once the client has sent `ready`."""
     features: frozenset[str] = NO_FEATURES
@@ -82,18 +81,18 @@ class Session(Struct, eq=False, gc=False):
             return ()
         return tuple(held.values()) if isinstance(held, dict) else (held,)
 
-    def check_can_subscribe(self, channel: str) -> None:
+    def check_can_subscribe(self, channel: str, max_subscriptions: int) -> None:
         """Raises ServiceError if the session is subscribed to the channel, or has `max_subscriptions`."""
         held = self._subscriptions
-        if held is None and self.max_subscriptions > 0:
+        if held is None and max_subscriptions > 0:
             return
         if self.find(channel) is not None:
             raise ServiceError(ErrorCode.ALREADY_SUBSCRIBED, f"{channel} is subscribed already", path="$.channel")
-        if len(self.subscriptions) >= self.max_subscriptions:
+        if len(self.subscriptions) >= max_subscriptions:
             raise ServiceError(
                 ErrorCode.TOO_MANY_SUBSCRIPTIONS,
-                f"a connection has at most {self.max_subscriptions} channels",
-                limit=self.max_subscriptions,
+                f"a connection has at most {max_subscriptions} channels",
+                limit=max_subscriptions,
             )
 
     def add(self, subscription: Subscription) -> None:

@@ -107,7 +107,7 @@ class Stage:
             outbox_limits=self.limits,
             on_close=lambda connection, code, reason: self.closes.append(code),
         )
-        self.connection = Connection("c", self.transport, Session(Identity("t", "ann"), 10), FakeSlot(), shared)
+        self.connection = Connection("c", self.transport, Session(Identity("t", "ann")), FakeSlot(), shared)
         self.transport.handler = ForwardingHandler(self.connection)
 
     def end_iteration(self) -> None:

@@ -26,7 +26,7 @@ class FakeConnection:
 
 
 def fake_connection(id: str, user: str, tenant: str = "acme") -> Connection:
-    return cast(Connection, FakeConnection(id, Session(Identity(tenant, user), 1)))
+    return cast(Connection, FakeConnection(id, Session(Identity(tenant, user))))
 
 
 def test_of_user_returns_connections_oldest_first() -> None:

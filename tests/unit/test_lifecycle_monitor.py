@@ -63,7 +63,7 @@ class Stage:
             outbox_limits=OutboxLimits(),
             on_close=lambda connection, code, reason: None,
         )
-        self.connection = Connection(id, self.line, Session(anonymous("t"), 10), cast(Any, None), shared)
+        self.connection = Connection(id, self.line, Session(anonymous("t")), cast(Any, None), shared)
         self.reconnects = ReconnectScheduler(clock, metrics)
         registry = ConnectionRegistry(metrics)
         registry.add(self.connection)

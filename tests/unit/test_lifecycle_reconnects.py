@@ -74,7 +74,7 @@ class Stage:
     def _connection(self, id: str) -> Connection:
         line = Line(self.clock)
         self.lines.append(line)
-        return Connection(id, line, Session(anonymous("t"), 10), cast(Any, None), self._shared)
+        return Connection(id, line, Session(anonymous("t")), cast(Any, None), self._shared)
 
     def asked(self, reason: str) -> float:
         return self.metrics.registry.get_sample_value("tidewire_reconnects_asked_total", {"reason": reason}) or 0.0

@@ -257,7 +257,7 @@ class _ProbeClient:
     async def open(self, connect: Connect, room: Room, context: ConnectionContext) -> None:
         """Connects, and adds the connection to the room. Raises OSError."""
         self._loopback = await connect(self, context.metrics)
-        session = Session(anonymous(INTERNAL_TENANT), max_subscriptions=1)
+        session = Session(anonymous(INTERNAL_TENANT))
         self._connection = Connection(new_id(), self._loopback.transport, session, _NoSlot(), context)
         subscription = Subscription(room.key, None)
         room.add_member(self._connection, subscription)

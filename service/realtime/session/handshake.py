@@ -84,7 +84,7 @@ def open_connection(
             transport.write(head)
         _check_open(node, transport, slot)
     announcement = upgrade.announcement
-    session = Session(identity, node.bounds.limits.subscriptions, upgrade.is_ready, announcement.features)
+    session = Session(identity, upgrade.is_ready, announcement.features)
     connection = Connection(new_id(), transport, session, slot, node.streams.connection_context)
     ttl = node.lifecycle.monitor.token_ttl(connection)
     welcome = Welcome(

@@ -72,7 +72,9 @@ class Streams:
         self._membership = ChannelMembership(
             self.hub, broker, self.relay.recovery, self.relay.checker, bounds.outbox, runtime
         )
-        self.subscriptions = Subscriptions(gate, self._membership, self.presence, runtime.metrics)
+        self.subscriptions = Subscriptions(
+            gate, self._membership, self.presence, runtime.metrics, bounds.limits.subscriptions
+        )
         self.connection_context = ConnectionContext(
             runtime.clock,
             runtime.metrics,

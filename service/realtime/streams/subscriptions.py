@@ -26,7 +26,16 @@ from service.telemetry.metrics import Metrics
 class Subscriptions:
     """Subscribes connections to channels: authorisation, room, presence, snapshot."""
 
-    def __init__(self, gate: Gate, membership: ChannelMembership, presence: Presence, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        membership: ChannelMembership,
+        presence: Presence,
+        metrics: Metrics,
+        max_subscriptions: int,
+    ) -> None:
+        """`max_subscriptions`: those of one connection."""
+        self._max_subscriptions = max_subscriptions
         self._gate = gate
         self._membership = membership
         self._presence = presence
@@ -52,7 +61,7 @@ class Subscriptions:
         session = connection.session
         identity = session.identity
         try:
-            session.check_can_subscribe(channel)
+            session.check_can_subscribe(channel, self._max_subscriptions)
         except ServiceError as error:
             if error.code is ErrorCode.TOO_MANY_SUBSCRIPTIONS:
                 self._metrics.limits.limit_hits.labels(limit="subscriptions").inc()
