@@ -1,0 +1,140 @@
+"""A node of either age reads what the other has written to their store, as docs/store-keys.md says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.compatibility.revisions import CHECKOUT
+from tests.compatibility.test_clients_and_servers import CONTRACT
+from tests.faults.node import Node
+from tests.faults.tokens import token
+from tests.stores.redis_server import RedisServer
+from tests.support.harness import DEADLINE, Client
+
+pytestmark = pytest.mark.slow
+
+CHANNEL = "hall:1"
+TENANT = "red"
+TTL = 3_600_000
+"""Milliseconds: the `ttl` of talk.mood in the contract of new nodes."""
+
+
+@asynccontextmanager
+async def pair(old_checkout: Path, folder: Path) -> AsyncIterator[dict[str, Node]]:
+    """An old and a new node with one store. The contract of the new one has what old nodes cannot read."""
+    contract = folder / "contract.yaml"
+    plain = CONTRACT.read_text(encoding="utf-8")
+    contract.write_text(plain.replace("key: /who}", "key: /who, ttl: 1h}"), encoding="utf-8")
+    async with RedisServer("redis") as store:
+        old = Node("old", store.url, {"CONTRACT": str(CONTRACT)}, checkout=old_checkout)
+        new = Node("new", store.url, {"CONTRACT": str(contract)}, checkout=CHECKOUT)
+        try:
+            await asyncio.gather(old.start(), new.start())
+            yield {"old": old, "new": new}
+        finally:
+            await old.close()
+            await new.close()
+
+
+@asynccontextmanager
+async def subscribed(node: Node, user: str, **since: Any) -> AsyncIterator[tuple[Client, dict[str, Any]]]:
+    """A client on the node in the channel, and the `subscribed` that it got."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"http://127.0.0.1:{node.port}/ws", protocols=("tidewire.v1",)) as socket,
+    ):
+        client = Client(socket)
+        await client.send(type="hello", token=token(user, TENANT))
+        await client.expect("welcome")
+        await client.send(type="ready")
+        yield client, await client.subscribe(CHANNEL, **since)
+
+
+async def publish(node: Node, *events: dict[str, Any]) -> dict[str, Any]:
+    """Publishes as the backend, and returns the result of the last event."""
+    status, body = await node.api(TENANT, "POST", f"channels/{CHANNEL}/events", list(events))
+    assert status == 200, body
+    last: dict[str, Any] = body["results"][-1]
+    return last
+
+
+def line(number: int) -> dict[str, Any]:
+    return {"type": "talk.line", "id": f"m-{number}", "data": {"line": number}}
+
+
+def mood(who: str, text: str) -> dict[str, Any]:
+    return {"type": "talk.mood", "data": {"who": who, "mood": text}, "key": who}
+
+
+@pytest.mark.parametrize(("writer", "reader"), [("old", "new"), ("new", "old")])
+async def test_value_with_ttl_is_read_by_other_age(
+    writer: str, reader: str, old_checkout: Path, tmp_path: Path
+) -> None:
+    async with pair(old_checkout, tmp_path) as nodes, subscribed(nodes[reader], "ann") as (ann, _):
+        await publish(nodes[writer], mood("ben", "calm"))
+        event = await ann.expect("talk.mood", key="ben", data={"who": "ben", "mood": "calm"})
+        assert "ttl" not in event or event["ttl"] <= TTL
+        for node in nodes.values():
+            async with subscribed(node, "cat") as (_, found):
+                assert [(value["key"], value["data"]) for value in found["state"]] == [("ben", event["data"])]
+        # The other age replaces the value.
+        await publish(nodes[reader], mood("ben", "angry"))
+        for node in nodes.values():
+            async with subscribed(node, "dan") as (_, found):
+                assert [value["data"]["mood"] for value in found["state"]] == ["angry"]
+
+
+async def test_removed_event_is_told_on_nodes_of_both_ages(old_checkout: Path, tmp_path: Path) -> None:
+    async with (
+        pair(old_checkout, tmp_path) as nodes,
+        subscribed(nodes["old"], "ann") as (ann, start),
+        subscribed(nodes["new"], "ben") as (ben, _),
+    ):
+        await publish(nodes["old"], line(1), line(2))
+        await publish(nodes["new"], line(3))
+        status, body = await nodes["new"].api(TENANT, "DELETE", f"channels/{CHANNEL}/events/m-2")
+        assert status == 200, body
+        last = await publish(nodes["old"], line(5))
+        assert last["offset"] == 5
+        for client in (ann, ben):
+            got = [await client.receive() for _ in range(5)]
+            assert [event["offset"] for event in got] == [1, 2, 3, 4, 5]
+            assert [event["type"] for event in got] == ["talk.line"] * 3 + ["event.removed", "talk.line"]
+            assert got[3]["data"]["id"] == "m-2"
+        since = {"epoch": start["epoch"], "offset": 1, "id": "m-1"}
+        async with subscribed(nodes["new"], "cat", since=since) as (_, found):
+            assert found["recovered"] is True
+            assert [event["offset"] for event in found["events"]] == [2, 3, 4, 5]
+            assert found["events"][0]["type"] == "event.removed"
+        async with subscribed(nodes["old"], "dan", since=since) as (_, found):
+            assert found["recovered"] is False
+            assert "m-2" not in [event["id"] for event in found["events"]]
+            assert found["offset"] == 5
+
+
+async def test_stream_gets_events_of_an_old_node_and_is_unknown_there(old_checkout: Path, tmp_path: Path) -> None:
+    credentials = {"Authorization": f"Bearer {token('ann', TENANT)}"}
+    async with pair(old_checkout, tmp_path) as nodes, aiohttp.ClientSession(headers=credentials) as http:
+        # As for every unknown path: the client tries another node, or a WebSocket.
+        async with http.get(f"http://127.0.0.1:{nodes['old'].port}/sse?channels={CHANNEL}") as unknown:
+            assert unknown.status == 404
+        async with http.get(f"http://127.0.0.1:{nodes['new'].port}/sse?channels={CHANNEL}") as stream:
+            assert stream.status == 200
+            await read_until(stream, b'"subscribed"')
+            await publish(nodes["old"], line(1))
+            await read_until(stream, b'"m-1"')
+
+
+async def read_until(stream: aiohttp.ClientResponse, text: bytes) -> None:
+    async with asyncio.timeout(DEADLINE):
+        async for found in stream.content:
+            if text in found:
+                return
+    pytest.fail(f"the stream ended before {text!r}")
