@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -117,6 +118,7 @@ class Service:
             authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
             store_clock=self.store_clock,
+            receipt_key=_receipt_key(settings),
             connect=partial(loopback.connect, bounds, self.clock),
             batch_sender=batch_sender,
         )
@@ -230,6 +232,25 @@ def _issuers(settings: Settings) -> list[Issuer]:
         )
         for issuer in settings.all_issuers()
     ]
+
+
+def _receipt_key(settings: Settings) -> bytes:
+    """Returns the key that signs receipts. It comes from the secrets that all nodes share.
+
+    With public keys alone there is no such secret, unless there is an API key. Then each process has a key of its own.
+    """
+    secret = settings.auth.receipt_secret
+    if secret is not None:
+        return secret.get_secret_value().encode()
+    shared = [issuer.secret for issuer in settings.all_issuers()] + [key.key for key in settings.all_api_keys()]
+    values = [one.get_secret_value() for one in shared if one is not None]
+    if values:
+        return "\n".join(values).encode()
+    if settings.broker.url != "memory://":
+        _log.warning(
+            "receipts_not_shared", reason="set auth.receipt_secret, so that all nodes accept the same receipts"
+        )
+    return secrets.token_bytes(32)
 
 
 def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metrics: Metrics) -> Broker:

@@ -53,6 +53,12 @@ class ErrorCode(Enum):
     INVALID_TOKEN = ("invalid_token", 401, False, "This service does not accept the token.")
     TOKEN_EXPIRED = ("token_expired", 401, False, "The token has expired; get a new one.")
     INVALID_TICKET = ("invalid_ticket", 401, False, "The ticket is unknown, used or expired.")
+    INVALID_RECEIPT = (
+        "invalid_receipt",
+        403,
+        False,
+        "The receipt is forged, expired, ended or of another user; get one from a new stream or poll.",
+    )
     INVALID_API_KEY = ("invalid_api_key", 401, False, "The backend API needs a valid API key.")
     FORBIDDEN = ("forbidden", 403, False, "The contract or the token's grants do not allow this.")
     ORIGIN_REFUSED = ("origin_refused", 403, False, "This Origin is not in the allow-list.")

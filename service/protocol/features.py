@@ -21,7 +21,7 @@ FEATURES: Mapping[str, str] = MappingProxyType(
     {
         "event_removed": "The backend can take back durable events: [`event.removed`](#eventremoved), and tombstones.",
         "ready_in_address": "`ready=1` in the address of the upgrade starts deliveries ([`ready`](#ready)).",
-        "streams": "`POST /stream` and `GET /sse` send events without WebSockets ([streams.md](streams.md)).",
+        "streams": "`POST /stream`, `GET /sse` and `POST /emit` serve clients without WebSockets ([streams.md](streams.md)).",
     }
 )
 """The features of this node by name, each with one line for docs/protocol.md. Once released, a name stays."""

@@ -291,6 +291,14 @@ class Reconnect(ServerMessage, frozen=True, tag="reconnect", tag_field="type"):
     reason: str
 
 
+class SessionReceipt(ServerMessage, frozen=True, tag="receipt", tag_field="type"):
+    """What a client shows to any node to publish in the session of its stream. Each one replaces the last."""
+
+    receipt: str
+    expires_in: int
+    """Seconds."""
+
+
 class Closed(ServerMessage, frozen=True, tag="closed", tag_field="type"):
     """The last message of a stream, in place of a close frame."""
 
@@ -309,7 +317,20 @@ SYSTEM_TYPES = frozenset(
     str(message.__struct_config__.tag)
     for message in (
         *(Hello, Ready, Subscribe, Unsubscribe, History, Presence, Refresh, Ping),
-        *(Welcome, Subscribed, Unsubscribed, Ack, Error, HistoryPage, PresenceReply, Expiring, Reconnect, Closed, Pong),
+        *(
+            Welcome,
+            Subscribed,
+            Unsubscribed,
+            Ack,
+            Error,
+            HistoryPage,
+            PresenceReply,
+            Expiring,
+            Reconnect,
+            SessionReceipt,
+            Closed,
+            Pong,
+        ),
     )
 ) | {"presence.joined", "presence.left", "presence.count", "event.removed"}
 """Every type that contracts cannot declare. The set is fixed, so it can be a metric label."""

@@ -44,6 +44,8 @@ class Ports:
     quota: QuotaStore
     authenticator: Authenticator
     clock: Clock
+    receipt_key: bytes
+    """Signs receipts. The same on all nodes."""
     connect: Connect
     """Connects the latency probe to this process."""
     store_clock: Clock | None = None
@@ -79,7 +81,14 @@ class Node:
             runtime.tasks,
         )
         self.cluster = Cluster(
-            broker, ports.authenticator, self.availability, self.streams, bounds, runtime, store_runtime
+            broker,
+            ports.authenticator,
+            self.availability,
+            self.streams,
+            bounds,
+            runtime,
+            store_runtime,
+            receipt_key=ports.receipt_key,
         )
         self.lifecycle = Lifecycle(
             broker,

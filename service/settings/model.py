@@ -158,6 +158,9 @@ class Auth(BaseModel):
     model_config = _STRICT
     secret: Secret | None = None
     """Shared secret of HS256 tokens, at least 32 bytes. A short form of one issuer."""
+    receipt_secret: Secret | None = None
+    """Secret that signs the receipts of streams, at least 32 bytes, the same on all nodes. Unset: made from the secrets and API
+    keys. Set it if those change while clients are connected, or if there are none."""
     issuer: Name = "tidewire"
     """`iss` of the tokens made with `auth.secret`."""
     audience: Name = "tidewire"

@@ -37,6 +37,7 @@ NOT_OVER_A_CONNECTION = {
     ErrorCode.UNSUPPORTED_VERSION: "answers an upgrade",
     ErrorCode.UPGRADE_REQUIRED: "answers a plain GET",
     ErrorCode.INVALID_TICKET: "answers an upgrade",
+    ErrorCode.INVALID_RECEIPT: "answers HTTP",
     ErrorCode.INVALID_API_KEY: "the backend API's",
     ErrorCode.ORIGIN_REFUSED: "answers an upgrade",
     ErrorCode.OVERLOADED: "answers an upgrade",
@@ -271,7 +272,8 @@ def test_every_server_message_is_expected_somewhere() -> None:
     expected = {message["type"] for message in said("expect", "unordered")} | {
         "pong",
         "closed",
-    }  # `closed` is only in streams
+        "receipt",
+    }  # the last two are only in streams
     tags = {kind.__struct_config__.tag for kind in messages.ServerMessage.__subclasses__()} - {None}
     assert not tags - expected
     assert {"presence.joined", "presence.left", "presence.count"} <= expected

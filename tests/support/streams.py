@@ -47,6 +47,7 @@ class Stream:
         self.comments = 0
         self._waiting: deque[dict[str, Any]] = deque()
         self.welcome: dict[str, Any] = {}
+        self.receipt = ""
 
     async def _read_block(self) -> None:
         """Reads up to the next empty line."""
@@ -128,7 +129,7 @@ async def stream(
     headers: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> AsyncIterator[Stream]:
-    """A stream of `POST /stream` that has got `welcome`. A channel is a name, or a subscription with `since`."""
+    """A stream of `POST /stream` that has got `welcome` and a receipt. A channel is a name, or a subscription with `since`."""
     subscriptions = [{"channel": one} if isinstance(one, str) else one for one in channels]
     async with (
         server.http.post(
@@ -146,7 +147,7 @@ async def stream(
 async def sse(
     server: Running, channels: Sequence[str], query: str = "", headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[Stream]:
-    """A stream of `GET /sse` that has got `welcome`. Without `headers`, with a token of ann."""
+    """A stream of `GET /sse` that has got `welcome` and its first receipt. Without `headers`, with a token of ann."""
     async with (
         server.http.get(
             f"{server.url}/sse?channels={','.join(channels)}{query}",
@@ -164,6 +165,7 @@ async def _opened(response: aiohttp.ClientResponse) -> AsyncIterator[Stream]:
     opened = Stream(response)
     try:
         opened.welcome = await opened.expect("welcome")
+        opened.receipt = (await opened.expect("receipt"))["receipt"]
         yield opened
     finally:
         opened.close()

@@ -74,6 +74,7 @@ class Stage:
             clock,
             metrics,
             on_check=lambda now: None,
+            on_keepalive=lambda connection, since: None,
             rollout=rollout,
             reconnects=self.reconnects,
         )

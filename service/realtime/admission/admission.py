@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.core.backoff import jittered
 from service.core.clock import Clock
+from service.core.identity import Identity
 from service.core.limits import Limits, Rollout
 from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
@@ -98,6 +99,19 @@ class Admission:
             if isinstance(command, Ready) and not session.is_ready:
                 return
         exceeded = self._rates.acquire_message(rates, self._clock.monotonic())
+        if exceeded is not None:
+            raise self._rate_limited(exceeded, "messages")
+
+    def check_sender(self, network: str, identity: Identity, nodes: int) -> None:
+        """Counts a message that comes over HTTP, without a connection. `nodes`: all that the client may send to.
+
+        Raises ServiceError(RATE_LIMITED). The message costs the shared rates of its user, address and tenant as much as one over
+        a connection.
+        """
+        self.requests.check_sender(network, identity, nodes)
+        rates = self._rates.register(network, identity)
+        exceeded = self._rates.acquire_message(rates, self._clock.monotonic())
+        self._rates.unregister(network, identity)
         if exceeded is not None:
             raise self._rate_limited(exceeded, "messages")
 

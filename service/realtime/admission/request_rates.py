@@ -6,6 +6,7 @@ from random import uniform
 from typing import Any
 
 from service.core.clock import Clock
+from service.core.identity import Identity
 from service.core.limits import Limits
 from service.core.token_bucket import KeyedBuckets
 from service.errors import ErrorCode, ServiceError
@@ -33,13 +34,17 @@ class RequestRates:
         self._metrics = metrics
         self._failed_request_cost = limits.api_rate_per_ip.burst * FAILED_REQUEST_COST
         self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
+        self._senders = KeyedBuckets(limits.user_rate, limits.tracked)
+        self._sender_addresses = KeyedBuckets(limits.ip_rate, limits.tracked)
+        self._user_burst = limits.user_rate.burst
         self._api_addresses = KeyedBuckets(limits.api_rate_per_ip, limits.tracked)
         self._api_keys = KeyedBuckets(limits.api_rate_per_key, limits.tracked)
+        self._all = (self._connects, self._senders, self._sender_addresses, self._api_addresses, self._api_keys)
 
     @property
     def tracked(self) -> int:
-        """Addresses and API keys whose rates are known."""
-        return len(self._connects) + len(self._api_addresses) + len(self._api_keys)
+        """Addresses, users and API keys whose rates are known."""
+        return sum(map(len, self._all))
 
     def check_connect(self, network: str) -> None:
         """Counts an upgrade or a ticket. Raises ServiceError(RATE_LIMITED)."""
@@ -48,6 +53,28 @@ class RequestRates:
         if bucket.acquire(now):
             message = "too many connection attempts from this address"
             raise rate_limited(self._metrics, "connect", message, bucket.schedule_retry(now))
+
+    def check_sender_address(self, network: str) -> None:
+        """Counts a message over HTTP before its credentials are checked. Raises ServiceError(RATE_LIMITED)."""
+        now = self._clock.monotonic()
+        bucket = self._sender_addresses.bucket(network, now)
+        if bucket.acquire(now):
+            message = "too many messages from this address"
+            raise rate_limited(self._metrics, "ip", message, bucket.schedule_retry(now), scope="ip")
+
+    def check_sender(self, network: str, identity: Identity, nodes: int) -> None:
+        """Counts a message over HTTP. Raises ServiceError(RATE_LIMITED).
+
+        A client may send each message to another node. So a message costs one for each node: all nodes together allow the rate
+        of one user. Anonymous clients share the rate of their address.
+        """
+        now = self._clock.monotonic()
+        key = ("", network) if identity.is_anonymous else (identity.tenant, identity.user)
+        bucket = self._senders.bucket(key, now)
+        cost = float(min(nodes, self._user_burst))
+        if bucket.acquire(now, cost):
+            message = "too many messages from this user"
+            raise rate_limited(self._metrics, "user", message, bucket.schedule_retry(now, cost), scope="user")
 
     def check_api_address(self, network: str) -> None:
         """Counts a request of the backend API before its key is checked. Raises ServiceError(RATE_LIMITED)."""
@@ -79,5 +106,5 @@ class RequestRates:
 
     def evict_full(self, now: float, max_evicted: int) -> None:
         """Evicts addresses and keys whose buckets are full: at most `max_evicted` of each."""
-        for buckets in (self._connects, self._api_addresses, self._api_keys):
+        for buckets in self._all:
             buckets.evict_full(now, max_evicted)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
+from service.core.receipt import ReceiptSigner
 from service.realtime.bounds import Bounds
 from service.realtime.cluster.heartbeat import Heartbeat, NodeStatus
 from service.realtime.cluster.membership import Membership
 from service.realtime.cluster.node_actions import NodeActions
+from service.realtime.cluster.receipts import Receipts
 from service.realtime.cluster.requests import ClusterRequests
 from service.realtime.cluster.revocations import RevocationGuard, Revocations
+from service.realtime.cluster.session_endings import SessionEndings
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
 from service.realtime.streams.streams import Streams
@@ -27,16 +30,20 @@ class Cluster:
         bounds: Bounds,
         runtime: Runtime,
         store_runtime: Runtime,
+        *,
+        receipt_key: bytes,
     ) -> None:
-        """`store_runtime` uses the store clock, `runtime` the node's own clock."""
+        """`store_runtime` uses the store clock, `runtime` the node's own clock. `receipt_key`: the same on all nodes."""
         self.node_id = new_id()
         self.clock = store_runtime.clock
         """The store clock, for times that all nodes must agree on."""
         self.membership = Membership(self.node_id, runtime.clock)
         self.actions = NodeActions(streams.registry, streams.hub, streams.subscriptions)
         subscribe_internally = streams.relay.subscribe_internally
+        endings = SessionEndings()
+        self.receipts = Receipts(ReceiptSigner(receipt_key), endings, store_runtime.clock)
         self.requests = ClusterRequests(
-            self.node_id, self.membership, self.actions, broker, subscribe_internally, runtime
+            self.node_id, self.membership, self.actions, endings, broker, subscribe_internally, runtime
         )
         self.revocations = Revocations(
             streams.registry,

@@ -5,6 +5,7 @@ Nodes of different versions work together: a node ignores unknown fields, and do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from typing import Annotated, ClassVar
@@ -17,6 +18,7 @@ from service.core.event import Retention
 from service.core.revocation import Revocation
 from service.protocol.close import CloseCode
 from service.realtime.cluster.node_actions import NodeActions
+from service.realtime.cluster.session_endings import Ended, session_ended, subscription_ended, user_ended
 
 INTERNAL_TENANT = ""
 """The tenant of internal channels. No client has it: a tenant's name has at least one character (adapters/jwt, settings)."""
@@ -73,6 +75,11 @@ class Request(Struct, frozen=True, kw_only=True):
         """The count of numbers in a node's response."""
         return 1
 
+    @property
+    def endings(self) -> Sequence[Ended]:
+        """The sessions and subscriptions that the request ends, also where a receipt stands for them."""
+        return ()
+
     async def run(self, node: NodeActions) -> list[int]:
         """Runs the request on this node. Returns the numbers of the response."""
         raise NotImplementedError
@@ -84,6 +91,11 @@ class Disconnect(Request, frozen=True, kw_only=True, tag="disconnect"):
     tenant: str
     user: str
     reason: str
+
+    @property
+    def endings(self) -> Sequence[Ended]:
+        """All sessions of the user."""
+        return (user_ended(self.tenant, self.user),)
 
     async def run(self, node: NodeActions) -> list[int]:
         """Closes those of this node."""
@@ -97,6 +109,11 @@ class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
     user: str
     channel: str
 
+    @property
+    def endings(self) -> Sequence[Ended]:
+        """The user's subscriptions to the channel."""
+        return (subscription_ended(self.tenant, self.user, self.channel),)
+
     async def run(self, node: NodeActions) -> list[int]:
         """Ends those of this node."""
         return [await node.unsubscribe(self.tenant, self.user, self.channel)]
@@ -109,6 +126,11 @@ class CloseConnections(Request, frozen=True, kw_only=True, tag="close"):
     code: str
     """The name of a CloseCode."""
     reason: str
+
+    @property
+    def endings(self) -> Sequence[Ended]:
+        """The sessions of these connections."""
+        return tuple(map(session_ended, self.connections))
 
     async def run(self, node: NodeActions) -> list[int]:
         """Closes those of this node."""

@@ -10,8 +10,8 @@ disconnected node returns. A query is an ephemeral event for the nodes that are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -34,6 +34,7 @@ from service.realtime.cluster.messages import (
     inbox_channel,
 )
 from service.realtime.cluster.node_actions import NodeActions
+from service.realtime.cluster.session_endings import SessionEndings
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import ChannelFollower
@@ -122,6 +123,7 @@ class ClusterRequests:
         node_id: str,
         membership: Membership,
         actions: NodeActions,
+        endings: SessionEndings,
         broker: Broker,
         subscribe_internally: Callable[[ChannelKey, EventSink], None],
         runtime: Runtime,
@@ -129,11 +131,14 @@ class ClusterRequests:
         self._node_id = node_id
         self._membership = membership
         self._actions = actions
+        self._endings = endings
         self._broker = broker
         self._runtime = runtime
         self._pending = PendingRequests()
         self._inbox = inbox_channel(node_id)
-        self.follower = ChannelFollower(REQUESTS, broker, runtime, self._receive, max_events=COMMAND_RETENTION.entries)
+        self.follower = ChannelFollower(
+            REQUESTS, broker, runtime, self._receive, max_events=COMMAND_RETENTION.entries, on_past=self._record_past
+        )
         self._response_failed = runtime.outages.limited(_log, "response_failed", runtime.clock.monotonic)
         subscribe_internally(REQUESTS, self.follower)
         subscribe_internally(self._inbox, _Inbox(self._pending))
@@ -161,8 +166,17 @@ class ClusterRequests:
                 await self._publish(REQUESTS, "control.question", pending.id, request)
             return await pending.wait(RESPONSE_TIMEOUT)
 
+    def _record_past(self, events: Sequence[Event]) -> None:
+        """Records the endings of commands from before this node's start."""
+        if len(events) >= COMMAND_RETENTION.entries:  # the stream may have lost older ones
+            self._endings.forget_before(events[0].at / 1000)
+        for event in events:
+            with suppress(ValueError):  # from a version with other commands
+                self._endings.record(decode_request(event.data).endings, event.at / 1000)
+
     def _receive(self, event: Event) -> None:
         request = decode_request(event.data)
+        self._endings.record(request.endings, event.at / 1000)
         if request.requester == self._node_id and not request.is_command:
             return  # `send` has run it
         # Requests keep their order: tasks start in the order of `spawn`, and actions change connections before they await.

@@ -57,6 +57,7 @@ class Lifecycle:
             runtime.clock,
             metrics,
             on_check=admission.evict_idle,
+            on_keepalive=cluster.receipts.renew_if_due,
             rollout=rollout,
             reconnects=self.reconnects,
         )

@@ -45,17 +45,20 @@ class ConnectionMonitor:
         clock: Clock,
         metrics: Metrics,
         on_check: Callable[[float], None],
+        on_keepalive: Callable[[Connection, float], None],
         *,
         rollout: Rollout,
         reconnects: ReconnectScheduler,
     ) -> None:
-        """`on_check` is called at every check, with the monotonic time."""
+        """`on_check` is called at every check, with the monotonic time. `on_keepalive` is called with each connection that gets a
+        ping and does not answer it, and the seconds since its last one."""
         self._registry = registry
         self._reconnects = reconnects
         self._max_age = rollout.max_age
         self._too_old: list[Connection] = []
         """Connections that this check has found too old so far."""
         self._on_check = on_check
+        self._on_keepalive = on_keepalive
         self._deadlines = deadlines
         self._pong_timeout = deadlines.heartbeat / 2
         """Seconds from a ping until its pong is due, and from a pong to the next ping."""
@@ -163,6 +166,7 @@ class ConnectionMonitor:
         transport = connection.transport
         if not transport.answers_pings:
             connection.send_keepalive(self._keepalive_deadline)
+            self._on_keepalive(connection, self._keepalive_interval)
         elif not connection.awaits_pong:
             connection.send_ping(self._pong_deadline)
         elif transport.has_received:

@@ -78,6 +78,8 @@ def _start_session(
     node: Node, connection: Connection, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade, rest: Iterable[str | Raw]
 ) -> Coroutine[Any, Any, None] | None:
     node.lifecycle.add(connection)
+    if upgrade.has_receipts:
+        node.cluster.receipts.send(connection, upgrade.channels)
     waiting = SessionHandler(node, connection, upgrade.slot).start(buffer, upgrade.joins(), rest)
     if upgrade.is_ready:
         # One write for `welcome` and what can be answered now. It comes at once: next, the transport may answer a ping.

@@ -47,6 +47,8 @@ class AcceptedUpgrade(Struct, frozen=True):
     """True if the upgrade's URL has `ready=1`: then deliveries start without the message `ready`."""
     announcement: Announcement = NO_ANNOUNCEMENT
     """What the client says of itself in the upgrade's URL."""
+    has_receipts: bool = False
+    """True if the client gets receipts, because it cannot send over this connection."""
     positions: Mapping[str, Position] = NO_POSITIONS
     """The positions from which channels of `channels` resume."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -27,7 +27,7 @@ revocation takes effect in time."""
 _log = structlog.get_logger("control")
 
 
-def _ignore(snapshot: Snapshot) -> None:
+def _ignore(snapshot: object) -> None:
     pass
 
 
@@ -48,14 +48,17 @@ class ChannelFollower:
         *,
         max_events: int = 0,
         on_new_epoch: Callable[[Snapshot], None] = _ignore,
+        on_past: Callable[[Sequence[Event]], None] = _ignore,
     ) -> None:
-        """`max_events`: the maximum number of durable events in the stream; 0 for a channel without durable events."""
+        """`max_events`: the maximum number of durable events in the stream; 0 for a channel without durable events.
+        `on_past` gets those that the stream holds at the start, which `handle` does not get."""
         self.channel = channel
         self._broker = broker
         self._runtime = runtime
         self._handle = handle
         self._max_events = max_events
         self._on_new_epoch = on_new_epoch
+        self._on_past = on_past
         self._cursor: StreamCursor | None = None
         # A new epoch may hold events that were handled before, so events are recognized by id. Keeps twice as many ids as the
         # stream holds events, because another replica's stream may hold older ones.
@@ -83,9 +86,10 @@ class ChannelFollower:
         snapshot = await self._broker.snapshot(self.channel, None, 0, 0)
         if self._max_events:
             page = await self._broker.history(self.channel, None, None, self._max_events)
-            for event in page.events:
-                if (event.offset or 0) <= snapshot.position.offset:
-                    self._is_new(event)
+            past = [event for event in page.events if (event.offset or 0) <= snapshot.position.offset]
+            for event in past:
+                self._is_new(event)
+            self._on_past(past)
         for event in snapshot.state:
             self._handle_safely(event)
         self._cursor = StreamCursor(snapshot)

@@ -105,10 +105,10 @@ class ClientMetrics:
         self.upgrade_refusals = make.fast_counters(
             "upgrade_refusals",
             "Refused clients, by error code, by cause (`client`: its own message or limit, `service`: a limit or a fault of this "
-            "node, `draining`), and by step (`upgrade`, `hello`, `ticket`, `stream`).",
+            "node, `draining`), and by step (`upgrade`, `hello`, `ticket`, `stream`, `emit`).",
             *("cause", "door", "reason"),
         )
-        for door in ("upgrade", "hello", "ticket", "stream"):
+        for door in ("upgrade", "hello", "ticket", "stream", "emit"):
             start_at_zero(
                 self.upgrade_refusals,
                 ("overloaded", "too_many_connections", "broker_unavailable", "internal"),

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from service.core import last_event_id
 from service.core.position import Position
 from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
 from service.protocol.features import Announcement, parse_announcement
-from service.protocol.messages import Channel, Since
+from service.protocol.messages import MAX_KEY, Channel, Id, Since
 from service.web.body import decode
 from service.web.connect_checks import parse_channels, read_announcement
 
@@ -44,6 +44,18 @@ class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Features that the client knows. Unknown names are ignored."""
 
 
+class EmitRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /emit`: an event, as over a WebSocket, and the session that it belongs to."""
+
+    type: str
+    channel: Channel
+    data: Raw
+    id: Id
+    key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+    receipt: str | None = None
+
+
+_emit_decoder = msgspec.json.Decoder(EmitRequest)
 _stream_decoder = msgspec.json.Decoder(StreamRequest)
 
 
@@ -70,6 +82,11 @@ def parse_stream(body: bytes) -> Wanted:
             positions[one.channel] = Position(one.since.epoch, one.since.offset, one.since.id)
     announcement = parse_announcement(wanted.client, wanted.contract, ",".join(wanted.features))
     return Wanted(list(channels), positions, announcement)
+
+
+def parse_emit(body: bytes) -> EmitRequest:
+    """Reads the body of `POST /emit`. Raises ServiceError."""
+    return decode(body, _emit_decoder)
 
 
 def parse_address(request: web.Request, ticket: StreamTicket | None) -> Wanted:

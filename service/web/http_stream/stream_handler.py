@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 from msgspec import Struct
 
-from service.core.identity import Identity, anonymous
 from service.core.last_event_id import PositionTracker
-from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.slots import ConnectionSlot, network_of
 from service.realtime.connections.byte_budget import HeldBytes
@@ -18,16 +16,11 @@ from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.body import read_json
-from service.web.client_info import (
-    add_cors_headers,
-    check_origin,
-    check_post_origin,
-    client_ip,
-    parse_credentials,
-)
-from service.web.connect_checks import authorise_channels, check_limits, invalid_ticket
+from service.web.client_info import add_cors_headers, check_origin, client_ip
+from service.web.connect_checks import authorise_channels, check_limits
 from service.web.http.detach import DetachedResponse, detach
 from service.web.http_config import HttpConfig
+from service.web.http_stream.credentials import Client, authenticate
 from service.web.http_stream.event_stream import EventStream, StreamContext
 from service.web.http_stream.requests import Wanted, parse_address, parse_stream
 from service.web.problem import problem_response
@@ -39,15 +32,6 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     hdrs.CONNECTION: "close",
 }
-
-
-class Client(Struct, frozen=True):
-    """Who asks, and with which credentials."""
-
-    identity: Identity
-    credentials: str
-    """The kind: bearer, cookie, ticket or anonymous."""
-    ticket: StreamTicket | None = None
 
 
 class _Accepted(Struct, frozen=True):
@@ -137,6 +121,7 @@ class StreamHandler:
             channels,
             is_ready=True,
             announcement=wanted.announcement,
+            has_receipts=True,
             positions=wanted.positions,
         )
 
@@ -162,29 +147,6 @@ class StreamHandler:
         add_cors_headers(request, response, self._config)
         lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in response.headers.items())]
         return "\r\n".join((*lines, "", "")).encode()
-
-
-async def authenticate(request: web.Request, node: Node, config: HttpConfig) -> Client:
-    """Authenticates a request for a stream, a poll or an emit.
-
-    Raises ServiceError. A cookie counts in a POST only with an Origin from the list, because browsers attach cookies to the
-    requests of every site.
-    """
-    credentials = parse_credentials(request, config)
-    if credentials.from_cookie and request.method == hdrs.METH_POST:
-        check_post_origin(request, config)
-    if credentials.token is not None:
-        kind = "cookie" if credentials.from_cookie else "bearer"
-        return Client(await node.cluster.authenticator.authenticate(credentials.token), kind)
-    if credentials.ticket is not None:
-        value = await node.tickets.peek(credentials.ticket)
-        ticket = None if value is None else StreamTicket.decode(value)
-        if ticket is None or request.method != hdrs.METH_GET:
-            raise invalid_ticket()
-        return Client(await node.cluster.authenticator.authenticate(ticket.token), "ticket", ticket)
-    if node.bounds.anonymous_tenant is None:
-        raise ServiceError(ErrorCode.UNAUTHENTICATED, "send the token as Authorization: Bearer <token>")
-    return Client(anonymous(node.bounds.anonymous_tenant), "anonymous")
 
 
 STREAM_HANDLER = web.AppKey("stream_handler", StreamHandler)
