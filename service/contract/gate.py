@@ -117,13 +117,7 @@ class Gate:
         identity may subscribe), FORBIDDEN, MALFORMED (a duplicate key), INVALID_DATA (details.path and details.errors say where
         and why), INVALID_KEY.
         """
-        resolved = self._contract.resolve(channel)
-        spec, parameters = resolved
-        event = spec.events.get(type)
-        if event is None:
-            raise _unknown_event(spec, type)
-        if not may_publish(event.publish, identity, channel, parameters, subscribed=subscription is not None):
-            raise _may_not_publish(identity, channel, event, resolved)
+        spec, event = self._authorise_publish(identity, channel, type, subscription)
         raw = bytes(data)
         value = _read(raw)
         unique_keys.check_value(raw, value, "$.data")
@@ -136,6 +130,42 @@ class Gate:
         channel_key = ChannelKey(identity.tenant, channel) if subscription is None else subscription.channel
         # By position: names would take as long again.
         return Publication(channel_key, type, id, delivery, raw, sender, at, key, retention, event.ttl)
+
+    def validate_removal(
+        self,
+        identity: Identity,
+        channel: str,
+        type: str,
+        id: str,
+        key: str | None,
+        sender: str | None,
+        at: int,
+        subscription: Subscription | None = None,
+    ) -> Publication:
+        """Checks the removal of a value. Who may publish the event type may remove its values, if it is `removable`.
+
+        Raises ServiceError, the first that applies: those of `validate` up to FORBIDDEN, FORBIDDEN (the type is not removable),
+        INVALID_KEY (no key).
+        """
+        spec, event = self._authorise_publish(identity, channel, type, subscription)
+        if not event.removable:
+            raise ServiceError(ErrorCode.FORBIDDEN, f"values of {type} are not removable", path="$.removed")
+        if key is None:
+            raise ServiceError(ErrorCode.INVALID_KEY, "a removal needs the key of the value", path="$.key")
+        key_of_channel = ChannelKey(identity.tenant, channel)
+        return Publication(key_of_channel, type, id, event.delivery, b"", sender, at, key, spec.state, removed=True)
+
+    def _authorise_publish(
+        self, identity: Identity, channel: str, type: str, subscription: Subscription | None
+    ) -> tuple[ChannelSpec, EventSpec]:
+        resolved = self._contract.resolve(channel)
+        spec, parameters = resolved
+        event = spec.events.get(type)
+        if event is None:
+            raise _unknown_event(spec, type)
+        if not may_publish(event.publish, identity, channel, parameters, subscribed=subscription is not None):
+            raise _may_not_publish(identity, channel, event, resolved)
+        return spec, event
 
 
 _WHO_READS = {

@@ -129,7 +129,9 @@ class _Reader:
     ) -> EventSpec | None:
         if reason := _bad_type(type_):
             self._fault(place, reason)
-        fields = self._mapping(value, place, ("publish", "delivery", "schema", "key", "window", "compress", "ttl"))
+        fields = self._mapping(
+            value, place, ("publish", "delivery", "schema", "key", "window", "compress", "ttl", "removable")
+        )
         if fields is None:
             return None
         publish = self._rule(PublishRule, fields, "publish", place)
@@ -142,9 +144,12 @@ class _Reader:
         compress = self._boolean(fields, "compress", place)
         check = self._check(fields, place)
         ttl = self._value_ttl(fields, place, delivery, state_ttl)
+        removable = self._boolean(fields, "removable", place) or False
+        if removable and delivery not in (Delivery.LATEST, None):
+            self._fault((*place, "removable"), f"only latest events are removable; this one is {delivery.value}")
         if publish is None or delivery is None:
             return None
-        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl)
+        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable)
 
     def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
         return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None

@@ -40,6 +40,8 @@ class EventSpec:
     one event that has False is not compressed."""
     ttl: int | None = None
     """Milliseconds after which a value ends; None if only the channel's `state` ends it. Only for LATEST."""
+    removable: bool = False
+    """True if those who may publish the event may also remove the value of a key. Only for LATEST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,14 @@ class ChannelSpec:
     """Retention of latest events."""
     has_state: bool = field(init=False)
     """True if the contract declares `latest` events in the channel."""
+    is_removable: bool = field(init=False)
+    """True if values of some event type can be removed."""
 
     def __post_init__(self) -> None:
-        """Computes `has_state`, which every subscribe reads."""
+        """Computes `has_state`, which every subscribe reads, and `is_removable`."""
         has_state = any(event.delivery is Delivery.LATEST for event in self.events.values())
         object.__setattr__(self, "has_state", has_state)
+        object.__setattr__(self, "is_removable", any(event.removable for event in self.events.values()))
 
     def retention(self, delivery: Delivery) -> Retention | None:
         """Returns the retention of events of this class."""

@@ -25,6 +25,9 @@ from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.position import Position
 
+MAX_REMOVED_VALUES = 1_000
+"""Removals of values that a broker keeps for a channel. A node that has missed more reads the whole state."""
+
 
 class PublishResult(Struct, frozen=True, gc=False):
     """The outcome of a publish. A struct, because every message makes one."""
@@ -135,8 +138,9 @@ class Broker(Protocol):
     async def publish(self, publication: Publication) -> PublishResult:
         """Accepts an event and delivers it to every subscribed node.
 
-        DURABLE events are appended to the stream. LATEST events replace the value of their (type, key). EPHEMERAL events
-        and their ids are forgotten. The retention of the newest publication applies to the whole stream or state.
+        DURABLE events are appended to the stream. LATEST events replace the value of their (type, key), or remove it.
+        EPHEMERAL events and their ids are forgotten. The retention of the newest publication applies to the whole stream or
+        state.
 
         A call that is cancelled leaves nothing behind except perhaps the event.
         """
@@ -172,6 +176,13 @@ class Broker(Protocol):
 
         Without `after` and `before`, reads the last `limit` events. With both, reads the first `limit` events between them. A
         page of several megabytes ends early, with `has_more`.
+        """
+
+    async def removed_values(self, channel: ChannelKey, after: int) -> Sequence[Event]:
+        """Returns the removals of values above a state version that are still known, by state version.
+
+        A broker keeps one at least for the idempotency window, unless there are more than MAX_REMOVED_VALUES newer ones, or more
+        than the state may have keys.
         """
 
     async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:

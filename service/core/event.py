@@ -27,6 +27,10 @@ class Delivery(Enum):
     __hash__ = object.__hash__
 
 
+REMOVED_VALUE_TYPE = "value.removed"
+"""The event type under which brokers store a removal. Nodes of a version without removals deliver it as an event of this type."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """How much of a channel's stream (durable events) or state (keys of latest events) is kept."""
@@ -56,6 +60,8 @@ class Publication(Struct, frozen=True, gc=False):
     """For the stream (DURABLE) or the state (LATEST); None for EPHEMERAL."""
     ttl: int | None = None
     """Milliseconds after which the value ends. Only for LATEST; None if only the retention ends it."""
+    removed: bool = False
+    """True to remove the value of the key instead of replacing it. Only for LATEST; `data` is empty."""
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -77,6 +83,8 @@ class Event(Struct, frozen=True, gc=False):
     """The epoch of offset and state version; empty for EPHEMERAL."""
     ttl: int | None = None
     """Milliseconds after which the value ends, counted from the delivery or the read. None without `Publication.ttl`."""
+    removed: bool = False
+    """True if the value of the key was removed; `data` is empty."""
 
 
 def accepted_event(
@@ -96,4 +104,5 @@ def accepted_event(
         publication.key,
         epoch,
         publication.ttl,
+        publication.removed,
     )

@@ -16,9 +16,10 @@ from service.protocol.unique_keys import check_text, check_text_first
 
 
 class _Head(Struct, frozen=True):
-    """The field that decides how to decode the rest."""
+    """The fields that decide how to decode the rest."""
 
     type: str
+    removed: Any = False
 
 
 class _Id(Struct, frozen=True):
@@ -34,6 +35,7 @@ _id = msgspec.json.Decoder(_Id)
 _checked_id = msgspec.json.Decoder(_CheckedId)
 _batch = msgspec.json.Decoder(list[Raw])
 _publish = msgspec.json.Decoder(messages.Publish)
+_remove = msgspec.json.Decoder(messages.Remove)
 _system: dict[str, msgspec.json.Decoder[Any]] = {
     message.__struct_config__.tag: msgspec.json.Decoder(message)  # type: ignore[misc]  # tags here are strings
     for message in (
@@ -109,13 +111,16 @@ def decode(message: str | bytes | Raw, size: int | None = None) -> Command:
     if isinstance(message, bytes):
         message = _text(message)
     try:
-        kind = _head.decode(message).type
+        head = _head.decode(message)
     except msgspec.ValidationError as error:
         check_text_first(message)
         raise _invalid(error) from error
     except _UNREADABLE as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
-    decoder = _publish if "." in kind else _system.get(kind)
+    kind = head.type
+    decoder: msgspec.json.Decoder[Any] | None = _system.get(kind)
+    if "." in kind:
+        decoder = _remove if head.removed is True else _publish
     if decoder is None:
         check_text_first(message)
         raise ServiceError(

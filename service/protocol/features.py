@@ -20,6 +20,8 @@ from msgspec import Raw, Struct, json
 FEATURES: Mapping[str, str] = MappingProxyType(
     {
         "event_removed": "The backend can take back durable events: [`event.removed`](#eventremoved), and tombstones.",
+        "ttl": "Values that end by themselves have `ttl` in events and in `state` ([Values that end](#values-that-end)).",
+        "removal": "`removed` removes a value; clients that announce the feature get it as [`removed`](#removed-values).",
         "ready_in_address": "`ready=1` in the address of the upgrade starts deliveries ([`ready`](#ready)).",
         "streams": "`POST /stream`, `GET /sse` and `POST /emit` serve clients without WebSockets ([streams.md](streams.md)).",
     }

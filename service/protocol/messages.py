@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -107,7 +107,17 @@ class Publish(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
 
 
-Command = Hello | Ready | Subscribe | Unsubscribe | History | Presence | Refresh | Ping | Publish
+class Remove(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Removes the value of a key: a message with the type of a latest event, and `removed` instead of `data`."""
+
+    type: str
+    channel: Channel
+    key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+    removed: Literal[True]
+    id: Id | None = None
+
+
+Command = Hello | Ready | Subscribe | Unsubscribe | History | Presence | Refresh | Ping | Publish | Remove
 
 
 # --- server → client -------------------------------------------------------------------------------------------------
@@ -237,6 +247,22 @@ class Event(ServerMessage, frozen=True, gc=False, rename={"sender": "from"}):
     """Milliseconds until the value ends; only latest events have one, if their contract does."""
 
 
+class RemovedValue(ServerMessage, frozen=True, rename={"sender": "from"}):
+    """The value of a key was removed. Only for clients that have announced the feature `removal`."""
+
+    type: str
+    """Of the removed value."""
+    channel: str
+    id: str
+    at: int
+    """Milliseconds since the Unix epoch."""
+    sender: str | None
+    """The user that removed it; null for the backend."""
+    rev: int
+    key: str
+    removed: Literal[True]
+
+
 class Ack(ServerMessage, frozen=True, gc=False, tag="ack", tag_field="type"):
     """A request has succeeded; a durable event is in the stream."""
 
@@ -338,7 +364,7 @@ SYSTEM_TYPES = frozenset(
 TAGS: Mapping[type[Struct], str] = {
     message: str(message.__struct_config__.tag)
     for message in (*ClientMessage.__subclasses__(), *ServerMessage.__subclasses__())
-    if message is not Event
+    if message not in (Event, RemovedValue)
 }
 """The type of each message on the wire. A lookup, because `__struct_config__` makes an object each time."""
 

@@ -53,9 +53,13 @@ class Publisher:
         key: str | None,
         sender: str | None,
         subscription: Subscription | None = None,
+        *,
+        removed: bool = False,
     ) -> PublishResult | Awaitable[PublishResult]:
         """Validates an event against the contract, and publishes it. An event without an id gets one. `subscription`: that of the
         publishing connection to the channel, if it has one.
+
+        `removed`: removes the value of the key; `data` does not count.
 
         Returns the result; or an awaitable of it, if the broker has to wait. Both raise ServiceError. If the gate refuses the
         event, it was not published. If the broker fails, it may have been; it is safe to publish it again with the same id.
@@ -64,9 +68,12 @@ class Publisher:
         started, at = clock.monotonic(), milliseconds(clock)
         publication: Publication | None = None
         try:
-            publication = self._gate.validate(
-                identity, channel, type, data, new_id() if id is None else id, key, sender, at, subscription
-            )
+            if id is None:
+                id = new_id()
+            if removed:
+                publication = self._gate.validate_removal(identity, channel, type, id, key, sender, at, subscription)
+            else:
+                publication = self._gate.validate(identity, channel, type, data, id, key, sender, at, subscription)
             result = self._broker.publish_now(publication)
         except ServiceError:
             (self._unknown if publication is None else self._outcomes[publication.delivery].refused).inc()

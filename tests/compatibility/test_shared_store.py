@@ -38,7 +38,7 @@ async def pair(old_checkout: Path, folder: Path, kind: str = "redis") -> AsyncIt
     """An old and a new node with one store. The contract of the new one has what old nodes cannot read."""
     contract = folder / "contract.yaml"
     plain = CONTRACT.read_text(encoding="utf-8")
-    contract.write_text(plain.replace("key: /who}", "key: /who, ttl: 1h}"), encoding="utf-8")
+    contract.write_text(plain.replace("key: /who}", "key: /who, ttl: 1h, removable: true}"), encoding="utf-8")
     async with STORES[kind]() as store:
         old = Node("old", store.url, {"CONTRACT": str(CONTRACT)}, checkout=old_checkout)
         new = Node("new", store.url, {"CONTRACT": str(contract)}, checkout=CHECKOUT)
@@ -51,11 +51,13 @@ async def pair(old_checkout: Path, folder: Path, kind: str = "redis") -> AsyncIt
 
 
 @asynccontextmanager
-async def subscribed(node: Node, user: str, **since: Any) -> AsyncIterator[tuple[Client, dict[str, Any]]]:
+async def subscribed(
+    node: Node, user: str, query: str = "", **since: Any
+) -> AsyncIterator[tuple[Client, dict[str, Any]]]:
     """A client on the node in the channel, and the `subscribed` that it got."""
     async with (
         aiohttp.ClientSession() as http,
-        http.ws_connect(f"http://127.0.0.1:{node.port}/ws", protocols=("tidewire.v1",)) as socket,
+        http.ws_connect(f"http://127.0.0.1:{node.port}/ws{query}", protocols=("tidewire.v1",)) as socket,
     ):
         client = Client(socket)
         await client.send(type="hello", token=token(user, TENANT))
@@ -98,6 +100,32 @@ async def test_value_with_ttl_is_read_by_other_age(
         for node in nodes.values():
             async with subscribed(node, "dan") as (_, found):
                 assert [value["data"]["mood"] for value in found["state"]] == ["angry"]
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_removed_value_is_gone_on_nodes_of_both_ages(kind: str, old_checkout: Path, tmp_path: Path) -> None:
+    async with (
+        pair(old_checkout, tmp_path, kind) as nodes,
+        subscribed(nodes["old"], "ann") as (ann, _),
+        subscribed(nodes["new"], "ben") as (ben, _),
+        subscribed(nodes["new"], "eve", query="?features=removal") as (eve, _),
+    ):
+        await publish(nodes["old"], mood("cat", "calm"))
+        await publish(nodes["old"], mood("dan", "calm"))
+        await publish(nodes["new"], {"type": "talk.mood", "key": "cat", "removed": True})
+        for node in nodes.values():
+            async with subscribed(node, "fay") as (_, found):
+                assert [value["key"] for value in found["state"]] == ["dan"]
+        await publish(nodes["old"], mood("cat", "angry"))
+        # To a client of an old node, a removal is an event of a type that no contract declares.
+        for client, kinds in ((ann, ["value.removed"]), (ben, []), (eve, ["talk.mood"])):
+            got = [await client.receive() for _ in range(3 + len(kinds))]
+            assert [event["type"] for event in got] == ["talk.mood"] * 2 + kinds + ["talk.mood"]
+            assert [event["rev"] for event in got] == ([1, 2, 3, 4] if kinds else [1, 2, 4])
+            await client.silence()
+        for node in nodes.values():
+            async with subscribed(node, "gus") as (_, found):
+                assert [value["data"]["mood"] for value in found["state"]] == ["calm", "angry"]
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -180,6 +180,10 @@ class BrokerMachine(RuleBasedStateMachine):
     def publish_value_with_ttl(self, channel: ChannelKey, key: str) -> None:
         self._publish(self._publication(channel, Delivery.LATEST, b"1", key, ttl=round(VALUE_TTL * 1000)))
 
+    @rule(channel=channels, key=st.sampled_from("abcdefg"))
+    def remove_value(self, channel: ChannelKey, key: str) -> None:
+        self._publish(self._publication(channel, Delivery.LATEST, b"", key, removed=True))
+
     @precondition(lambda self: self.refused)
     @rule()
     def publish_what_was_refused(self) -> None:
@@ -279,7 +283,14 @@ class BrokerMachine(RuleBasedStateMachine):
     # --- the rest -----------------------------------------------------------------------------------------------------
 
     def _publication(
-        self, channel: ChannelKey, delivery: Delivery, data: bytes, key: str | None = None, ttl: int | None = None
+        self,
+        channel: ChannelKey,
+        delivery: Delivery,
+        data: bytes,
+        key: str | None = None,
+        ttl: int | None = None,
+        *,
+        removed: bool = False,
     ) -> Publication:
         self.published += 1
         return Publication(
@@ -293,6 +304,7 @@ class BrokerMachine(RuleBasedStateMachine):
             key=key,
             retention=None if delivery is Delivery.EPHEMERAL else RETENTION,
             ttl=ttl,
+            removed=removed,
         )
 
     async def _subscribe(self, channel: ChannelKey) -> bool:
@@ -314,7 +326,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert publication.key is not None
             model.state.pop(publication.key, None)
             ttl = RETENTION.ttl if publication.ttl is None else publication.ttl / 1000
-            model.state[publication.key] = Value(publication.id, now, ttl)
+            model.state[publication.key] = Value(publication.id, now, 0.0 if publication.removed else ttl)
             assert result.state_version is not None
             assert result.state_version > model.state_version
             assert result == PublishResult(publication.id, result.epoch, state_version=result.state_version)

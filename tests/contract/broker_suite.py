@@ -93,6 +93,12 @@ class Publisher:
         milliseconds = None if ttl is None else round(ttl * 1000)
         return await self._publish(Delivery.LATEST, channel, id, type, data, None, key, retention, milliseconds)
 
+    async def remove(
+        self, key: str, channel: ChannelKey = ROOM, *, id: str | None = None, retention: Retention = KEEP
+    ) -> PublishResult:
+        type = "ticker.price"
+        return await self._publish(Delivery.LATEST, channel, id, type, b"", "ann", key, retention, removed=True)
+
     async def ephemeral(
         self, channel: ChannelKey = ROOM, *, id: str | None = None, key: str | None = None
     ) -> PublishResult:
@@ -109,6 +115,8 @@ class Publisher:
         key: str | None,
         retention: Retention | None,
         ttl: int | None = None,
+        *,
+        removed: bool = False,
     ) -> PublishResult:
         publication = Publication(
             channel=channel,
@@ -121,6 +129,7 @@ class Publisher:
             key=key,
             retention=retention,
             ttl=ttl,
+            removed=removed,
         )
         self._is_now = not self._is_now
         result = self._broker.publish_now(publication) if self._is_now else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.core.broker import Broker
 from service.core.event import Event, Retention
-from tests.contract.broker_suite import MANY, MUCH, ROOM, TTL, BrokerSuite, Publisher, RecordingSink
+from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, TTL, BrokerSuite, Publisher, RecordingSink
 from tests.support.clock import FakeClock
 
 
@@ -98,3 +98,73 @@ class ValuesSuite(BrokerSuite):
         again = await publish.latest("a", id="v-1", ttl=5.0)
         assert (again.duplicate, again.state_version) == (True, first.state_version)
         assert await state_of(broker) == []
+
+    # --- removal ------------------------------------------------------------------------------------------------------
+
+    async def test_removal_takes_the_value_out_of_the_state_and_has_a_version(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        for key in ("a", "b"):
+            await publish.latest(key)
+        removed = await publish.remove("a")
+        snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
+        assert [event.key for event in snapshot.state] == ["b"]
+        assert (removed.state_version, removed.offset, snapshot.state_version) == (3, None, 3)
+        await self.settled(broker)
+        last = sink.events[-1]
+        assert (last.type, last.key, last.id, last.sender) == ("ticker.price", "a", removed.id, "ann")
+        assert (last.removed, last.data, last.state_version, last.epoch) == (True, b"", 3, removed.epoch)
+        assert [event.removed for event in sink.events] == [False, False, True]
+
+    async def test_removals_after_a_version_are_read_in_order(self, broker: Broker, publish: Publisher) -> None:
+        assert await broker.removed_values(ROOM, 0) == []
+        for key in ("a", "b", "c"):
+            await publish.latest(key)
+        results = [await publish.remove(key) for key in ("b", "a", "never set")]
+        await publish.latest("b")
+        await publish.remove("elsewhere", OTHER_ROOM)
+        found = await broker.removed_values(ROOM, 0)
+        assert [(event.key, event.state_version) for event in found] == [("b", 4), ("a", 5), ("never set", 6)] or (
+            [(event.key, event.state_version) for event in found] == [("a", 5), ("never set", 6)]
+        ), "the removal of a key may be forgotten once the key has a value"
+        assert {(event.epoch, event.removed, event.type) for event in found} == {
+            (results[0].epoch, True, "ticker.price")
+        }
+        assert [event.key for event in await broker.removed_values(ROOM, 5)] == ["never set"]
+        assert await broker.removed_values(ROOM, 7) == []
+        assert [event.key for event in await state_of(broker)] == ["c", "b"]
+
+    async def test_removal_repeated_id_returns_first_result_and_removes_nothing(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        await publish.latest("a")
+        first = await publish.remove("a", id="r-1")
+        await publish.latest("a")
+        again = await publish.remove("a", id="r-1")
+        assert (again.duplicate, again.state_version, again.epoch) == (True, first.state_version, first.epoch)
+        assert [event.key for event in await state_of(broker)] == ["a"]
+        await self.settled(broker)
+        assert [event.state_version for event in sink.events] == [1, 2, 3]
+
+    async def test_removal_of_only_value_leaves_a_state_that_expires_again(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.latest("a")
+        await publish.remove("a")
+        assert await state_of(broker) == []
+        assert await broker.list_channels("acme", "", MANY) == [] or not self.lists_exactly
+        assert (await publish.latest("b")).state_version == 3
+        assert [info.name for info in await broker.list_channels("acme", "", MANY)] == [ROOM.name]
+        await self.advance(clock, TTL)
+        assert await state_of(broker) == []
+
+    async def test_removals_do_not_push_values_out(self, broker: Broker, publish: Publisher) -> None:
+        keep = Retention(entries=3, ttl=TTL)
+        await publish.latest("old", retention=keep)
+        for number in range(2):
+            await publish.latest(f"k-{number}", retention=keep)
+            await publish.remove(f"k-{number}", retention=keep)
+        assert [event.key for event in await state_of(broker)] == ["old"]
+        assert [event.key for event in await broker.removed_values(ROOM, 0)] == ["k-0", "k-1"]

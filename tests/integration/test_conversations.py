@@ -96,6 +96,7 @@ class Player:
     async def _connect(self, who: str, options: dict[str, Json]) -> None:
         parameters = [f"channels={','.join(options['channels'])}"] if "channels" in options else []
         parameters += ["ready=1"] if options.get("ready") else []
+        parameters += [f"features={','.join(options['features'])}"] if "features" in options else []
         query = f"?{'&'.join(parameters)}" if parameters else ""
         peer = self._peers[who] = Peer()
         port = int(self._server.url.rpartition(":")[2])
@@ -264,7 +265,8 @@ def said(*kinds: str) -> list[dict[str, Json]]:
 
 def test_every_client_message_is_sent() -> None:
     sent = {message["type"] for message in said("send")}
-    assert not {command.__struct_config__.tag for command in messages.Command.__args__[:-1]} - sent
+    assert not {command.__struct_config__.tag for command in messages.Command.__args__} - {None} - sent
+    assert any(message.get("removed") for message in said("send")), "a removal"
     assert any("." in kind for kind in sent), "a declared event"
 
 
@@ -280,6 +282,7 @@ def test_every_server_message_is_expected_somewhere() -> None:
     events = [message for message in said("expect", "unordered") if "." in message["type"]]
     assert any("offset" in event for event in events), "a durable event"
     assert any("rev" in event for event in events), "a latest event"
+    assert any("removed" in event for event in events), "a removed value"
     assert any("offset" not in event and "rev" not in event for event in events), "an ephemeral event"
 
 

@@ -137,6 +137,9 @@ class Hesitant:
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         return await self._late(lambda: self._broker.history(channel, after, before, limit))
 
+    async def removed_values(self, channel: ChannelKey, after: int) -> Sequence[Event]:
+        return await self._late(lambda: self._broker.removed_values(channel, after))
+
     async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         return await self._late(lambda: self._broker.list_channels(tenant, prefix, limit, after))
 

@@ -142,6 +142,10 @@ class Line:
         """As the port says."""
         return await self._reached().history(channel, after, before, limit)
 
+    async def removed_values(self, channel: ChannelKey, after: int) -> Sequence[Event]:
+        """As the port says."""
+        return await self._reached().removed_values(channel, after)
+
     async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         """As the port says."""
         return await self._reached().list_channels(tenant, prefix, limit, after)
@@ -308,6 +312,9 @@ class _Front:
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         return await self._store.history(channel, after, before, limit)
+
+    async def removed_values(self, channel: ChannelKey, after: int) -> Sequence[Event]:
+        return await self._store.removed_values(channel, after)
 
     async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         return await self._store.list_channels(tenant, prefix, limit, after)

@@ -65,6 +65,48 @@ def test_validate_latest_event_has_the_ttl_of_its_type() -> None:
     assert admit().ttl is None
 
 
+def remove(identity: Identity = ANN, **changes: Any) -> Publication:
+    removal: dict[str, Any] = {
+        "channel": "inbox:ann", "type": "inbox.draft", "id": "r-1", "key": "7", "sender": identity.user, "at": 1,
+    }  # fmt: skip
+    return GATE.validate_removal(identity, **removal | changes)
+
+
+def test_validate_removal_has_the_key_and_no_data() -> None:
+    assert remove() == Publication(
+        channel=ChannelKey("acme", "inbox:ann"),
+        type="inbox.draft",
+        id="r-1",
+        delivery=Delivery.LATEST,
+        data=b"",
+        sender="ann",
+        at=1,
+        key="7",
+        retention=Retention(1000, 86_400.0),
+        removed=True,
+    )
+    assert remove(BACKEND, sender=None).sender is None
+
+
+@pytest.mark.parametrize(
+    ("identity", "changes", "code", "path"),
+    [
+        (BEN, {}, ErrorCode.FORBIDDEN, "$.type"),
+        (NOBODY, {}, ErrorCode.FORBIDDEN, "$.type"),
+        (ANN, {"type": "inbox.item"}, ErrorCode.FORBIDDEN, "$.type"),
+        (BACKEND, {"type": "inbox.item"}, ErrorCode.FORBIDDEN, "$.removed"),
+        (BACKEND, {"channel": "board:1", "type": "ticker.price"}, ErrorCode.FORBIDDEN, "$.removed"),
+        (ANN, {"type": "no.such"}, ErrorCode.UNKNOWN_EVENT, "$.type"),
+        (ANN, {"channel": "nowhere"}, ErrorCode.UNKNOWN_CHANNEL, "$.channel"),
+        (ANN, {"key": None}, ErrorCode.INVALID_KEY, "$.key"),
+    ],
+)
+def test_validate_removal_refuses(identity: Identity, changes: dict[str, Any], code: ErrorCode, path: str) -> None:
+    with pytest.raises(ServiceError) as caught:
+        remove(identity, **changes)
+    assert (caught.value.code, caught.value.details["path"]) == (code, path)
+
+
 def test_validate_raw_data_of_a_message_is_accepted() -> None:
     raw = msgspec.json.decode(b'{"data": {"text": "hi"}}', type=dict[str, msgspec.Raw])["data"]
     published = admit(data=raw)

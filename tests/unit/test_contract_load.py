@@ -74,7 +74,9 @@ def test_contract_loads_every_declaration() -> None:
     assert not price.check.is_valid({"price": 1, "at": "yesterday"})  # formats are asserted
 
     assert price.ttl is None
-    assert contract.resolve("inbox:ann").spec.events["inbox.draft"].ttl == 5_400_000
+    inbox = contract.resolve("inbox:ann").spec
+    assert (inbox.events["inbox.draft"].ttl, inbox.events["inbox.draft"].removable) == (5_400_000, True)
+    assert (inbox.is_removable, board.is_removable) == (True, False)
 
     assert contract.event_types == {
         "chat.message", "chat.typing", "chat.pin", "lobby.wave", "lobby.shout", "inbox.item", "inbox.draft", "ticker.price",
@@ -186,6 +188,11 @@ def test_contract_with_five_faults_reports_each_line() -> None:
             "ttl is from 100ms to the ttl of the channel's state, which is 86400s",
         ),
         ("{publish: server, delivery: latest, key: /a, ttl: 25h}", "ttl is from 100ms to the ttl of the channel's"),
+        (
+            "{publish: server, delivery: ephemeral, removable: true}",
+            "only latest events are removable; this one is ephemeral",
+        ),
+        ("{publish: server, delivery: latest, key: /a, removable: 1}", "removable is true or false"),
         ("{publish: server, delivery: ephemeral, compress: yes}", "compress is true or false"),
         ("{publish: server, delivery: ephemeral, compress: 1}", "compress is true or false"),
         ("{publish: server, delivery: ephemeral, compress: null}", "compress is true or false"),
@@ -449,7 +456,7 @@ def test_lone_surrogate_is_reported(tmp_path: Path) -> None:
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
     st.sampled_from(["channels", "room:{room}", "a", "events", "a.b", "subscribe", "publish", "delivery", "history", "state",
                      "schema", "$ref", "type", "properties", "key", "window", "compress", "ttl",
-                     "keys"]) | st.text(), inner)))  # fmt: skip
+                     "keys", "removable"]) | st.text(), inner)))  # fmt: skip
 def test_any_content_is_a_contract_or_faults(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("any") / "contract.yaml"
     path.write_text(yaml.safe_dump(value, allow_unicode=True))

@@ -13,7 +13,7 @@ import pytest
 from service.errors import ErrorCode, ServiceError
 from service.protocol import messages
 from service.protocol.codec import decode, split
-from service.protocol.messages import ClientMessage, Event, Publish, ServerMessage
+from service.protocol.messages import ClientMessage, Event, Publish, Remove, RemovedValue, ServerMessage
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ def test_client_vector_decodes_to_its_message(vector: dict[str, Any]) -> None:
     example = vector["message"]
     (message,) = split(json.dumps(example))
     command = decode(message)
-    assert type(command) is CLIENT.get(example["type"], Publish)
+    assert type(command) is CLIENT.get(example["type"], Remove if "removed" in example else Publish)
     # What is not in the example has its default, so encoding without defaults gives the example back.
     encoded = json.loads(messages.encode(command))
     assert encoded.items() >= example.items()
@@ -87,7 +87,7 @@ def test_client_vector_decodes_to_its_message(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", vectors("server"), ids=lambda vector: vector["name"])
 def test_server_vector_equals_the_encoded_struct(vector: dict[str, Any]) -> None:
     example = vector["message"]
-    kind = SERVER.get(example["type"], Event)
+    kind = SERVER.get(example["type"], RemovedValue if "removed" in example else Event)
     message = msgspec.json.decode(json.dumps(example), type=kind)
     assert json.dumps(json.loads(messages.encode(message))) == json.dumps(example)
 

@@ -51,7 +51,7 @@ def expected(publication: Publication, kind: str, *field: str, generation: str =
     sender = "" if publication.sender is None else f" {publication.sender}"
     result_key = f"{channel.result_prefix}{publication.id}{sender}"
     limits = (str(retention.entries), str(round(retention.ttl * 1000)), "3000")
-    names = channel.keys if kind == "d" else (*channel.keys, channel.expiries)
+    names = channel.keys if kind == "d" else (*channel.keys, channel.expiries, channel.removed_values)
     before = (
         "EVALSHA",
         PUBLISH.sha,
@@ -89,10 +89,12 @@ def test_template_encodes_any_publication(id: str, sender: str | None, type: str
     durable = Publication(room, type, id, Delivery.DURABLE, data, sender, 17, None, KEEP)
     latest = Publication(room, type, id, Delivery.LATEST, data, sender, 17, key, KEEP)
     ending = Publication(room, type, id, Delivery.LATEST, data, sender, 17, key, KEEP, 1_500)
+    removal = Publication(room, type, id, Delivery.LATEST, b"", sender, 17, key, KEEP, None, removed=True)
     for _ in range(2):  # with a new template, and with a known one
         assert sent(templates, durable) == expected(durable, "d")
         assert sent(templates, latest) == expected(latest, "l", f"{type}\n{key or ''}")
-        assert sent(templates, ending) == expected(ending, "l", f"{type}\n{key or ''}", "1500")
+        assert sent(templates, ending) == expected(ending, "l", f"{type}\n{key or ''}", "1500", "0")
+        assert sent(templates, removal) == expected(removal, "l", f"{type}\n{key or ''}", "", "1")
 
 
 def test_template_changes_with_retention_and_generation() -> None:

@@ -205,6 +205,18 @@ export class Tidewire {
   }
 
   /**
+   * Removes the value of a key, as `publish` publishes one. Needs a service with the feature `removal`.
+   * @param {string} channel
+   * @param {string} type
+   * @param {string} key
+   * @param {import('./subscription.js').RemoveOptions} [options]
+   * @returns {Promise<import('./messages.js').Ack>}
+   */
+  remove(channel, type, key, { id = this.#nextId(), timeout = this.#options.requestTimeout } = {}) {
+    return this.#requests.ask({ type, id, channel, key, removed: true }, { timeout, repeat: true });
+  }
+
+  /**
    * Sends an ephemeral event once, if there is a connection. Returns false if there is none.
    * @param {string} channel
    * @param {string} type
@@ -491,6 +503,7 @@ export class Tidewire {
     send: (message) => this.#link?.send(message),
     ask: (message, repeat) => this.#requests.ask(message, { timeout: this.#options.requestTimeout, repeat }),
     publish: (channel, type, data, options) => this.publish(channel, type, data, options),
+    remove: (channel, type, key, options) => this.remove(channel, type, key, options),
     signal: (channel, type, data) => this.signal(channel, type, data),
     joined: ({ channel }) => this.#requests.joined(channel),
     forget: (subscription) => {

@@ -10,7 +10,7 @@ import { Values } from './values.js';
  * @typedef {import('./messages.js').Subscribed} Subscribed
  *
  * @typedef {{type: string, key: string, rev: number, expired: boolean}} Removed
- *   The value of a key that has ended. `expired`: its `ttl` has passed.
+ *   The value of a key that has ended. `expired`: its `ttl` has passed; else it was removed, with this `rev`.
  *
  * @typedef {{message: Event | Subscribed | PresenceReply | Expiry, at: number}} Queued
  *   `at`: monotonic milliseconds at which it came.
@@ -36,6 +36,7 @@ import { Values } from './values.js';
  * @property {(message: import('./messages.js').ClientMessage) => void} send  only while open
  * @property {(message: import('./requests.js').Request, repeat: boolean) => Promise<any>} ask
  * @property {(channel: string, type: string, data: unknown, options?: PublishOptions) => Promise<import('./messages.js').Ack>} publish
+ * @property {(channel: string, type: string, key: string, options?: RemoveOptions) => Promise<import('./messages.js').Ack>} remove
  * @property {(channel: string, type: string, data: unknown) => boolean} signal
  * @property {(subscription: Subscription) => void} joined
  * @property {(subscription: Subscription) => void} forget
@@ -46,6 +47,7 @@ import { Values } from './values.js';
  * @property {() => number} random
  *
  * @typedef {{id?: string, key?: string, timeout?: number}} PublishOptions
+ * @typedef {{id?: string, timeout?: number}} RemoveOptions
  */
 
 /** A subscription to one channel: events once and in order, or `recovered: false`. */
@@ -104,6 +106,16 @@ export class Subscription {
    */
   publish(type, data, options) {
     return this.#connection.publish(this.#channel, type, data, options);
+  }
+
+  /**
+   * Removes the value of a key in this channel; see `Tidewire.remove`.
+   * @param {string} type
+   * @param {string} key
+   * @param {RemoveOptions} [options]
+   */
+  remove(type, key, options) {
+    return this.#connection.remove(this.#channel, type, key, options);
   }
 
   /**
@@ -308,7 +320,10 @@ export class Subscription {
    * @param {number} at
    */
   async #latest(event, at) {
-    if (this.#values.set(event, at, this.#connection.now())) await this.#hand(event);
+    if (event.removed) {
+      const removed = this.#values.remove(event);
+      if (removed) await this.#call('onRemoved', removed);
+    } else if (this.#values.set(event, at, this.#connection.now())) await this.#hand(event);
   }
 
   async #expire() {

@@ -48,6 +48,18 @@ export class Values {
   }
 
   /**
+   * Removes a value. Returns undefined if a newer one is known.
+   * @param {Event} event
+   * @returns {Removed | undefined}
+   */
+  remove({ type, key = '', rev = 0 }) {
+    const name = `${type}\n${key}`;
+    if (rev <= (this.#values.get(name)?.rev ?? -1)) return undefined;
+    this.#values.delete(name);
+    return { type, key, rev, expired: false };
+  }
+
+  /**
    * Removes and returns the values that have ended.
    * @param {number} now
    * @returns {Removed[]}

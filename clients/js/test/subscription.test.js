@@ -407,6 +407,17 @@ test('a value of the state ends by its remaining ttl, and not after a newer stat
   assert.equal(calls.length, 0);
 });
 
+test('a removed value is told once, and a later value comes again', async (t) => {
+  const { peer, calls } = await connectedRoom(t, [cursor('ann', 1, 5_000), cursor('ben', 2)]);
+  /** @param {string} key @param {number} rev */
+  const removal = (key, rev) => ({ type: 'doc.cursor', channel: 'room:1', id: `r-${rev}`, at: 1, from: 'ann', rev, key, removed: true });
+  peer.send([removal('ann', 1), removal('ben', 3), cursor('ann', 4, 5_000), removal('eve', 5), cursor('ben', 6)]);
+  assert.deepEqual(await calls.next(), ['removed', 'doc.cursor', 'ben', 3, false]);
+  assert.deepEqual(await calls.next(), ['event', 'c-4']);
+  assert.deepEqual(await calls.next(), ['removed', 'doc.cursor', 'eve', 5, false]);
+  assert.deepEqual(await calls.next(), ['event', 'c-6']);
+});
+
 /** A joined `room:1` with a state. @param {import('node:test').TestContext} t @param {any[]} state */
 async function connectedRoom(t, state) {
   const scene = await connected(t);

@@ -21,7 +21,7 @@ for (const { name, message } of server) {
   test(`server/${name} parses, alone and in a batch`, () => {
     assert.deepEqual(parse(JSON.stringify(message)), [message]);
     assert.deepEqual(parse(JSON.stringify([message, message])), [message, message]);
-    assert.equal(isEvent(message), 'data' in message);
+    assert.equal(isEvent(message), 'data' in message || 'removed' in message);
   });
 
   test(`server/${name} disturbs no open client`, async (t) => {
@@ -74,12 +74,14 @@ test('every event of the examples reaches its handler', async (t) => {
   /** @type {Inbox<any>} */
   const heard = new Inbox();
   for (const event of events) {
-    const subscription = client.subscribe(event.channel, { onEvent: heard.put, onPresence: ({ count }) => heard.put({ count }) });
+    const subscription = client.subscribe(event.channel, { onEvent: heard.put, onRemoved: heard.put, onPresence: ({ count }) => heard.put({ count }) });
     const presence = event.type.startsWith('presence.') ? { count: 0, members: [] } : undefined;
     peer.send([subscribed(await peer.expect('subscribe'), { offset: (event.offset ?? 1) - 1, presence }), event]);
     if (presence) {
       assert.deepEqual(await heard.next(), { count: 0 });
       assert.equal(typeof (await heard.next()).count, 'number');
+    } else if (event.removed) {
+      assert.deepEqual(await heard.next(), { type: event.type, key: event.key, rev: event.rev, expired: false });
     } else assert.deepEqual(await heard.next(), event);
     const left = subscription.unsubscribe();
     peer.send({ type: 'unsubscribed', channel: event.channel, code: 'requested', id: (await peer.expect('unsubscribe')).id });
@@ -122,7 +124,8 @@ for (const { name, message } of client) {
       return;
     }
     const run = await connected(t, { token: () => message.token ?? 'token-1' });
-    if (isEvent(message)) {
+    if (message.removed) run.client.remove(message.channel, message.type, message.key, { id: message.id }).catch(() => {});
+    else if (isEvent(message)) {
       run.client.publish(message.channel, message.type, message.data, { id: message.id, key: message.key }).catch(() => {});
     } else SAYS[message.type](run, message);
     let sent = await run.peer.messages.next();

@@ -74,7 +74,7 @@ class MemoryBroker:
         new_epoch: Callable[[], str] = _random_epoch,
     ) -> None:
         self._clock = clock
-        self._channels = ChannelStore(StoreLimits(channels, max_bytes, empty_ttl), new_epoch)
+        self._channels = ChannelStore(StoreLimits(channels, max_bytes, empty_ttl, idempotency_window), new_epoch)
         self._results = IdempotencyCache(idempotency_window, idempotency_entries)
         self._sink: EventSink | None = None
         self._is_closed = False
@@ -181,6 +181,10 @@ class MemoryBroker:
         else:
             events = stored.between(max(low, high - limit + 1), high)
         return HistoryPage(stored.position, events, has_more=size > limit)
+
+    async def removed_values(self, channel: ChannelKey, after: int) -> Sequence[Event]:
+        """Reads the channel's removals."""
+        return self._open(channel).state.removals(after)
 
     async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         """Lists from the sorted names."""

@@ -23,6 +23,8 @@ class StoreLimits:
     max_bytes: int
     empty_ttl: float = EMPTY_TTL
     """Seconds that an empty channel without subscribers is kept."""
+    removal_ttl: float = 300.0
+    """Seconds that a removal is kept."""
 
 
 class ChannelStore:
@@ -47,7 +49,7 @@ class ChannelStore:
         self._idle: OrderedDict[ChannelKey, None] = OrderedDict()
         """Other channels."""
         self._filled: OrderedDict[ChannelKey, None] = OrderedDict()
-        """Channels with entries, the one that `sweep` checked longest ago first."""
+        """Channels with entries or removals, the one that `sweep` checked longest ago first."""
         self._listed = _ListedNames()
         self._total = Holdings()
         self._subscribed_bytes = 0
@@ -82,7 +84,7 @@ class ChannelStore:
         self._make_unevictable(channel)  # it must not be evicted to free space for itself
         try:
             self._free(channel.growth(publication, retention), for_channel=channel)
-            event = channel.append(publication, retention, now)
+            event = channel.append(publication, retention, now, self._limits.removal_ttl)
             self._recount(channel)
         finally:
             self._make_evictable(channel, now)
@@ -150,7 +152,7 @@ class ChannelStore:
         self._total, self._subscribed_bytes = Holdings(), 0
 
     def _update_listing(self, channel: StoredChannel) -> None:
-        is_listed = channel.is_subscribed or channel.key in self._filled
+        is_listed = channel.is_subscribed or bool(channel.counted.events or channel.counted.state_entries)
         if is_listed != channel.is_listed:
             channel.is_listed = is_listed
             (self._listed.add if is_listed else self._listed.remove)(channel.key)
@@ -178,8 +180,9 @@ class ChannelStore:
         channel = self._channels.pop(key)
         self._make_unevictable(channel)
         self._filled.pop(key, None)
-        self._update_listing(channel)
         self._total = self._total.replaced(channel.counted, Holdings())
+        channel.counted = Holdings()
+        self._update_listing(channel)
 
     def _make_evictable(self, channel: StoredChannel, now: float) -> None:
         self._make_unevictable(channel)
@@ -202,7 +205,7 @@ class ChannelStore:
         self._total = self._total.replaced(before, after)
         if channel.is_subscribed:
             self._subscribed_bytes += after.bytes - before.bytes
-        if not after.events and not after.state_entries:
+        if not after.events and channel.state.is_empty:
             self._filled.pop(channel.key, None)
         elif channel.key not in self._filled:
             self._filled[channel.key] = None

@@ -128,8 +128,11 @@ class StoredChannel:
         surplus = max(0, len(self._stream) - retention.entries + 1)
         return _size(publication) - sum(_size(entry.event) for entry in islice(self._stream, surplus))
 
-    def append(self, publication: Publication, retention: Retention, now: float) -> Event:
-        """Stores a publication under the next offset or state version, and drops what the retention does not cover."""
+    def append(self, publication: Publication, retention: Retention, now: float, removal_ttl: float = 0.0) -> Event:
+        """Stores a publication under the next offset or state version, and drops what the retention does not cover.
+
+        `removal_ttl`: seconds that a removal is kept.
+        """
         if publication.delivery is Delivery.DURABLE:
             self.offset += 1
             self.last_id = publication.id
@@ -146,7 +149,10 @@ class StoredChannel:
             event = accepted_event(publication, self.epoch, state_version=self.state_version)
             if self.state is _NO_STATE:
                 self.state = StoredState()
-            self.state.put(event, retention, now)
+            if event.removed:
+                self.state.remove(event, retention, now + removal_ttl)
+            else:
+                self.state.put(event, retention, now)
         return event
 
     def remove(self, event: Event) -> bool:
@@ -170,7 +176,7 @@ class StoredChannel:
         """Drops entries that are older than the TTL of their retention."""
         while self._stream and self._stream[0].accepted + self._stream_ttl <= now:
             self._drop_oldest_event()
-        if self.state.values:
+        if self.state is not _NO_STATE:
             self.state.expire(now)
 
     def _drop_oldest_event(self) -> None:

@@ -365,6 +365,11 @@ class NatsBroker:
         page = found[-limit:] if after is None else found[:limit]
         return HistoryPage(head.position, [record.event(channel) for record in page], has_more=len(found) > limit)
 
+    async def removed_values(self, channel: ChannelKey, after: int) -> Sequence[Event]:
+        """Reads the records that have taken the place of removed values."""
+        async with self.call():
+            return [record.event(channel) for record in await self._reader.read_removals(channel, after)]
+
     async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
         """Lists the tenant's heads. Of channels without history and state, only those with subscribers on this node."""
         async with self.call():

@@ -13,6 +13,7 @@ from service.adapters.nats.records import (
     EventRecord,
     decode,
     live_events,
+    live_removals,
     live_values,
     segments,
 )
@@ -67,6 +68,12 @@ class ChannelReader:
                 return ChannelState(head, live_values(head, records, now), now)  # the newest value has ended
             await asyncio.sleep(backoff.next())
         raise unavailable("JetStream's replicas are too far behind")
+
+    async def read_removals(self, channel: ChannelKey, after: int) -> Sequence[EventRecord]:
+        """Returns the removals above a state version."""
+        head = (await self._heads.load_or_create(channel)).head
+        messages = await self._stream.get_all([self._subjects.state(channel)])
+        return live_removals(head, (decode(message.data, EventRecord) for message in messages), after)
 
     async def _is_complete(self, channel: ChannelKey, messages: Sequence[StoredMessage]) -> bool:
         """Whether the stream's leader has no newer value than these."""

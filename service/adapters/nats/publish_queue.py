@@ -250,7 +250,8 @@ class PublishQueue:
             segment = self._subjects.durable(publication.channel, record.offset // SEGMENT_SIZE)
             return result, Write(segment, encode(record), retention.ttl)
         value = self._subjects.value(publication.channel, publication.type, publication.key)
-        return result, Write(value, encode(record), value_life(publication, retention), is_rollup=True)
+        life = value_life(publication, retention, self._config.idempotency_window)
+        return result, Write(value, encode(record), life, is_rollup=True)
 
     def _result_subject(self, publication: Publication) -> str:
         return self._subjects.result(publication.channel, publication.sender, publication.id)

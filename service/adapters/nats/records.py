@@ -12,15 +12,15 @@ from service.adapters.store.errors import unavailable
 from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.epoch import is_later, new_epoch
-from service.core.event import Delivery, Event, Publication, Retention
+from service.core.event import REMOVED_VALUE_TYPE, Delivery, Event, Publication, Retention
 from service.core.position import Position
 from service.core.removal import REMOVED_TYPE, epoch_notice, tombstone
 
 SEGMENT_SIZE = 16
 """Durable events that share a subject. A page is read by whole segments, and NATS has an index entry for each subject."""
 ENDED_GRACE = 3_600.0
-"""Seconds that NATS keeps the message of a value that has ended. Versions without `ttl`, which share the store during a rollout,
-look for the newest message; without it, they take the store to be behind."""
+"""Seconds that NATS keeps the message of a value that has ended, and that of a removal. Older versions, which share the store
+during a rollout, look for the newest message; without it, they take the store to be behind."""
 
 
 class SeenHead(NamedTuple):
@@ -158,6 +158,9 @@ class EventRecord(Struct, frozen=True, array_like=True):
     total: int
     ttl: int | None = None
     """Milliseconds after which a value ends. Older versions ignore it."""
+    removes: str | None = None
+    """The type of the removed value, in the record of a removal. It takes the value's place, with REMOVED_VALUE_TYPE as type and
+    0 as `accepted`: so older versions find the newest state version, and do not take it for a value of the state."""
 
     def has_ended(self, now: int) -> bool:
         """Whether a value has ended by its own TTL."""
@@ -180,12 +183,13 @@ class EventRecord(Struct, frozen=True, array_like=True):
         ttl = self.ttl
         if ttl is not None and now is not None:
             ttl = min(ttl, max(1, self.accepted + ttl - now))
+        is_removal = self.removes is not None
         return Event(
             channel=channel,
-            type=self.type,
+            type=self.type if self.removes is None else self.removes,
             id=self.id,
             delivery=Delivery.DURABLE if self.offset is not None else self.delivery,
-            data=self.data,
+            data=b"" if is_removal else self.data,
             sender=self.sender,
             at=self.at,
             offset=self.offset,
@@ -193,6 +197,7 @@ class EventRecord(Struct, frozen=True, array_like=True):
             key=self.key,
             epoch=self.epoch,
             ttl=ttl,
+            removed=is_removal,
         )
 
 
@@ -242,6 +247,9 @@ def append(
             removal=head.offset + 1 if publication.type == REMOVED_TYPE else head.removal,
         )
         return after, event_record(publication, now, head.epoch, offset=after.offset, total=after.total)
+    if publication.removed:
+        after = msgspec.structs.replace(head, state_version=head.state_version + 1, state_id=publication.id)
+        return after, event_record(publication, 0, head.epoch, state_version=after.state_version)
     after = msgspec.structs.replace(
         head,
         state_version=head.state_version + 1,
@@ -264,10 +272,10 @@ def event_record(
     """Returns the record of a publication."""
     return EventRecord(
         epoch=epoch,
-        type=publication.type,
+        type=REMOVED_VALUE_TYPE if publication.removed else publication.type,
         id=publication.id,
         delivery=publication.delivery,
-        data=publication.data,
+        data=msgspec.json.encode({"type": publication.type}) if publication.removed else publication.data,
         sender=publication.sender,
         at=publication.at,
         offset=offset,
@@ -276,11 +284,24 @@ def event_record(
         accepted=now,
         total=total,
         ttl=publication.ttl,
+        removes=publication.type if publication.removed else None,
     )
 
 
-def value_life(publication: Publication, retention: Retention) -> float:
-    """Returns the seconds that NATS keeps the message of a value."""
+def live_removals(head: ChannelHead, records: Iterable[EventRecord], after: int) -> Sequence[EventRecord]:
+    """Returns the removals of the epoch above a state version, by state version."""
+    found = [
+        record
+        for record in records
+        if record.removes is not None and record.epoch == head.epoch and (record.state_version or 0) > after
+    ]
+    return sorted(found, key=lambda record: record.state_version or 0)
+
+
+def value_life(publication: Publication, retention: Retention, removal_ttl: float) -> float:
+    """Returns the seconds that NATS keeps the message of a value or a removal."""
+    if publication.removed:
+        return max(removal_ttl, ENDED_GRACE)
     if publication.ttl is None:
         return retention.ttl
     return min(retention.ttl, publication.ttl / 1000 + ENDED_GRACE)
@@ -327,6 +348,7 @@ def live_values(head: ChannelHead, records: Iterable[EventRecord], now: int) -> 
         record
         for record in records
         if record.state_version is not None
+        and record.removes is None
         and now < record.accepted + head.state_ttl * 1000
         and not record.has_ended(now)
     ]

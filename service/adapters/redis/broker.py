@@ -306,6 +306,13 @@ class RedisBroker:
             events = [_stream_event(channel, entry, position.epoch) for entry in entries]
             return HistoryPage(position, events, bool(has_more))
 
+    async def removed_values(self, channel: ChannelKey, after: int) -> Sequence[Event]:
+        """Reads the kept removals."""
+        key = self.keys(channel).removed_values
+        entries = await self.executor.run_command(key, "ZRANGE", key, f"({after}", "+inf", "BYSCORE")
+        with _unreadable_as_unavailable():
+            return [event_codec.decode_removal(channel, entry) for entry in entries]
+
     # --- taking back --------------------------------------------------------------------------------------------------
 
     async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from service.core.channel import ChannelKey
-from service.core.event import Delivery, Event, Publication
+from service.core.event import REMOVED_VALUE_TYPE, Delivery, Event, Publication
 
 DURABLE, LATEST, EPHEMERAL = b"d"[0], b"l"[0], b"e"[0]
 _DURABLE, _LATEST, _EPHEMERAL = (
@@ -38,16 +38,26 @@ class EndingBody(Body, frozen=True, array_like=True, gc=False):
     cmsgpack cannot read `data`."""
 
 
+class RemovalBody(EndingBody, frozen=True, array_like=True, gc=False):
+    """The body of a removal. Older versions take it for a value of the type REMOVED_VALUE_TYPE, which no state holds."""
+
+    removes: str = ""
+    """The type of the removed value."""
+
+
 TTL_DIGITS = 11
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(EndingBody).decode
+_decode = msgspec.msgpack.Decoder(RemovalBody).decode
 
 
 def encode_body(event: Publication | Event) -> bytes:
     """Returns the body of an event, also of one that is not accepted yet."""
     type_, id_, sender, at = event.type, event.id, event.sender, event.at
+    if event.removed:
+        data = msgspec.json.encode({"type": type_})
+        return _encode(RemovalBody(REMOVED_VALUE_TYPE, id_, sender, at, event.key, data, "", type_))
     if event.ttl is None:
         return _encode(Body(type_, id_, sender, at, event.key, event.data))
     ttl = f"{event.ttl:0{TTL_DIGITS}d}"
@@ -106,10 +116,12 @@ def decode_message(channel: ChannelKey, message: bytes) -> Event:
         )
     head, _, body = message.partition(b"\n")
     epoch, _, number = head.decode("ascii").partition(" ")
+    found = _decode(body)
+    if found.removes:
+        return _removal(channel, found, epoch[1:], int(number))
     is_durable = kind == DURABLE
     if not is_durable and kind != LATEST:
         raise ValueError("the message is of no known kind")
-    found = _decode(body)
     return Event(  # positional: keywords cost more, and this runs for every message
         channel,
         found.type,
@@ -123,4 +135,28 @@ def decode_message(channel: ChannelKey, message: bytes) -> Event:
         found.key,
         epoch[1:],
         int(found.ttl) if found.ttl else None,
+    )
+
+
+def decode_removal(channel: ChannelKey, entry: bytes) -> Event:
+    """Returns the event of a kept removal: "epoch version\\n" and its body. Raises ValueError for an entry of another kind."""
+    head, _, body = entry.partition(b"\n")
+    epoch, version = head.decode("ascii").split(" ")
+    return _removal(channel, _decode(body), epoch, int(version))
+
+
+def _removal(channel: ChannelKey, body: RemovalBody, epoch: str, version: int) -> Event:
+    return Event(
+        channel,
+        body.removes,
+        body.id,
+        _LATEST,
+        b"",
+        body.sender,
+        body.at,
+        None,
+        version,
+        body.key,
+        epoch,
+        removed=True,
     )

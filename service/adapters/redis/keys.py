@@ -46,6 +46,8 @@ class ChannelKeys(NamedTuple):
     """The key of the expiries of values (lua/values.lua): the fifth key of every script on a channel that has one."""
     removed: str
     """The key of the tombstones (lua/removed.lua): the sixth of every script but lua/publish.lua."""
+    removed_values: str
+    """The key of the removals of values: the sixth key of lua/publish.lua for latest events."""
     result_prefix: str
     """The beginning of the keys of publish results."""
     events: bytes
@@ -65,6 +67,7 @@ def channel_keys(prefix: str, database: int) -> Callable[[ChannelKey], ChannelKe
             (meta, stream, state, order),
             keys.of_channel(channel, "expiries"),
             keys.of_channel(channel, "removed"),
+            keys.of_channel(channel, "removed-values"),
             keys.of_channel(channel, "id:"),
             keys.events(channel).encode(),
         )

@@ -52,7 +52,7 @@ class PublishTemplate:
         self.epoch, self.number, self.id, self.accepted_at = "", 0, "", 0
         """This node's newest publication: its epoch, offset or state version, id, and time in ms."""
         self._arguments = arguments
-        shared = keys.keys if is_durable else (*keys.keys, keys.expiries)
+        shared = keys.keys if is_durable else (*keys.keys, keys.expiries, keys.removed_values)
         self._command: tuple[Argument, ...] = ("EVALSHA", PUBLISH.sha, len(shared) + 1, *shared)
         self._head = self._encode_head(4 if is_durable else 5)  # the result's key, generation, id, body; type and key
         self._result_prefix = keys.result_prefix.encode()
@@ -94,8 +94,10 @@ class PublishTemplate:
         if not self.is_durable:
             field = f"{publication.type}\n{publication.key or ''}".encode()
             parts = (*parts, _length(len(field)), field, b"\r\n")
-            if publication.ttl is not None:
-                return b"".join((self._encode_head(6), *parts[1:], _encode(publication.ttl)))
+            if publication.ttl is not None or publication.removed:
+                ttl = "" if publication.ttl is None else publication.ttl
+                special = _encode(ttl, int(publication.removed))
+                return b"".join((self._encode_head(7), *parts[1:], special))
         return b"".join(parts)
 
 

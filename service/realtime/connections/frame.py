@@ -30,10 +30,25 @@ class Frame(Struct, frozen=True, eq=False, gc=False):
     """True if the subscription restarts at (epoch, offset, state_version), whatever was delivered before."""
     compress: bool | None = None
     """The contract's rule for compression; None if only the size decides."""
+    is_removal: bool = False
+    """True if only clients that have announced the feature `removal` get it."""
 
 
 def encode_event(event: Event) -> bytes:
     """Encodes an event as subscribers get it."""
+    if event.removed:
+        return messages.encode(
+            messages.RemovedValue(
+                event.type,
+                event.channel.name,
+                event.id,
+                event.at,
+                event.sender,
+                event.state_version or 0,
+                event.key or "",
+                True,
+            )
+        )
     # By position: names would take as long again.
     return messages.encode(
         messages.Event(
@@ -70,13 +85,14 @@ def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame
         key is not None and event.state_version is None,
         False,
         compress,
+        event.removed,
     )
 
 
-def resync_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: bool) -> Frame:
-    """Encodes a `subscribed` that restarts live subscriptions at a snapshot, because the stream did not continue.
+def resync_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, recovered: bool | None) -> Frame:
+    """Encodes a `subscribed` that restarts live subscriptions at a snapshot, because the stream or the state did not continue.
 
-    `lost`: durable events may be missing, so clients get `recovered: false`.
+    `recovered`: False if durable events may be missing, None in a channel without durable events.
     """
     message = messages.Subscribed(
         id=None,
@@ -84,7 +100,7 @@ def resync_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: b
         epoch=snapshot.position.epoch,
         offset=snapshot.position.offset,
         last=snapshot.position.id,
-        recovered=False if lost else None,
+        recovered=recovered,
         events=[],
         state=[Raw(encode_event(event)) for event in snapshot.state],
     )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connections.context import RoomContext
-from service.realtime.connections.encoder import Batch
+from service.realtime.connections.encoder import Batch, split_batches
+from service.realtime.connections.frame import Frame
 from service.realtime.delivery.broadcast import Broadcast
 
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
 
+REMOVAL = "removal"
+"""The feature of clients that know removals (protocol/features.py)."""
 MAX_PARTS = 16
 """Unfinished broadcasts up to which a batch is added to them: each costs a join of its frames."""
 
@@ -79,6 +82,31 @@ class LiveMembers:
         self._common = members if is_single and not self.broadcasts else None
         for batch in batches:
             self.broadcasts.append(Broadcast(batch, members))
+
+    def knows_removals(self) -> int:
+        """Returns the number of members that get removals. Looks at every member."""
+        return sum(REMOVAL in member.session.features for member in self.members)
+
+    def broadcast_with_removals(self, frames: Collection[Frame], knowing: int) -> None:
+        """Starts broadcasts of frames with removals. Members whose client does not know removals get only the other frames.
+
+        `knowing`: the result of `knows_removals`.
+        """
+        context = self._context
+        others = [frame for frame in frames if not frame.is_removal]
+        if knowing in (0, len(self.members)):
+            visible = frames if knowing else others
+            if visible:
+                self.broadcast(split_batches(visible, context.max_batch, context.encoder))
+            return
+        self._common = None
+        groups: tuple[list[Connection], list[Connection]] = ([], [])
+        for member in self.members:
+            groups[REMOVAL in member.session.features].append(member)
+        for visible, group in ((others, groups[False]), (frames, groups[True])):
+            for batch in split_batches(visible, context.max_batch, context.encoder) if visible else ():
+                # Not merged with other broadcasts: their members differ.
+                self.broadcasts.append(Broadcast(batch, tuple(group), is_merged=True))
 
     def _extend(self, batch: Batch, members: tuple[Connection, ...]) -> bool:
         """Adds a batch to the unfinished broadcasts, and starts one for all other members. False if a batch would be too large.

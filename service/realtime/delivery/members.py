@@ -16,7 +16,7 @@ from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import split_batches
 from service.realtime.connections.frame import Frame, SnapshotFilter
 from service.realtime.delivery.event_sequencer import EventSequencer
-from service.realtime.delivery.live_members import LiveMembers
+from service.realtime.delivery.live_members import REMOVAL, LiveMembers
 
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
@@ -159,7 +159,7 @@ class Members:
         buffered = self._subscribing.pop(connection)
         if not self._subscribing:
             self._subscribing = {}  # frees the table, which an emptied dictionary keeps
-        return _visible(subscription, [frame for frame in buffered if since.passes(frame)])
+        return _visible(connection, subscription, [frame for frame in buffered if since.passes(frame)])
 
     def start_replaying(self, connection: Connection, subscription: Subscription, since: SnapshotFilter) -> None:
         """Gives the member only frames that are newer than its snapshot, until the room reaches the snapshot's position."""
@@ -250,8 +250,11 @@ class Members:
             member.fail()  # it has missed an event
         return True
 
-    def deliver(self, frames: Collection[Frame], sequencer: EventSequencer) -> bool:
-        """Gives the frames to the current members. True if there is something to `write`."""
+    def deliver(self, frames: Collection[Frame], sequencer: EventSequencer, *, has_removals: bool) -> bool:
+        """Gives the frames to the current members. True if there is something to `write`.
+
+        `has_removals`: some of the frames are removals.
+        """
         if self._subscribing:
             for buffer in self._subscribing.values():
                 buffer.extend(frames)
@@ -261,7 +264,9 @@ class Members:
                 buffer.extend(presence)
         caught_up = self._replay(frames, sequencer.cursor) if self._replaying else ()
         live, restricted = self._live, self._restricted
-        if restricted is not None:
+        if has_removals:
+            self._broadcast_with_removals(frames)
+        elif restricted is not None:
             self._broadcast_to_both(frames, restricted)
         elif members := len(live.members):
             self._count(frames, members)
@@ -284,11 +289,25 @@ class Members:
         if restricted.members:
             restricted.broadcast(split_batches(public, context.max_batch, context.encoder) if presence else made)
 
+    def _broadcast_with_removals(self, frames: Collection[Frame]) -> None:
+        """Gives the frames to both groups: presence events only to `_live`, removals only to clients that know them."""
+        for group in (self._live, self._restricted):
+            if group is None or not group.members:
+                continue
+            visible = frames
+            if group is self._restricted:
+                visible = [frame for frame in frames if not is_presence_event(frame.type)]
+            knowing = group.knows_removals()
+            self._count([frame for frame in visible if not frame.is_removal], len(group.members))
+            self._count([frame for frame in visible if frame.is_removal], knowing)
+            group.broadcast_with_removals(visible, knowing)
+
     def _replay(self, frames: Collection[Frame], cursor: StreamCursor | None) -> list[Connection]:
         """Sends the frames to the replaying members. Returns the members whose snapshot is no longer newer than the room."""
         caught_up = []
         for connection, (subscription, since) in tuple(self._replaying.items()):
-            if not connection.send(_visible(subscription, [frame for frame in frames if since.passes(frame)])):
+            visible = _visible(connection, subscription, [frame for frame in frames if since.passes(frame)])
+            if not connection.send(visible):
                 connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
             elif cursor is not None and cursor.has_reached(since.head):
                 caught_up.append(connection)
@@ -337,8 +356,10 @@ class Members:
             self._restricted.drop_broadcasts()
 
 
-def _visible(subscription: Subscription, frames: list[Frame]) -> list[Frame]:
-    """Returns the frames that the subscription's right to presence allows."""
-    if subscription.presence is not PresenceAccess.LISTED:
+def _visible(connection: Connection, subscription: Subscription, frames: list[Frame]) -> list[Frame]:
+    """Returns the frames that the subscription's right to presence allows, and that the client knows."""
+    if subscription.presence is PresenceAccess.LISTED:
+        frames = [frame for frame in frames if not is_presence_event(frame.type)]
+    if not any(frame.is_removal for frame in frames) or REMOVAL in connection.session.features:
         return frames
-    return [frame for frame in frames if not is_presence_event(frame.type)]
+    return [frame for frame in frames if not frame.is_removal]

@@ -29,6 +29,7 @@ class Room:
 
     __slots__ = (
         "_batcher",
+        "_has_removals",
         "_idle",
         "_is_scheduled",
         "_members",
@@ -54,6 +55,8 @@ class Room:
         self._batcher = Batcher(context.clock)
         self._members = Members(context)
         self._scheduler = context.scheduler
+        self._has_removals = False
+        """True if a frame that waits in the batcher may be a removal."""
         self._is_scheduled = False
         """True while the scheduler will call `fan_out`."""
         self._idle: asyncio.Event | None = None
@@ -67,13 +70,17 @@ class Room:
         if not window and frame.key is None and not batcher.pending and self._members.gather(frame):
             batcher.flushed_at = frame.received_at
         else:
+            if frame.is_removal:
+                self._has_removals = True
             batcher.add(frame, window, self._schedule)
 
     def flush(self) -> None:
         """Gives the pending frames to the current members. Later frames go into a new batch."""
         frames = self._batcher.take()
-        if frames and self._members.deliver(frames, self.sequencer):
-            self._schedule()
+        if frames:
+            has_removals, self._has_removals = self._has_removals, False
+            if self._members.deliver(frames, self.sequencer, has_removals=has_removals):
+                self._schedule()
 
     def _schedule(self) -> None:
         if not self._is_scheduled:

@@ -17,7 +17,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol import messages
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, message_id, size_of
-from service.protocol.messages import Command, Publish
+from service.protocol.messages import Command, Publish, Remove
 from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
@@ -326,7 +326,7 @@ class SessionHandler:
             raise
         node.admission.check_message(self._slot, self._connection.session, command)
         node.runtime.metrics.messages.count_in(
-            command.type if type(command) is Publish else messages.TAGS[type(command)], size
+            command.type if isinstance(command, Publish | Remove) else messages.TAGS[type(command)], size
         )
         return command
 

@@ -1,6 +1,7 @@
 """Reads events from the stream that the broker did not deliver to this node.
 
-Clients do not notice a recovered gap. For a gap that cannot be recovered, they get `subscribed` again, with `recovered: false`.
+Clients do not notice a recovered gap. For a gap that cannot be recovered, they get `subscribed` again: with `recovered: false` if
+durable events may be missing, else with the state alone.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -38,6 +40,17 @@ MAX_WRITE_WAIT = 2.0
 """Seconds that the next portion waits for members that read slowly."""
 
 _log = structlog.get_logger("gap_recovery")
+
+
+@dataclass(frozen=True, slots=True)
+class _Repair:
+    """What a room lacks."""
+
+    snapshot: Snapshot
+    changes: Sequence[Event]
+    """The values and removals above the room's state version, in order."""
+    is_state_complete: bool = True
+    """False if a removal may be missing in `changes`."""
 
 
 class GapRecovery:
@@ -72,15 +85,15 @@ class GapRecovery:
     async def _recover(self, room: Room, read: StreamRead) -> None:
         sequencer = room.sequencer
         try:
-            while (snapshot := await self._read(room, read)) is not None:
-                if not await self._apply(room, snapshot, read):
+            while (repair := await self._read(room, read)) is not None:
+                if not await self._apply(room, repair, read):
                     continue
                 if sequencer.deliver_waiting(read, partial(self._deliver, room)):
                     return
         finally:
             sequencer.end_read(read)  # does nothing if the room was empty meanwhile, which restarts its order
 
-    async def _read(self, room: Room, read: StreamRead) -> Snapshot | None:
+    async def _read(self, room: Room, read: StreamRead) -> _Repair | None:
         """Reads the events after the room's position, with retries. Returns None if no member needs them any more."""
         backoff = Backoff(RETRY_INTERVAL, MAX_RETRY_INTERVAL)
         sequencer = room.sequencer
@@ -90,13 +103,15 @@ class GapRecovery:
                     async with self._read_slots:
                         # The waiting events were published before this read, so it returns them unless the store lost them.
                         read.clear()
-                        snapshot = await self._read_after(room, cursor.delivered)
+                        delivered = cursor.delivered
+                        snapshot = await self._read_after(room, delivered)
+                        repair = await self._read_removals(room, snapshot, delivered)
                 except ServiceError as error:
                     self._runtime.metrics.streams.repair_failures.inc()
                     self._outage.failed(room, code=error.code.code)
                     await sleep(self._runtime.clock, backoff.next())
                     continue
-                return snapshot if sequencer.is_current(read) and room.is_listening() else None
+                return repair if sequencer.is_current(read) and room.is_listening() else None
             return None
         finally:
             self._outage.recovered(room)
@@ -115,6 +130,24 @@ class GapRecovery:
         if snapshot.position.epoch == epoch:
             return snapshot
         return await self._read_from_epoch_start(room, snapshot)
+
+    async def _read_removals(self, room: Room, snapshot: Snapshot, delivered: DeliveredHead) -> _Repair:
+        """Adds the values that were removed since the room's state version.
+
+        A state version that is neither in the state nor a removal belongs to a value that was replaced or has ended, or to a
+        removal that the broker has forgotten. The read cannot tell which, so the members get the whole state.
+        """
+        before = delivered.state_version
+        changes = [event for event in snapshot.state if (event.state_version or 0) > before]
+        missing = snapshot.state_version - before - len(changes)
+        if not snapshot.recovered or missing <= 0 or not room.spec.is_removable:
+            return _Repair(snapshot, changes)
+        for event in await self._broker.removed_values(room.key, before):
+            if event.epoch == snapshot.position.epoch and (event.state_version or 0) <= snapshot.state_version:
+                changes.append(event)
+                missing -= 1
+        changes.sort(key=lambda event: event.state_version or 0)
+        return _Repair(snapshot, changes, is_state_complete=missing <= 0)
 
     async def _read_from_epoch_start(self, room: Room, snapshot: Snapshot) -> Snapshot:
         """Returns a snapshot at the start of the epoch, with all events since.
@@ -145,18 +178,16 @@ class GapRecovery:
             epoch_start=epoch_start,
         )
 
-    async def _apply(self, room: Room, snapshot: Snapshot, read: StreamRead) -> bool:
-        """Delivers a snapshot's events. False if all members left meanwhile."""
-        sequencer = room.sequencer
+    async def _apply(self, room: Room, repair: _Repair, read: StreamRead) -> bool:
+        """Delivers what was read. False if all members left meanwhile."""
+        sequencer, snapshot = room.sequencer, repair.snapshot
         if sequencer.cursor is None:
             return False
         metrics = self._runtime.metrics.streams
-        before = sequencer.cursor.head
-        if snapshot.position.epoch != before.epoch:
+        if snapshot.position.epoch != sequencer.cursor.head.epoch:
             metrics.epoch_changes.inc()
         if not snapshot.recovered:
-            lost = room.spec.history is not None  # without history, no durable event can be lost
-            room.push(resync_frame(room.key, snapshot, self._runtime.clock.monotonic(), lost=lost), 0.0)
+            self._resync(room, snapshot, recovered=False)
             sequencer.reset(snapshot)
             metrics.repairs.labels(outcome="announced").inc()
         for portion in _portions(snapshot.missed):
@@ -170,13 +201,20 @@ class GapRecovery:
                 return False
         if not snapshot.recovered:
             return True
-        changed = [event for event in snapshot.state if (event.state_version or 0) > before.state_version]
-        for event in changed:
-            self._deliver(room, event)
+        if repair.is_state_complete:
+            for event in repair.changes:
+                self._deliver(room, event)
+        else:
+            self._resync(room, snapshot, recovered=True)
         sequencer.reset(snapshot)
         metrics.repairs.labels(outcome="repaired").inc()
-        metrics.repaired_events.inc(len(snapshot.missed) + len(changed))
+        metrics.repaired_events.inc(len(snapshot.missed) + len(repair.changes))
         return True
+
+    def _resync(self, room: Room, snapshot: Snapshot, *, recovered: bool) -> None:
+        # Without history, there are no durable events to recover.
+        told = recovered if room.spec.history is not None else None
+        room.push(resync_frame(room.key, snapshot, self._runtime.clock.monotonic(), recovered=told), 0.0)
 
 
 def _portions(events: Sequence[Event]) -> Iterator[list[Event]]:

@@ -4,7 +4,7 @@ schemas."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -70,8 +70,14 @@ class NewEvent(ApiRequest, frozen=True, kw_only=True, rename={"sender": "from"})
     """An event to publish in the channel of the path."""
 
     type: Annotated[str, Meta(min_length=1, max_length=128, examples=["chat.message"])]
-    data: Annotated[Raw, Meta(description="Must match the event type's schema in the contract.")]
+    data: (
+        Annotated[Raw, Meta(description="Must match the event type's schema in the contract; absent if `removed`.")]
+        | UnsetType
+    ) = UNSET
     id: Id | None = None
+    removed: (
+        Annotated[Literal[True], Meta(description="Removes the value of `key` instead of publishing one.")] | UnsetType
+    ) = UNSET
     key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
     sender: User | None = None
     """The user on whose behalf the backend publishes."""
@@ -272,6 +278,7 @@ class DeclaredEvent(ApiReply, frozen=True, kw_only=True):
         Annotated[float, Meta(description="Seconds within which events may be joined into one frame.")] | UnsetType
     ) = UNSET
     ttl: Annotated[float, Meta(description="Seconds after which a value ends.")] | UnsetType = UNSET
+    removable: Annotated[bool, Meta(description="Whether values can be removed.")] | UnsetType = UNSET
 
 
 class Declared(ApiReply, frozen=True, kw_only=True):

@@ -106,10 +106,11 @@ async def _publish(call: Call, raw: bytes | Raw, event: NewEvent, channel: str, 
         call.identity,
         channel=channel,
         type=event.type,
-        data=event.data,
+        data=b"" if event.data is UNSET else event.data,
         id=event.id if event.id is not None else fallback_id,
         key=event.key,
         sender=event.sender,
+        removed=event.removed is True,
     )
     return _to_published(result if isinstance(result, PublishResult) else await result)
 
@@ -121,6 +122,12 @@ def _check_event(call: Call, event: NewEvent) -> None:
             f"a user is 1 to {MAX_USER_CHARS} printable characters without spaces around them",
             path="$.from",
         )
+    if event.data is UNSET:
+        if event.removed is not True:
+            raise ServiceError(ErrorCode.INVALID_MESSAGE, "Object missing required field `data`", path="$.data")
+        return
+    if event.removed is True:
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, "a removal has no data", path="$.data")
     limit = call.node.bounds.limits.message_bytes
     if len(bytes(event.data)) > limit:  # no outbox could hold it, and every subscriber would count as slow
         call.node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()

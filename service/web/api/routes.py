@@ -253,6 +253,7 @@ def _declare(spec: ChannelSpec) -> Declared:
                 key=_json_pointer(event.key) if event.key is not None else UNSET,
                 window=event.window or UNSET,
                 ttl=event.ttl / 1000 if event.ttl is not None else UNSET,
+                removable=event.removable or UNSET,
             )
             for event in spec.events.values()
         },
@@ -276,7 +277,13 @@ OPERATIONS = (
         replies=(Published, Results),
         body=NewEvent | Events[NewEvent],
         idempotent=True,
-        refusals=(*CHANNEL_REFUSALS, ErrorCode.UNKNOWN_EVENT, ErrorCode.INVALID_DATA, ErrorCode.INVALID_KEY),
+        refusals=(
+            *CHANNEL_REFUSALS,
+            ErrorCode.UNKNOWN_EVENT,
+            ErrorCode.FORBIDDEN,
+            ErrorCode.INVALID_DATA,
+            ErrorCode.INVALID_KEY,
+        ),
     ),
     Operation(
         name="publish",

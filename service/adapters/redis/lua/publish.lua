@@ -1,7 +1,9 @@
 -- Accepts an event once: stores it and its result, and publishes it.
--- KEYS: the last is the result of this id; before it, for "l", 5 expiries (values.lua)
+-- KEYS: the last is the result of this id. Before it, for "l", 5 expiries (values.lua), 6 removals (sorted set by state version of
+--       "epoch version\nbody")
 -- ARGV: 4 "d" or "l", 5 entries to keep, 6 TTL (ms), 7 idempotency window (ms), at most ARGV 3, 8 PUBLISH or SPUBLISH,
---       9 Pub/Sub channel, 10 id, 11 body, 12 type\nkey (latest), 13 TTL (ms) of the value, at most ARGV 6; absent without one
+--       9 Pub/Sub channel, 10 id, 11 body, 12 type\nkey (latest); both may be absent: 13 TTL (ms) of the value, at most
+--       ARGV 6, or "", 14 "1" to remove the value
 -- Returns "epoch number", where the number is the offset or the state version. Or a list: {"epoch number"} of the first publish
 -- for a duplicate; {"epoch number", 1} for an accepted event whose channel may be missing in its tenant's index.
 
@@ -9,6 +11,7 @@
 -- event.
 local SLACK = 10000
 local DAY = 86400000
+local MAX_REMOVED_VALUES = 1000 -- as in core/broker.py
 
 local result_key = KEYS[#KEYS]
 local known = redis.call('MGET', KEYS[1], result_key)
@@ -59,10 +62,20 @@ if ARGV[4] == 'd' then
     channel.x = 0
   end
   channel.o, channel.i, channel.t = number, ARGV[10], ttl
+elseif ARGV[14] == '1' then
+  number = channel.r + 1
+  -- Kept for nodes that miss the message.
+  redis.call('ZADD', KEYS[6], number, string.format('%s %d\n', channel.e, number) .. ARGV[11])
+  redis.call('PEXPIRE', KEYS[6], ARGV[7])
+  redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -1 - math.min(ARGV[5], MAX_REMOVED_VALUES))
+  redis.call('HDEL', KEYS[3], ARGV[12])
+  redis.call('ZREM', KEYS[4], ARGV[12])
+  redis.call('ZREM', KEYS[5], ARGV[12])
+  channel.r = number
 else
   number = channel.r + 1
   if ARGV[5] ~= '0' then
-    if ARGV[13] then
+    if ARGV[13] and ARGV[13] ~= '' then
       remove_ended()
       redis.call('ZADD', KEYS[5], now + ARGV[13], ARGV[12])
       redis.call('PEXPIRE', KEYS[5], ttl + slack)

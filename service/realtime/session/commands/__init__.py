@@ -36,4 +36,6 @@ HANDLERS: Mapping[type[messages.Command], Handler] = {
     messages.Refresh: refresh.handle,
     messages.Ping: ping.handle,
     messages.Publish: publish.handle,
+    messages.Remove: publish.handle_removal,
+    messages.Remove: publish.handle_removal,
 }

@@ -1,11 +1,11 @@
-"""Publishes an event: a message whose type the contract declares."""
+"""Publishes an event, or removes the value of a key: a message whose type the contract declares."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 
 from service.core.broker import PublishResult
-from service.protocol.messages import Ack, Publish
+from service.protocol.messages import Ack, Publish, Remove
 from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 
@@ -32,7 +32,29 @@ def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[No
     return None
 
 
-async def _wait(connection: Connection, command: Publish, waiting: Awaitable[PublishResult]) -> None:
+def handle_removal(node: Node, connection: Connection, command: Remove) -> Awaitable[None] | None:
+    """Removes a value, and replies with `ack` if the message has an id. Waits only if the broker does."""
+    session = connection.session
+    identity = session.identity
+    result = node.publisher.publish(
+        identity,
+        command.channel,
+        command.type,
+        b"",
+        command.id,
+        command.key,
+        identity.user or f"anonymous-{connection.id}",
+        session.find(command.channel),
+        removed=True,
+    )
+    if not isinstance(result, PublishResult):
+        return _wait(connection, command, result)
+    if command.id is not None:
+        connection.reply(_ack(command.id, result))
+    return None
+
+
+async def _wait(connection: Connection, command: Publish | Remove, waiting: Awaitable[PublishResult]) -> None:
     result = await waiting
     if command.id is not None:
         connection.reply(_ack(command.id, result))
