@@ -10,6 +10,9 @@ from service.core.identity import Identity
 class Authenticator(Protocol):
     """Returns only identities whose tokens a configured issuer has signed."""
 
+    def authenticate_now(self, token: str) -> Identity | None:
+        """Does the same as `authenticate`, if that needs no wait. Otherwise returns None: call `authenticate`."""
+
     async def authenticate(self, token: str) -> Identity:
         """Verifies a token.
 

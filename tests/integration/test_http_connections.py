@@ -162,6 +162,9 @@ class TestCap:
         asked, opens = asyncio.Semaphore(0), asyncio.Event()
 
         class Slow:
+            def authenticate_now(self, token: str) -> None:
+                return None
+
             async def authenticate(self, token: str) -> Identity:
                 asked.release()
                 await opens.wait()

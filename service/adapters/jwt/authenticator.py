@@ -8,8 +8,9 @@ from service.adapters.jwt.claims import identity_of
 from service.adapters.jwt.errors import refused
 from service.adapters.jwt.issuer import Issuer
 from service.adapters.jwt.key_sources import Fetch, KeySource, key_source
+from service.adapters.jwt.keys import Key
 from service.adapters.jwt.signature_cache import SignatureCache
-from service.adapters.jwt.token import TokenHeader, split_token
+from service.adapters.jwt.token import UnverifiedToken, split_token
 from service.core.clock import Clock
 from service.core.identity import Identity
 from service.telemetry.metrics import Metrics
@@ -42,22 +43,32 @@ class JwtAuthenticator:
     async def authenticate(self, token: str) -> Identity:
         """Verifies a token by its issuer's key, and checks its claims."""
         unverified = split_token(token)
+        issuer, source = self._issuer_of(unverified)
+        key = await source.find(unverified.header.kid)
+        if key is None:
+            raise refused("the issuer has no key by which to check it")
+        return self._verify(unverified, issuer, key)
+
+    def authenticate_now(self, token: str) -> Identity | None:
+        """Does the same as `authenticate` with a key that is known."""
+        unverified = split_token(token)
+        issuer, source = self._issuer_of(unverified)
+        key = source.find_now(unverified.header.kid)
+        return None if key is None else self._verify(unverified, issuer, key)
+
+    def _issuer_of(self, unverified: UnverifiedToken) -> tuple[Issuer, KeySource]:
         name = unverified.claims.get("iss")
         known = self._issuers.get(name) if isinstance(name, str) else None
         if known is None:
             raise refused("it is not from an issuer known here")
-        issuer, source = known
-        _check_header(unverified.header, issuer)
-        key = await source.find(unverified.header.kid)
-        if key is None:
-            raise refused("the issuer has no key by which to check it")
+        header, issuer = unverified.header, known[0]
+        if header.algorithm != issuer.algorithm:
+            raise refused(f"its issuer signs with {issuer.algorithm}")
+        if header.has_extensions:
+            raise refused("it has header extensions that this service does not know")
+        return known
+
+    def _verify(self, unverified: UnverifiedToken, issuer: Issuer, key: Key) -> Identity:
         if not self._signatures.verify(key, unverified.signed, unverified.signature, unverified.token):
             raise refused("its signature is wrong")
         return identity_of(unverified.claims, issuer, self._clock.wall())
-
-
-def _check_header(header: TokenHeader, issuer: Issuer) -> None:
-    if header.algorithm != issuer.algorithm:
-        raise refused(f"its issuer signs with {issuer.algorithm}")
-    if header.has_extensions:
-        raise refused("it has header extensions that this service does not know")

@@ -29,34 +29,35 @@ _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=
 
 def identity_of(claims: Mapping[str, Any], issuer: Issuer, now: float) -> Identity:
     """Returns the identity at a time (seconds since the Unix epoch). Raises ServiceError."""
+    get = claims.get
     for claim in REQUIRED:
-        if claims.get(claim) is None:
+        if get(claim) is None:
             raise refused(f"it has no {claim!r}")
-    _check_audience(claims["aud"], issuer.audience)
+    if claims["aud"] != issuer.audience:
+        _check_audience(claims["aud"], issuer.audience)
     expires_at = _check_times(claims, issuer.leeway, now)
     user = _subject(claims["sub"])
     # A null claim is refused, too: the default tenant could give the token more rights.
-    tenant = claims.get(issuer.tenant_claim, issuer.default_tenant)
+    tenant = get(issuer.tenant_claim, issuer.default_tenant)
     if not isinstance(tenant, str) or not _is_tenant(tenant):
         raise refused(f"its {issuer.tenant_claim!r} does not match {TENANT_PATTERN.pattern}")
     try:
-        grants = parse_grants(claims.get(issuer.grants_claim))
+        grants = parse_grants(get(issuer.grants_claim))
     except ValueError as error:
         raise refused(str(error)) from error
+    info = get(issuer.info_claim)
     return Identity(
         intern(tenant),
         user,
         grants,
         expires_at,
-        _info(claims.get(issuer.info_claim), issuer.info_claim),
+        None if info is None else _info(info, issuer.info_claim),
         issued_at=_time(claims, "iat") if "iat" in claims else None,
-        token_id=_token_id(claims),
+        token_id=_token_id(claims["jti"]) if "jti" in claims else None,
     )
 
 
 def _check_audience(audience: Any, expected: str) -> None:
-    if audience == expected:
-        return
     if not isinstance(audience, list) or not all(isinstance(one, str) for one in audience):
         raise refused("it is for another audience")
     if expected not in audience:
@@ -98,19 +99,14 @@ def _is_tenant(name: str) -> bool:
     return TENANT_PATTERN.fullmatch(name) is not None
 
 
-def _token_id(claims: Mapping[str, Any]) -> str | None:
-    if "jti" not in claims:
-        return None
-    id_ = claims["jti"]
+def _token_id(id_: Any) -> str:
     # The backend API could not revoke a token with another id.
     if not isinstance(id_, str) or not 1 <= len(id_) <= MAX_ID:
         raise refused(f"its 'jti' is not a text of 1 to {MAX_ID} characters")
     return id_
 
 
-def _info(value: Any, claim: str) -> bytes | None:
-    if value is None:
-        return None
+def _info(value: Any, claim: str) -> bytes:
     if not isinstance(value, dict):
         raise refused(f"its {claim!r} is not an object")
     try:

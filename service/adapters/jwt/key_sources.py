@@ -33,6 +33,9 @@ _log = structlog.get_logger("jwks")
 class KeySource(Protocol):
     """The keys of one issuer."""
 
+    def find_now(self, kid: str | None) -> Key | None:
+        """Returns what `find` returns, if that needs no wait and there is such a key. Otherwise returns None: call `find`."""
+
     async def find(self, kid: str | None) -> Key | None:
         """Returns the key with this id; for a token without one, the only key. None if there is none.
 
@@ -59,6 +62,10 @@ class SecretSource:
         """Raises jwt.InvalidKeyError as SharedKey does."""
         self._key = SharedKey(secret)
 
+    def find_now(self, kid: str | None) -> Key:
+        """Returns the secret."""
+        return self._key
+
     async def find(self, kid: str | None) -> Key:
         """Returns the secret."""
         return self._key
@@ -78,12 +85,17 @@ class FileSource:
         self._outage = OutageLog(_log, "jwks_file_unreadable", "jwks_file_readable", clock.monotonic)
         self._next_check = clock.monotonic()
 
-    async def find(self, kid: str | None) -> Key | None:
+    def find_now(self, kid: str | None) -> Key | None:
         """Reads the file if it has changed."""
         self._check()
+        return None if self._keys is None else self._keys.find(kid)
+
+    async def find(self, kid: str | None) -> Key | None:
+        """Reads the file if it has changed."""
+        found = self.find_now(kid)
         if self._keys is None:
             raise _no_keys()
-        return self._keys.find(kid)
+        return found
 
     def _check(self) -> None:
         now = self._clock.monotonic()
@@ -124,10 +136,17 @@ class UrlSource:
         self._fetching = SingleFlight("jwks fetch", self._fetch_keys)
         self._outage = OutageLog(_log, "jwks_fetch_failed", "jwks_fetched", clock.monotonic)
 
-    async def find(self, kid: str | None) -> Key | None:
-        """Fetches the keys if they are old, or the key is unknown."""
+    def find_now(self, kid: str | None) -> Key | None:
+        """Returns a known key, unless this request has to fetch old keys again."""
         found = self._keys.find(kid) if self._keys is not None else None
         if found is not None and (self._fetching.is_running or self._clock.monotonic() < self._fresh_until):
+            return found
+        return None
+
+    async def find(self, kid: str | None) -> Key | None:
+        """Fetches the keys if they are old, or the key is unknown."""
+        found = self.find_now(kid)
+        if found is not None:
             return found
         await self._refresh()
         if self._keys is None:
