@@ -17,7 +17,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -27,14 +27,12 @@ from msgspec import Struct
 
 from benchmarks.in_process import SECRET, Sink, masked, running, settled
 from benchmarks.peers.tidewire import tokens
-from service.aio.eager_start import start_eagerly
-from service.core.identity import Identity
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.session.handler import SessionHandler
 from service.realtime.session.handshake import AcceptedUpgrade, open_connection
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.telemetry.runtime import freeze_gc
-from service.web.client_info import check_origin
+from service.web.client_info import check_origin, parse_credentials
 from service.web.connect_checks import check_limits
 from service.web.http.http_protocol import HttpProtocol
 from service.web.http.plain_request import parse_plain_upgrade
@@ -175,11 +173,6 @@ class Laps:
         return {name: statistics.median(laps) * 1e6 for name, laps in self._laps.items()}
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    if start_eagerly(work) is not None:
-        raise RuntimeError("a part has to wait")
-
-
 async def parts(connections: int) -> dict[str, float]:
     """Returns the microseconds of the parts of a connection, then those of the whole, and what no part holds."""
     heads = [request_head(token, number % ROOMS) for number, token in enumerate(tokens(SECRET, connections))]
@@ -220,7 +213,7 @@ def _time_parts(laps: Laps, queue: UpgradeQueue, head: bytes) -> None:
     context = queue.context
     handler = context.upgrade_handler
     node, config, websockets = handler._node, handler._config, handler._context
-    sink, found = Sink(), list[Identity]()
+    sink = Sink()
 
     laps.begin()
     protocol = queue()
@@ -238,15 +231,11 @@ def _time_parts(laps: Laps, queue: UpgradeQueue, head: bytes) -> None:
     node.admission.upgrades.accept(is_upgrade=True, is_browser=False)
     laps.end("check subprotocol, origin, accept rate")
 
-    async def authenticate() -> None:
-        identity, _ = await upgrade_checks.authenticate(request, node, config)
-        assert identity is not None
-        found.append(identity)
-
-    _run(authenticate())
+    identity = upgrade_checks.authenticate_now(parse_credentials(request, config), node)
     laps.end("authenticate")
-    [identity] = found
-    _run(slot.identify(identity))
+    waiting = slot.identify(identity) if identity is not None else None
+    assert identity is not None
+    assert waiting is None
     laps.end("quota and rates")
     channels = upgrade_checks.authorise_channels(request, node, identity)
     upgrade = AcceptedUpgrade(slot, identity, "bearer", channels)

@@ -65,7 +65,7 @@ async def connected(service: Service, number: int, room: int) -> tuple[WebSocket
     websocket = WebSocket(context, sink, account=node.streams.budget.account("default"))
     websocket.handler = buffer = PreAuthBuffer(websocket)
     slot = node.admission.slots.acquire("127.0.0.1")
-    await slot.identify(identity)
+    slot.identify(identity)  # this node is alone, so nothing has to be waited for
     accept_connection(node, websocket, buffer, AcceptedUpgrade(slot, identity, "bearer"))
     websocket.data_received(masked('{"type":"ready"}'))
     websocket.data_received(masked(f'{{"type":"subscribe","id":"s","channel":"room:{room}"}}'))

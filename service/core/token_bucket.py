@@ -28,7 +28,11 @@ class TokenBucket:
 
     def acquire(self, now: float, cost: float = 1.0) -> float:
         """Removes `cost` tokens and returns 0.0. With too few, removes none and returns the seconds to wait (inf: forever)."""
-        tokens = self._refill(now)
+        # As `_refill`, written out because it runs for every connection.
+        tokens = self._tokens + (now - self._updated) * self._rate.per_second
+        if tokens > self._rate.burst:
+            tokens = self._rate.burst
+        self._tokens, self._updated = tokens, now
         if tokens >= cost:
             self._tokens = tokens - cost
             return 0.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
@@ -16,6 +17,8 @@ from service.web.http.header_list import header_elements
 from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HttpConfig
 
+MAX_CACHED_QUERY = 256
+"""Characters of a query whose parsed values are kept for the next client with the same one. A query with a ticket is not kept."""
 _BEARER_PREFIX = "bearer "
 _AUTHORITY_END = re.compile("[/?#]")
 
@@ -115,22 +118,30 @@ def parse_credentials(request: AnyRequest, config: HttpConfig) -> Credentials:
     return Credentials()
 
 
-def query_values(request: AnyRequest, name: str) -> list[str]:
+def query_values(request: AnyRequest, name: str) -> Sequence[str]:
     """The values of a query parameter, as aiohttp decodes them; much faster where nothing is encoded."""
     target = request.raw_path
     query = target.partition("?")[2]
     if not query:
-        return []
+        return ()
     if "%" in query or "+" in query or "#" in target:
         return request.query.getall(name, [])
     if name not in query:  # checked first because it is cheap
-        return []
+        return ()
+    parse = _cached_values if len(query) <= MAX_CACHED_QUERY and "ticket" not in query else _values
+    return parse(query, name)
+
+
+def _values(query: str, name: str) -> Sequence[str]:
     values = []
     for part in query.split("&"):
         key, _, value = part.partition("=")
         if key == name:
             values.append(value)
-    return values
+    return tuple(values)
+
+
+_cached_values = lru_cache(maxsize=1024)(_values)  # many clients have the same address
 
 
 def _parse_cookies(request: AnyRequest) -> Mapping[str, str]:

@@ -66,7 +66,9 @@ class Stage:
     async def enter(self, identity: Identity) -> ConnectionSlot:
         slot = self.admission.slots.acquire("192.0.2.1")
         try:
-            await slot.identify(identity)
+            waiting = slot.identify(identity)
+            assert waiting is not None
+            await waiting
         except BaseException:
             slot.release()
             raise

@@ -88,7 +88,7 @@ async def test_connections_of_a_shared_client_count_one_by_one(stage: Stage, ide
     """They come through a proxy that `proxy.hops` leaves out. They leave before they come back, so it must be remembered."""
     seats = [stage.admission.slots.acquire(HERE) for _ in range(MANY)]
     for slot in seats:
-        await slot.identify(identity)
+        slot.identify(identity)
     for slot in seats:
         stage.clients.record_close(HERE, identity, 1006)
         slot.release()
@@ -103,7 +103,7 @@ async def test_connections_of_a_shared_client_count_one_by_one(stage: Stage, ide
 
 async def test_user_in_a_loop_behind_a_shared_proxy_counts_once(stage: Stage) -> None:
     for number in range(MANY):
-        await stage.admission.slots.acquire(HERE).identify(Identity("red", f"user-{number}"))
+        stage.admission.slots.acquire(HERE).identify(Identity("red", f"user-{number}"))
     for _ in range(100):
         stage.clients.record_connect(HERE, ANN)
     assert stage.value("connect") == 1
@@ -111,7 +111,7 @@ async def test_user_in_a_loop_behind_a_shared_proxy_counts_once(stage: Stage) ->
 
 async def test_address_with_most_of_a_few_connections_is_one_client(stage: Stage) -> None:
     for _ in range(MANY - 1):
-        await stage.admission.slots.acquire(HERE).identify(NOBODY)
+        stage.admission.slots.acquire(HERE).identify(NOBODY)
         stage.clients.record_connect(HERE, NOBODY)
     assert stage.value("connect") == 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -60,7 +59,7 @@ class ConnectionQuota:
         """True if other nodes may have connections in the same scopes."""
         self._limits = limits
         self._metrics = runtime.metrics
-        self._local: Counter[QuotaScope] = Counter()
+        self._local: dict[QuotaScope, int] = {}
         """Connections of this node."""
         self._released: set[QuotaScope] = set()
         """Scopes in which this node has fewer connections than the store knows."""
@@ -99,14 +98,21 @@ class ConnectionQuota:
 
         Returns the scope of the user, or that of the tenant for an anonymous connection.
         """
-        scopes, local = scopes_of(identity), self._local
-        for scope in scopes:
-            cap = self._cap(scope)
-            if cap is not None and local.get(scope, 0) >= cap:
-                raise self._cap_reached(scope)
-        for scope in scopes:
-            local[scope] = local.get(scope, 0) + 1
-        return scopes[-1]
+        local, limits = self._local, self._limits
+        tenant = _tenant_scope(identity.tenant)
+        of_tenant = local.get(tenant, 0)
+        if of_tenant >= limits.connections_per_tenant:
+            raise self._cap_reached(tenant)
+        local[tenant] = of_tenant + 1
+        if identity.is_anonymous:
+            return tenant
+        user = QuotaScope(identity.tenant, identity.user)
+        of_user = local.get(user, 0)
+        if of_user >= limits.connections_per_user and limits.on_user_cap == "refuse":
+            local[tenant] = of_tenant
+            raise self._cap_reached(user)
+        local[user] = of_user + 1
+        return user
 
     async def confirm(self, identity: Identity) -> None:
         """Counts a reserved connection over all nodes, if the quota `is_shared`.
@@ -116,7 +122,7 @@ class ConnectionQuota:
         if self._is_store_away:
             self._metrics.limits.caps_unshared.inc()
             return
-        claims = [QuotaClaim(scope, self._local[scope], self._cap(scope)) for scope in scopes_of(identity)]
+        claims = [QuotaClaim(scope, self.count(scope), self._cap(scope)) for scope in scopes_of(identity)]
         try:
             totals = await self._store.claim(claims)
         except ServiceError as error:
@@ -129,10 +135,13 @@ class ConnectionQuota:
 
     def release(self, identity: Identity) -> None:
         """Subtracts a connection: on this node at once, over all nodes after RELEASE_DELAY."""
+        local = self._local
         for scope in scopes_of(identity):
-            self._local[scope] -= 1
-            if self._local[scope] <= 0:
-                del self._local[scope]
+            left = local[scope] - 1
+            if left:
+                local[scope] = left
+            else:
+                local.pop(scope)
             self._released.add(scope)
         self._releases.schedule(RELEASE_DELAY)
 

@@ -72,15 +72,19 @@ class RecentClients:
 
     def _key(self, network: str, identity: Identity | None) -> int:
         # A hash takes less memory than the names, and does not store them. Python keeps a number below 2**30 in 16 bytes less.
-        tenant, user = (identity.tenant, identity.user) if identity is not None and identity.user else ("", "")
-        client = (network, tenant, user)
-        return next(self._serial) if self._is_shared(client) else hash(client) & _MAX_KEY
+        client = (
+            (network, identity.tenant, identity.user) if identity is not None and identity.user else (network, "", "")
+        )
+        is_proxy = self._slots.is_proxy(network)
+        if (is_proxy or client == self._shared) and self._is_shared(client, is_proxy=is_proxy):
+            return next(self._serial)
+        return hash(client) & _MAX_KEY
 
-    def _is_shared(self, client: tuple[str, str, str]) -> bool:
+    def _is_shared(self, client: tuple[str, str, str], *, is_proxy: bool) -> bool:
         """True if most connections have, or recently had, this address and user. Then they belong to many clients."""
         slots = self._slots
-        network, tenant, user = client
-        if slots.is_proxy(network):
+        _, tenant, user = client
+        if is_proxy:
             connections = slots.quota.count(QuotaScope(tenant, user)) if user else slots.total
             if 2 * connections > slots.total:
                 self._shared, self._shared_until = client, self._clock.monotonic() + CLOSE_WINDOW

@@ -66,6 +66,8 @@ class SessionEvictor:
 
     def remove(self, identity: Identity, connection: str) -> None:
         """Records that a connection has ended. Does nothing if it is unknown."""
+        if not self._is_enabled:
+            return
         scope = QuotaScope(identity.tenant, identity.user)
         sessions = self._sessions.get(scope, {})
         if sessions.pop(connection, None) is None:

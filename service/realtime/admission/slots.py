@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
+from collections.abc import Awaitable
 from functools import lru_cache
 
 from msgspec import UNSET, Struct
@@ -42,13 +42,17 @@ class ConnectionSlot(Struct, eq=False, gc=False):
     _identity: Identity | None = None
     _is_open: bool = True
 
-    async def identify(self, identity: Identity) -> None:
-        """Counts the slot for its tenant and user. Raises ServiceError(TOO_MANY_CONNECTIONS); then release the slot."""
-        if self._identity is None:
-            self.rates = self._slots.identify(self.network, identity)
-            self._identity = identity  # set before the await, so that a release meanwhile also frees the quota
-            if self._slots.quota.is_shared:
-                await self._slots.quota.confirm(identity)
+    def identify(self, identity: Identity) -> Awaitable[None] | None:
+        """Counts the slot for its tenant and user. Returns what has to be waited for; None if other nodes need not be asked.
+
+        Raises ServiceError(TOO_MANY_CONNECTIONS), at once or at the end of the wait; then release the slot.
+        """
+        if self._identity is not None:
+            return None
+        slots = self._slots
+        self.rates = slots.identify(self.network, identity)
+        self._identity = identity  # set before the wait, so that a release meanwhile also frees the quota
+        return slots.quota.confirm(identity) if slots.quota.is_shared else None
 
     def release(self) -> None:
         """Frees the slot. A second call does nothing."""
@@ -71,7 +75,8 @@ class Slots:
         """Occupied slots."""
         self._pending = 0
         """Occupied slots without an identity."""
-        self._by_network: Counter[str] = Counter()
+        self._pending_gauge = metrics.connections.pending_connections
+        self._by_network: dict[str, int] = {}
 
     @property
     def networks(self) -> int:
@@ -101,26 +106,28 @@ class Slots:
         """Occupies a slot for a connection that has passed `check`."""
         self.total += 1
         self._pending += 1
-        self._by_network[network] += 1
-        self._metrics.connections.pending_connections.inc()
+        self._by_network[network] = self._by_network.get(network, 0) + 1
+        self._pending_gauge.value += 1.0
         return ConnectionSlot(self, network)
 
     def identify(self, network: str, identity: Identity) -> ConnectionRates:
         """Reserves the quota of an identity, and returns the connection's rates. For ConnectionSlot."""
         scope = self.quota.reserve(identity)
         self._pending -= 1
-        self._metrics.connections.pending_connections.dec()
+        self._pending_gauge.value -= 1.0
         return self._rates.register(network, identity, scope)
 
     def release(self, network: str, identity: Identity | None) -> None:
         """Frees a slot. For ConnectionSlot."""
         self.total -= 1
-        self._by_network[network] -= 1
-        if self._by_network[network] <= 0:
-            del self._by_network[network]
+        left = self._by_network[network] - 1
+        if left:
+            self._by_network[network] = left
+        else:
+            self._by_network.pop(network)
         if identity is None:
             self._pending -= 1
-            self._metrics.connections.pending_connections.dec()
+            self._pending_gauge.value -= 1.0
         else:
             self.quota.release(identity)
             self._rates.unregister(network, identity)

@@ -69,7 +69,9 @@ async def authenticate_hello(
     slot = upgrade.slot
     identity, rest = await _receive_hello(node, transport, slot, buffer)
     try:
-        await slot.identify(identity)
+        waiting = slot.identify(identity)
+        if waiting is not None:
+            await waiting
     except ServiceError as error:
         raise _refuse(node, transport, slot, error, CloseCode.RATE_LIMITED) from error
     transport.set_account(node.streams.budget.account(identity.tenant))
@@ -98,7 +100,7 @@ def open_connection(
         expires_in=None if ttl is None else max(0, int(ttl)),
     )
     connection.greet(welcome, head, waits=upgrade.is_ready)
-    node.runtime.metrics.connections.connects.labels(credentials).inc()
+    node.runtime.metrics.connections.connects.labels(credentials).value += 1.0
     node.admission.client_versions.count(announcement)
     node.admission.recent_clients.record_connect(slot.network, identity)
     return connection

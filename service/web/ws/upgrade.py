@@ -19,7 +19,7 @@ from service.realtime.node import Node
 from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
-from service.web.client_info import add_cors_headers, check_origin, client_ip, query_values
+from service.web.client_info import add_cors_headers, check_origin, client_ip, parse_credentials, query_values
 from service.web.connect_checks import check_limits, read_announcement
 from service.web.http.detach import DetachedConnection
 from service.web.http.header_list import offers_websocket
@@ -32,6 +32,7 @@ from service.web.ws.websocket import WebSocket, WebSocketContext
 
 _log = structlog.get_logger("web")
 
+_SUBPROTOCOL = SUBPROTOCOL.encode()
 _RESPONSE_HEAD = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: %b\r\nSec-WebSocket-Protocol: %b%b\r\n\r\n"
@@ -159,25 +160,33 @@ class UpgradeHandler:
         is_upgrade = offers_websocket(request.headers)
         try:
             upgrade_checks.check_subprotocol(request, is_upgrade=is_upgrade)
-            check_origin(request, config)
+            is_browser = hdrs.ORIGIN in request.headers
+            if is_browser:
+                check_origin(request, config)
             # Charged after the checks of the client's address, so that one address cannot use up the accept rate of
             # all. Charged before the costly checks.
-            node.admission.upgrades.accept(is_upgrade=is_upgrade, is_browser=hdrs.ORIGIN in request.headers)
+            node.admission.upgrades.accept(is_upgrade=is_upgrade, is_browser=is_browser)
             has_entered = is_upgrade
-            identity, credentials = await upgrade_checks.authenticate(request, node, config)
+            credentials = parse_credentials(request, config)
+            identity = upgrade_checks.authenticate_now(credentials, node)
+            if identity is None:
+                identity = await upgrade_checks.authenticate(credentials, node)
             if identity is not None:
-                await slot.identify(identity)
+                waiting = slot.identify(identity)
+                if waiting is not None:
+                    await waiting
             channels = upgrade_checks.authorise_channels(request, node, identity)
             is_ready = "1" in query_values(request, "ready")
             announcement = read_announcement(request)
-            upgrade = AcceptedUpgrade(slot, identity, credentials, channels, is_ready, announcement)
+            kind = upgrade_checks.kind_of(credentials)
+            upgrade = AcceptedUpgrade(slot, identity, kind, channels, is_ready, announcement)
             if not is_upgrade:
                 upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
             key = upgrade_checks.check_handshake(request)
             agreement = upgrade_checks.negotiate_compression(request) if self._compresses else None
             upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=True)
-            if upgrade.credentials == "ticket":
+            if credentials.ticket is not None:
                 await upgrade_checks.redeem_ticket(request, node)
         except BaseException:
             if has_entered:
@@ -189,7 +198,7 @@ class UpgradeHandler:
 
 def _head(key: bytes, agreement: Agreement | None) -> bytes:
     extensions = b"" if agreement is None else b"\r\nSec-WebSocket-Extensions: " + agreement.response
-    return _RESPONSE_HEAD % (accept_key(key), SUBPROTOCOL.encode(), extensions)
+    return _RESPONSE_HEAD % (accept_key(key), _SUBPROTOCOL, extensions)
 
 
 UPGRADE_HANDLER = web.AppKey("upgrade_handler", UpgradeHandler)

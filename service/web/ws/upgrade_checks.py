@@ -9,7 +9,7 @@ from aiohttp import HttpVersion11, hdrs
 from multidict import CIMultiDictProxy
 
 from service.contract.model import ChannelSpec
-from service.core.identity import Identity
+from service.core.identity import Credentials, Identity
 from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement, negotiate
@@ -17,7 +17,7 @@ from service.protocol.messages import SUBPROTOCOL
 from service.realtime.node import Node
 from service.realtime.session.handshake import NO_CHANNELS, AcceptedUpgrade
 from service.web import connect_checks
-from service.web.client_info import parse_credentials, query_values
+from service.web.client_info import query_values
 from service.web.connect_checks import invalid_ticket
 from service.web.http.header_list import header_elements
 from service.web.http.plain_request import AnyRequest
@@ -38,21 +38,32 @@ def check_subprotocol(request: AnyRequest, *, is_upgrade: bool) -> None:
         raise ServiceError(ErrorCode.UNSUPPORTED_VERSION, f"offer the subprotocol {SUBPROTOCOL}")
 
 
-async def authenticate(request: AnyRequest, node: Node, config: HttpConfig) -> tuple[Identity | None, str]:
-    """The identity of the request's credentials, and their kind; None and "hello" if the request has none.
+def authenticate_now(credentials: Credentials, node: Node) -> Identity | None:
+    """The identity of a token, if that needs no wait; else None: call `authenticate`."""
+    token = credentials.token
+    return None if token is None else node.cluster.authenticator.authenticate_now(token)
+
+
+def kind_of(credentials: Credentials) -> str:
+    """The kind of credentials, as metrics name it; "hello" without any."""
+    if credentials.token is not None:
+        return "cookie" if credentials.from_cookie else "bearer"
+    return "hello" if credentials.ticket is None else "ticket"
+
+
+async def authenticate(credentials: Credentials, node: Node) -> Identity | None:
+    """The identity of a request's credentials; None if the request has none.
 
     A ticket is only looked up here: `redeem_ticket` uses it up.
     """
-    credentials = parse_credentials(request, config)
     if credentials.ticket is not None:
         token = await node.tickets.peek(credentials.ticket)
         if token is None or StreamTicket.decode(token) is not None:
             raise invalid_ticket()
-        return await node.cluster.authenticator.authenticate(token), "ticket"
+        return await node.cluster.authenticator.authenticate(token)
     if credentials.token is not None:
-        kind = "cookie" if credentials.from_cookie else "bearer"
-        return await node.cluster.authenticator.authenticate(credentials.token), kind
-    return None, "hello"
+        return await node.cluster.authenticator.authenticate(credentials.token)
+    return None
 
 
 def authorise_channels(request: AnyRequest, node: Node, identity: Identity | None) -> Mapping[str, ChannelSpec]:
