@@ -56,6 +56,16 @@ class TaskSupervisor:
         if rest is not None:
             self.spawn(name, rest)
 
+    def call(self, name: str, begin: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
+        """Calls `begin`, and does the same as `start` for the work that it returns. `begin` itself is part of the work."""
+        try:
+            work = begin()
+        except Exception as error:
+            self._record_death(name, error, is_critical=False)
+            return
+        if work is not None:
+            self.start(name, work)
+
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         is_critical = task in self._critical

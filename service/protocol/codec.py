@@ -52,6 +52,8 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
 
 _TYPE_FIRST = '{"type":"'
 _TYPE_START = len(_TYPE_FIRST)
+_READY = messages.Ready()
+_READY_TEXT = messages.encode(_READY).decode()
 _WITHOUT_ID = len('{"type":"","channel":"","data":}')
 _MORE_WITH_ID = len(',"id":""')
 _MORE_WITH_KEY = len(',"key":""')
@@ -96,6 +98,8 @@ def decode(message: str | bytes | Raw, size: int | None = None) -> Command:
 
     Raises ServiceError: MALFORMED (not JSON, or a duplicate key), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
     """
+    if message == _READY_TEXT:  # every client sends it once, in this spelling
+        return _READY
     if type(message) is str and message.startswith(_TYPE_FIRST):
         # As clients send it: the type is read without decoding. Whatever is wrong or unusual is decoded again below.
         kind = message[_TYPE_START : message.find('"', _TYPE_START)]

@@ -52,11 +52,13 @@ class FastCounterFamily:
 
     def labels(self, *values: str, **named: str) -> FastCounter:
         """The counter with these label values, in their order or by name. Callers on the hot path keep it."""
-        if named:
-            values = tuple(named.pop(label) for label in self.label_names)
-        if named or len(values) != len(self.label_names):
-            raise ValueError(f"{self.name} has the labels {', '.join(self.label_names)}")
         child = self.children.get(values)
+        if child is None:
+            if named:
+                values = tuple(named.pop(label) for label in self.label_names)
+            if named or len(values) != len(self.label_names):
+                raise ValueError(f"{self.name} has the labels {', '.join(self.label_names)}")
+            child = self.children.get(values)
         if child is None:
             if len(self.children) >= MAX_CHILDREN:
                 values = (OTHER,) * len(values)

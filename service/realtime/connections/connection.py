@@ -249,6 +249,8 @@ class Connection(_FanOutSlots):
             self.transport.count_unsent(len(wire))
 
     def _encode_gathered(self, frames: list[Frame]) -> bytes:
+        if len(frames) == 1 and frames[0].delivery is None:  # a reply alone
+            return framing.frame(framing.TEXT, frames[0].payload)
         context = self._context
         payloads: list[bytes] = []
         event: Frame | None = None  # the oldest
@@ -419,7 +421,9 @@ class Connection(_FanOutSlots):
             self.transport.abort()
 
     def connection_lost(self) -> None:
-        """Frees the outbox after the transport has ended. Later frames are dropped."""
+        """Frees the outbox after the transport has ended. Later frames are dropped. A second call does nothing."""
+        if self._is_lost:
+            return
         self._is_lost = True
         self.is_clear = False
         self.fd = -1

@@ -13,7 +13,7 @@ class ConnectionRegistry:
     """Finds connections. Iterates over them in the order in which they were added."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+        self._gauge = metrics.connections.connections
         self._by_id: dict[str, Connection] = {}
         self._by_user: dict[str, dict[str, Connection | dict[str, Connection]]] = {}
         """By tenant and user: one connection, or several by id. Most users have one, and a dictionary takes more memory than a
@@ -33,14 +33,14 @@ class ConnectionRegistry:
             present[connection.id] = connection
         elif present is not connection:
             users[identity.user] = {present.id: present, connection.id: connection}
-        self._metrics.connections.connections.inc()
+        self._gauge.value += 1.0
         self._is_empty.clear()
 
     def remove(self, connection: Connection) -> None:
         """Removes a connection. Does nothing if it was removed before."""
         if self._by_id.pop(connection.id, None) is None:
             return
-        self._metrics.connections.connections.dec()
+        self._gauge.value -= 1.0
         identity = connection.session.identity
         users = self._by_user[identity.tenant]
         present = users.get(identity.user)

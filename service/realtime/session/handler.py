@@ -32,7 +32,7 @@ MAX_QUEUED_BYTES = 65_536
 MAX_UNCOUNTED_FRAME = 1_024
 """A running command's frame of up to this many characters is not counted. A connection has only one, and counting takes 1 µs."""
 
-_CODES = frozenset(str(code.code) for code in CloseCode)
+_CODES = {code.code: str(code.code) for code in CloseCode}
 
 _log = structlog.get_logger("session")
 
@@ -196,7 +196,7 @@ class SessionHandler:
         self._connection.connection_lost()
         if not self._is_busy:
             self._is_busy = True
-            self._node.runtime.tasks.start("session end", self._end())
+            self._node.runtime.tasks.call("session end", self._end)
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -235,7 +235,9 @@ class SessionHandler:
             self._queued_bytes = 0
             self._start_frame(0)
         if self._is_lost:
-            await self._end()
+            waiting = self._end()
+            if waiting is not None:
+                await waiting
         else:
             self._is_busy = False
             self._set_reading(reading=True)
@@ -330,25 +332,50 @@ class SessionHandler:
         )
         return command
 
-    async def _end(self) -> None:
-        node, connection = self._node, self._connection
+    def _end(self) -> Coroutine[Any, Any, None] | None:
+        """Leaves all channels and removes the connection. Returns what has to be waited for; None if all is done."""
+        connection = self._connection
         code = connection.closing[0].code if connection.closing is not None else connection.transport.close_code
+        channels = iter([one.channel.name for one in connection.session.subscriptions])
+        waiting = self._leave(channels)
+        if waiting is not None:
+            return self._finish_end(waiting, channels, code)
+        self._remove(code)
+        return None
+
+    def _leave(self, channels: Iterator[str]) -> Awaitable[None] | None:
+        """Leaves channels up to the first that has to wait. Returns what has to be waited for; None after the last."""
+        start_leaving = self._node.streams.subscriptions.start_leaving
+        for channel in channels:
+            try:
+                waiting = start_leaving(self._connection, channel)
+            except Exception:  # it must not keep the connection in other channels
+                _log.exception("leave_failed", connection=self._connection.id)
+                continue
+            if waiting is not None:
+                return waiting
+        return None
+
+    async def _finish_end(self, waiting: Awaitable[None] | None, channels: Iterator[str], code: int) -> None:
         try:
-            for channel in [one.channel.name for one in connection.session.subscriptions]:
+            while waiting is not None:
                 try:
-                    waiting = node.streams.subscriptions.start_leaving(connection, channel)
-                    if waiting is not None:
-                        await waiting
-                except Exception:  # it must not keep the connection in other channels
-                    _log.exception("leave_failed", connection=connection.id)
+                    await waiting
+                except Exception:
+                    _log.exception("leave_failed", connection=self._connection.id)
+                waiting = self._leave(channels)
         finally:
-            connection.connection_lost()
-            count_close(node, connection.slot.network, connection.session.identity, code)
-            node.lifecycle.remove(connection)
-            runtime = node.runtime
-            runtime.metrics.connections.connection_seconds.observe(
-                max(0.0, runtime.clock.monotonic() - connection.opened_at)
-            )
+            self._remove(code)
+
+    def _remove(self, code: int) -> None:
+        node, connection = self._node, self._connection
+        connection.connection_lost()
+        count_close(node, connection.slot.network, connection.session.identity, code)
+        node.lifecycle.remove(connection)
+        runtime = node.runtime
+        runtime.metrics.connections.connection_seconds.observe(
+            max(0.0, runtime.clock.monotonic() - connection.opened_at)
+        )
 
 
 def _reply_error(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
@@ -358,6 +385,5 @@ def _reply_error(node: Node, connection: Connection, error: ServiceError, reques
 
 def count_close(node: Node, network: str, identity: Identity | None, code: int) -> None:
     """Counts the end of a connection. Call it before its slot is released."""
-    label = str(code)
-    node.runtime.metrics.connections.closes.labels(code=label if label in _CODES else "other").inc()
+    node.runtime.metrics.connections.closes.labels(_CODES.get(code, "other")).value += 1.0
     node.admission.recent_clients.record_close(network, identity, code)

@@ -19,14 +19,11 @@ class ConnectionCaps:
         self._name = name
         self._configured = cap
         self._per_address = cap_per_address
+        self.counts_addresses = cap_per_address is not None
+        """Whether each address has a cap."""
         self._metrics = metrics
         self._has_hit_lowered_cap = False
         self.lower(cap)
-
-    @property
-    def counts_addresses(self) -> bool:
-        """Whether each address has a cap."""
-        return self._per_address is not None
 
     @property
     def max_connections(self) -> int:

@@ -84,14 +84,13 @@ class HttpConnections:
     def add(self, transport: asyncio.Transport, address: str) -> bool:
         """Adds a new connection, which waits for its first request. At a cap, evicts a waiting connection; if there is
         none, aborts the new one and returns False."""
-        owner = self._addresses.get(address)
-        may_be_full = self.caps.may_be_full(len(self._all), 0 if owner is None else owner.count)
-        if may_be_full and not self._evict_for_new(owner):
-            transport.abort()
-            return False
-        owner = None
-        if self.caps.counts_addresses:
+        owner, caps = self._addresses.get(address), self.caps
+        if caps.may_be_full(len(self._all), 0 if owner is None else owner.count):
+            if not self._evict_for_new(owner):
+                transport.abort()
+                return False
             owner = self._addresses.get(address)
+        if caps.counts_addresses:
             if owner is None:
                 owner = self._addresses[address] = _Address(address)
             owner.count += 1

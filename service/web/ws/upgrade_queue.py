@@ -40,6 +40,7 @@ One iteration can read from a thousand connections, and a publish takes several 
 connected, the p99 of a publish was 13 to 23 ms with 32 upgrades per iteration, and 5 to 9 ms with 4. Connecting took
 equally long (tests/e2e/test_storm.py)."""
 _UPGRADE_PREFIX = b"GET /ws"
+_UPGRADE_STARTS = (_UPGRADE_PREFIX + b"?", _UPGRADE_PREFIX + b" ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +192,20 @@ class FirstRequestProtocol(asyncio.Protocol):
             return
         if head_end:
             self._head_end = head_end
-            self._context.connections.mark_busy(self.transport)
             self.received_at = self._context.runtime.clock.monotonic()
-            if self._check_early_data(len(data) - head_end):
+            if len(data) == head_end or self._check_early_data(len(data) - head_end):
                 self._queue.schedule(self)
-                if self._data:
-                    self._hold(len(self._data))
+                if self.transport is not None:
+                    self._wait_for_upgrade(self.transport)
         else:
             self._hand_to_aiohttp()
+
+    def _wait_for_upgrade(self, transport: asyncio.Transport) -> None:
+        """Records that the upgrade has to wait. Does nothing if it was refused."""
+        if self._discarded_bytes < 0 and not transport.is_closing():
+            self._context.connections.mark_busy(transport)
+            if self._data:
+                self._hold(len(self._data))
 
     def eof_received(self) -> bool:
         """Keeps the connection open while an upgrade has no response yet."""
@@ -234,11 +241,12 @@ class FirstRequestProtocol(asyncio.Protocol):
         """Parses the head and starts the upgrade; called once by the queue."""
         if self.transport is None:
             return
-        request = self._parse(self._data[: self._head_end])
+        data, head_end = self._data, self._head_end
+        request = self._parse(data if len(data) == head_end else data[:head_end])
         if request is None:
             self._hand_to_aiohttp()
             return
-        self._data = self._data[self._head_end :]
+        self._data = data[head_end:]
         self._context.upgrade_handler.accept(request, self)
 
     def _parse(self, head: bytes) -> AnyRequest | None:
@@ -280,7 +288,8 @@ class FirstRequestProtocol(asyncio.Protocol):
         """Passes the connection to the caller, and releases it here."""
         transport, self.transport = self.transport, None
         early_data, self._data = self._data, b""
-        self._release()
+        if self._holding is not None:
+            self._holding.release()
         if transport is not None:
             self._context.connections.remove(transport)
         return DetachedConnection(transport, early_data, self.has_eof)
@@ -312,10 +321,8 @@ class FirstRequestProtocol(asyncio.Protocol):
 
 def _find_head_end(data: bytes) -> int:
     """Where the head of a request for `/ws` ends; -1 if more bytes are needed, 0 if it is another request."""
-    if not data.startswith(_UPGRADE_PREFIX):
+    if not data.startswith(_UPGRADE_STARTS):
         return -1 if _UPGRADE_PREFIX.startswith(data) else 0
-    if len(data) > len(_UPGRADE_PREFIX) and data[len(_UPGRADE_PREFIX)] not in b"? ":
-        return 0
     end = data.find(b"\r\n\r\n", 0, MAX_UPGRADE_HEAD_BYTES)
     if end >= 0:
         return end + 4
