@@ -72,8 +72,9 @@ class ConnectionQuota:
         self._renewals = PeriodicTask(clock, tasks, "quota renewal", self._renew, interval=RENEWAL_INTERVAL)
 
     def start(self) -> None:
-        """Starts to renew this node's claims."""
-        self._renewals.start()
+        """Starts to renew this node's claims, unless it is alone."""
+        if self.is_shared:
+            self._renewals.start()
 
     def close(self) -> None:
         """Cancels the timers. Claims in the store expire."""
@@ -142,8 +143,10 @@ class ConnectionQuota:
                 local[scope] = left
             else:
                 local.pop(scope)
-            self._released.add(scope)
-        self._releases.schedule(RELEASE_DELAY)
+            if self.is_shared:
+                self._released.add(scope)
+        if self.is_shared:
+            self._releases.schedule(RELEASE_DELAY)
 
     def _cap(self, scope: QuotaScope) -> int | None:
         if scope.user is None:
