@@ -31,7 +31,7 @@ class Admission:
         admission.requests.check_connect(network)
         admission.slots.check(network)
         slot = admission.slots.acquire(network)
-        await slot.identify(identity)
+        waiting = slot.identify(identity)
         admission.check_message(slot, session, command)
         slot.release()
     """

@@ -98,7 +98,9 @@ class StreamHandler:
             node.admission.upgrades.accept(is_upgrade=True, is_browser=hdrs.ORIGIN in request.headers)
             has_entered = True
             client = await authenticate(request, node, config)
-            await slot.identify(client.identity)
+            waiting = slot.identify(client.identity)
+            if waiting is not None:
+                await waiting
             wanted = await read(request, client)
             return _Accepted(
                 self._accept(slot, client, wanted),

@@ -21,7 +21,6 @@ from service.web.client_info import query_values
 from service.web.connect_checks import invalid_ticket
 from service.web.http.header_list import header_elements
 from service.web.http.plain_request import AnyRequest
-from service.web.http_config import HttpConfig
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes as base64."""
