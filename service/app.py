@@ -68,6 +68,7 @@ from service.web.http.request_queue import RequestQueue
 from service.web.http.socket_options import Listener, listen, set_socket_options
 from service.web.http_config import HTTP_CONFIG, NODE, ApiKey, HttpConfig
 from service.web.http_stream import routes as http_stream
+from service.web.http_stream.poll_handler import POLL_HANDLER, PollHandler
 from service.web.http_stream.stream_handler import STREAM_HANDLER, StreamHandler
 from service.web.ops import routes as ops
 from service.web.ops.scrape_tracker import ScrapeTracker
@@ -170,6 +171,7 @@ class Service:
         app[HTTP_CONNECTIONS] = self.http_connections
         app[UPGRADE_HANDLER] = self.upgrade_handler
         app[STREAM_HANDLER] = StreamHandler(self.node, app[HTTP_CONFIG])
+        app[POLL_HANDLER] = PollHandler(self.node, app[HTTP_CONFIG])
         app.add_routes(ws.routes())
         app.add_routes(http_stream.routes())
         app.add_routes(tickets.routes())

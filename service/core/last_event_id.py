@@ -44,26 +44,34 @@ class Move(Struct, frozen=True, gc=False):
     """None if the epoch has not changed."""
 
 
-class _Message(Struct, frozen=True, gc=False):
+class Positioned(Struct, frozen=True, gc=False):
+    """The fields of a message of the service that say how far it brings a client."""
+
     type: str = ""
     channel: str = ""
     id: str | None = None
     epoch: str | None = None
     offset: int | None = None
     last: str | None = None
+    rev: int | None = None
 
 
-_decode = msgspec.json.Decoder(list[_Message] | _Message).decode
+_decode = msgspec.json.Decoder(list[Positioned] | Positioned).decode
+
+
+def read_positions(payload: bytes) -> list[Positioned]:
+    """Returns the messages in a frame of the service."""
+    messages = _decode(payload)
+    return messages if isinstance(messages, list) else [messages]
 
 
 def read_moves(payload: bytes) -> tuple[Move, ...]:
     """Returns the moves of the messages in a frame of the service."""
-    messages = _decode(payload)
-    moves = map(_move, messages if isinstance(messages, list) else (messages,))
+    moves = map(_move, read_positions(payload))
     return tuple(move for move in moves if move is not None)
 
 
-def _move(message: _Message) -> Move | None:
+def _move(message: Positioned) -> Move | None:
     if message.type == "subscribed":
         return Move(message.channel, message.offset, message.last, message.epoch)
     if message.type == "unsubscribed":

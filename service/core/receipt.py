@@ -18,8 +18,19 @@ import msgspec
 from msgspec import Struct
 
 MAX_RECEIPT_CHARS = 65_536
-"""Characters of a receipt that is read. One of 128 channels with the longest names has 30 000."""
+"""Characters of a receipt that is read. One of 128 channels with the longest names has 50 000."""
 _VERSION = "v1"
+
+
+class ReceiptChannel(Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A subscription of a session, and how far a poll has brought it."""
+
+    subscribed_at: float
+    epoch: str = ""
+    """Empty for a subscription of a stream, which goes on without polls."""
+    offset: int = 0
+    id: str | None = None
+    state_version: int = 0
 
 
 class Receipt(Struct, frozen=True):
@@ -29,12 +40,11 @@ class Receipt(Struct, frozen=True):
     user: str
     """Empty for an anonymous client."""
     session: str
-    """The id of the connection that began the session."""
+    """The id of the session: that of the connection of a stream, or of each connection of a polling client."""
     started_at: float
     issued_at: float
     expires_at: float
-    channels: Mapping[str, float]
-    """The channels, and when each was subscribed to."""
+    channels: Mapping[str, ReceiptChannel]
 
 
 _encode = msgspec.json.Encoder().encode

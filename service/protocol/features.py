@@ -23,7 +23,7 @@ FEATURES: Mapping[str, str] = MappingProxyType(
         "ttl": "Values that end by themselves have `ttl` in events and in `state` ([Values that end](#values-that-end)).",
         "removal": "`removed` removes a value; clients that announce the feature get it as [`removed`](#removed-values).",
         "ready_in_address": "`ready=1` in the address of the upgrade starts deliveries ([`ready`](#ready)).",
-        "streams": "`POST /stream`, `GET /sse` and `POST /emit` serve clients without WebSockets ([streams.md](streams.md)).",
+        "streams": "`/stream`, `/sse`, `/poll` and `/emit` serve clients without WebSockets ([streams.md](streams.md)).",
     }
 )
 """The features of this node by name, each with one line for docs/protocol.md. Once released, a name stays."""

@@ -186,3 +186,28 @@ async def stream_ticket(server: Running, *channels: str, user: str = "ann") -> s
     ) as response:
         assert response.status == 201, await response.text()
         return str((await response.json())["ticket"])
+
+
+class Poller:
+    """A client that polls in one session, at any of several servers."""
+
+    def __init__(self, user: str = "ann", headers: Mapping[str, str] | None = None) -> None:
+        self.headers = authorization(user) if headers is None else headers
+        self.receipt: str | None = None
+
+    async def poll(self, server: Running, *channels: str | Mapping[str, Any], **fields: Any) -> list[dict[str, Any]]:
+        """Polls, with these channels or those of the last receipt. Returns the messages, and keeps the receipt."""
+        body: dict[str, Any] = dict(fields)
+        if channels:
+            body["subscriptions"] = [{"channel": one} if isinstance(one, str) else one for one in channels]
+        if self.receipt is not None:
+            body["receipt"] = self.receipt
+        async with (
+            asyncio.timeout(DEADLINE),
+            server.http.post(f"{server.url}/poll", json=body, headers=self.headers) as response,
+        ):
+            assert response.status == 200, await response.text()
+            answer = await response.json()
+        self.receipt = answer.get("receipt")
+        messages: list[dict[str, Any]] = answer["messages"]
+        return messages

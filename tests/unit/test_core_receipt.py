@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from service.core.receipt import Receipt, ReceiptSigner
+from service.core.receipt import Receipt, ReceiptChannel, ReceiptSigner
 from service.realtime.cluster import session_endings
 from service.realtime.cluster.session_endings import (
     MAX_DELAY,
@@ -23,12 +23,30 @@ from service.realtime.cluster.session_endings import (
 )
 
 NOW = 1_795_374_000.0
-RECEIPT = Receipt("acme", "ann", "c-1", NOW, NOW, NOW + RECEIPT_TTL, {"room:1": NOW, "room:2": NOW + 60})
+RECEIPT = Receipt(
+    "acme",
+    "ann",
+    "c-1",
+    NOW,
+    NOW,
+    NOW + RECEIPT_TTL,
+    {"room:1": ReceiptChannel(NOW), "room:2": ReceiptChannel(NOW + 60, "e", 7, "m-7", 3)},
+)
 SIGNER = ReceiptSigner(b"a key of all nodes")
 
 
-@given(st.text(max_size=200), st.dictionaries(st.text(max_size=20), st.floats(allow_nan=False, allow_infinity=False)))
-def test_receipt_is_read_back_by_every_holder_of_the_key(user: str, channels: dict[str, float]) -> None:
+CHANNELS = st.builds(
+    ReceiptChannel,
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=64),
+    st.integers(0, 2**53),
+    st.none() | st.text(max_size=64),
+    st.integers(0, 2**53),
+)
+
+
+@given(st.text(max_size=200), st.dictionaries(st.text(max_size=20), CHANNELS))
+def test_receipt_is_read_back_by_every_holder_of_the_key(user: str, channels: dict[str, ReceiptChannel]) -> None:
     receipt = structs.replace(RECEIPT, user=user, channels=channels)
     text = SIGNER.sign(receipt)
     assert ReceiptSigner(b"a key of all nodes").verify(text) == receipt

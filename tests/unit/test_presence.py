@@ -102,6 +102,7 @@ class Stage:
             debounce=DEBOUNCE,
             max_members=10,
             ttl=TTL,
+            is_shared=True,
         )
         self.presence.start()
 

@@ -42,8 +42,10 @@ class ConnectionSlot(Struct, eq=False, gc=False):
     _identity: Identity | None = None
     _is_open: bool = True
 
-    def identify(self, identity: Identity) -> Awaitable[None] | None:
+    def identify(self, identity: Identity, *, is_known: bool = False) -> Awaitable[None] | None:
         """Counts the slot for its tenant and user. Returns what has to be waited for; None if other nodes need not be asked.
+
+        `is_known`: the client's session was counted before, so the shared store is not asked again.
 
         Raises ServiceError(TOO_MANY_CONNECTIONS), at once or at the end of the wait; then release the slot.
         """
@@ -52,7 +54,7 @@ class ConnectionSlot(Struct, eq=False, gc=False):
         slots = self._slots
         self.rates = slots.identify(self.network, identity)
         self._identity = identity  # set before the wait, so that a release meanwhile also frees the quota
-        return slots.quota.confirm(identity) if slots.quota.is_shared else None
+        return slots.quota.confirm(identity) if slots.quota.is_shared and not is_known else None
 
     def release(self) -> None:
         """Frees the slot. A second call does nothing."""

@@ -7,7 +7,7 @@ from math import inf
 
 from service.core.clock import Clock
 from service.core.identity import Identity
-from service.core.receipt import Receipt, ReceiptSigner
+from service.core.receipt import Receipt, ReceiptChannel, ReceiptSigner
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import SessionReceipt
 from service.realtime.cluster.session_endings import RECEIPT_TTL, SessionEndings
@@ -26,8 +26,12 @@ class Receipts:
         self._endings = endings
         self._clock = clock
 
+    def now(self) -> float:
+        """Returns the time of a subscription or a session that begins now."""
+        return self._clock.wall()
+
     def issue(
-        self, identity: Identity, session: str, channels: Mapping[str, float], started_at: float
+        self, identity: Identity, session: str, channels: Mapping[str, ReceiptChannel], started_at: float
     ) -> SessionReceipt:
         """Returns the message with a new receipt."""
         now = self._clock.wall()
@@ -40,7 +44,9 @@ class Receipts:
         started_at = self._clock.wall() - (self._clock.monotonic() - connection.opened_at)
         names = [one.channel.name for one in connection.session.subscriptions] if channels is None else list(channels)
         identity = connection.session.identity
-        connection.reply(self.issue(identity, connection.id, dict.fromkeys(names, started_at), started_at))
+        connection.reply(
+            self.issue(identity, connection.id, dict.fromkeys(names, ReceiptChannel(started_at)), started_at)
+        )
 
     def renew_if_due(self, connection: Connection, since: float) -> None:
         """Sends a new receipt about every RENEWAL_INTERVAL, at a time of its own for each connection.

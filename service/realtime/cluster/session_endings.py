@@ -80,9 +80,9 @@ class SessionEndings:
 
     def is_subscribed(self, receipt: Receipt, channel: str) -> bool:
         """True if the receipt has the channel, and the subscription has not ended since."""
-        subscribed_at = receipt.channels.get(channel)
-        return subscribed_at is not None and not self._is_after(
-            subscription_ended(receipt.tenant, receipt.user, channel), subscribed_at
+        found = receipt.channels.get(channel)
+        return found is not None and not self._is_after(
+            subscription_ended(receipt.tenant, receipt.user, channel), found.subscribed_at
         )
 
     def _is_after(self, ended: Ended, at: float) -> bool:

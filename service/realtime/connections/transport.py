@@ -47,6 +47,8 @@ class Transport(Protocol):
     """True between `pause_reading` and `resume_reading`."""
     answers_pings: bool
     """True if the client answers pings. Else a ping only keeps a silent connection open at proxies."""
+    may_continue: bool
+    """True if the client's session goes on after this transport, at any node. Then its user stays present for a while."""
     window_bits: int
     """The size of the client's inflate window; 0 if it takes no compressed frames."""
     handler: MessageHandler

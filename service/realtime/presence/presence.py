@@ -43,10 +43,11 @@ class Presence:
         debounce: float,
         max_members: int,
         ttl: float,
+        is_shared: bool,
     ) -> None:
         """`runtime` uses the store clock. `subscribed` returns the channels with presence that the broker delivers to this node.
         `deliver` sends an event to their subscribers. `debounce` and `ttl` are seconds. A channel with more than `max_members`
-        users is shown as a count."""
+        users is shown as a count. `is_shared`: other nodes use the store, too, so its entries expire."""
         self._store = store
         self._subscribed = subscribed
         self._max_members = max_members
@@ -54,7 +55,7 @@ class Presence:
         self._events = events = PresenceEvents(runtime.clock)
         self._counts = CountPublisher(store, broker, events, runtime)
         self._tracker = PresenceTracker(
-            store, events, self._lease, runtime, self._counts.record_change, debounce=debounce
+            store, events, self._lease, runtime, self._counts.record_change, debounce=debounce, is_shared=is_shared
         )
         self._reconciler = PresenceReconciler(store, events, deliver, max_members=max_members)
         self._checks = PeriodicTask(
@@ -93,6 +94,10 @@ class Presence:
     def leave(self, channel: ChannelKey, user: str, connection: str) -> None:
         """Removes a connection after the debounce, and announces the leave if it was the user's last."""
         self._tracker.leave(PresenceEntry(channel, user, connection))
+
+    def lapse(self, channel: ChannelKey, user: str, connection: str) -> None:
+        """Removes a connection unless it joins again, at any node, before its entry in the store expires."""
+        self._tracker.lapse(PresenceEntry(channel, user, connection))
 
     async def view(self, channel: ChannelKey) -> PresenceView:
         """Returns the users of the channel, or only their number if there are more than `max_members`."""

@@ -54,6 +54,7 @@ class PresenceTracker:
         on_change: Callable[[str, ChannelKey, PresenceChange], None],
         *,
         debounce: float,
+        is_shared: bool = True,
     ) -> None:
         """`on_change` is called with the event's type, for each answer of the store. `debounce`: seconds."""
         self._store = store
@@ -62,6 +63,7 @@ class PresenceTracker:
         self._runtime = runtime
         self._on_change = on_change
         self._debounce = debounce
+        self._is_shared = is_shared
         self._entries: dict[PresenceEntry, _LocalEntry] = {}
         self._leaving: dict[PresenceEntry, asyncio.Task[None]] = {}
         """The tasks of leaves that the store has not answered yet."""
@@ -104,13 +106,29 @@ class PresenceTracker:
 
     def leave(self, entry: PresenceEntry) -> None:
         """Removes a connection after the debounce. Does nothing if it has left already."""
+        self._leave_after(entry, self._debounce)
+
+    def _leave_after(self, entry: PresenceEntry, seconds: float) -> None:
         local = self._entries.get(entry)
         if local is None or local.leave_timer is not None or local.is_leave_overdue or entry in self._leaving:
             return
         if self._is_draining:
             del self._entries[entry]
             return
-        local.leave_timer = self._runtime.clock.call_later(self._debounce, partial(self._start_leave, entry))
+        local.leave_timer = self._runtime.clock.call_later(seconds, partial(self._start_leave, entry))
+
+    def lapse(self, entry: PresenceEntry) -> None:
+        """Leaves an entry to its expiry in the store: the connection may join again, at this node or another one.
+
+        In a store of this process alone, entries do not expire. There it is removed after the same time.
+        """
+        if self._is_shared:
+            local = self._entries.pop(entry, None)
+            if local is not None and local.leave_timer is not None:
+                local.leave_timer.cancel()
+            self._stale_info.pop(entry, None)
+        else:
+            self._leave_after(entry, self._lease.ttl)
 
     def drain(self) -> None:
         """From now on, entries that leave stay in the store until they expire. By then, most users have reconnected elsewhere."""

@@ -90,8 +90,18 @@ def open_connection(
     announcement = upgrade.announcement
     session = Session(identity, upgrade.is_ready, announcement.features)
     connection = Connection(new_id(), transport, session, slot, node.streams.connection_context)
+    connection.greet(make_welcome(node, connection), head, waits=upgrade.is_ready)
+    node.runtime.metrics.connections.connects.labels(credentials).value += 1.0
+    node.admission.client_versions.count(announcement)
+    node.admission.recent_clients.record_connect(slot.network, identity)
+    return connection
+
+
+def make_welcome(node: Node, connection: Connection) -> Welcome:
+    """Returns the first message of a connection."""
+    identity = connection.session.identity
     ttl = node.lifecycle.monitor.token_ttl(connection)
-    welcome = Welcome(
+    return Welcome(
         connection=connection.id,
         user=identity.user,
         heartbeat=node.bounds.deadlines.heartbeat,
@@ -99,11 +109,6 @@ def open_connection(
         features=ENCODED_FEATURES,
         expires_in=None if ttl is None else max(0, int(ttl)),
     )
-    connection.greet(welcome, head, waits=upgrade.is_ready)
-    node.runtime.metrics.connections.connects.labels(credentials).value += 1.0
-    node.admission.client_versions.count(announcement)
-    node.admission.recent_clients.record_connect(slot.network, identity)
-    return connection
 
 
 def _check_open(node: Node, transport: Transport, slot: ConnectionSlot) -> None:

@@ -5,14 +5,14 @@ The first join and the last leave hold the room's lock. Under the lock, they awa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import Struct
 
 from service.contract.model import ChannelSpec
-from service.core.broker import Broker, Snapshot
+from service.core.broker import Broker, DeliveredHead, Snapshot
 from service.core.limits import OutboxLimits
 from service.core.position import Position
 from service.core.session import Phase, PresenceAccess, Start, Subscription
@@ -166,6 +166,45 @@ class ChannelMembership:
         if room.spec.history is None:
             recovered = None
         return Joined(snapshot, presence, recovered, room.finish_subscribing(connection, subscription, snapshot))
+
+    async def continue_live(
+        self, connection: Connection, subscriptions: Sequence[Subscription], known: Sequence[DeliveredHead]
+    ) -> list[tuple[Subscription, list[Frame]]]:
+        """Starts delivery in the channels whose head is the known one; the others stay pending. One call of the broker reads all.
+
+        Returns the subscriptions whose delivery has started, each with the frames to send.
+        """
+        started: list[tuple[Subscription, list[Frame]]] = []
+        waiting: list[tuple[Room, Subscription, DeliveredHead]] = []
+        for subscription, last in zip(subscriptions, known, strict=True):
+            room = self._hub.get(subscription.channel)
+            if room is not None and room.has_member(connection):
+                room.start_subscribing(connection, subscription)
+                waiting.append((room, subscription, last))
+        if not waiting:
+            return started
+        try:
+            heads = await self._broker.stream_heads(
+                [room.key for room, _, _ in waiting], [one for _, _, one in waiting]
+            )
+        except BaseException:
+            for room, subscription, _ in waiting:
+                if room.is_subscribing(connection):
+                    room.cancel_subscribing(connection, subscription)
+            raise
+        for (room, subscription, last), head in zip(waiting, heads, strict=True):
+            if not room.is_subscribing(connection):
+                continue
+            position = last.position
+            version = last.state_version if room.spec.has_state or head is None else head.state_version
+            snapshot = Snapshot(position, (), (), recovered=True, state_version=version)
+            if head == snapshot.head:
+                self._align_room(room, snapshot)
+                if room.is_contiguous(connection, snapshot):
+                    started.append((subscription, room.finish_subscribing(connection, subscription, snapshot)))
+                    continue
+            room.cancel_subscribing(connection, subscription)
+        return started
 
     def _align_room(self, room: Room, snapshot: Snapshot) -> None:
         """Starts a room's order at its first snapshot. A later snapshot ahead of the room is a sign of a gap in the room."""

@@ -60,6 +60,7 @@ class Streams:
             debounce=bounds.deadlines.presence_leave,
             max_members=bounds.presence_members,
             ttl=bounds.presence_ttl,
+            is_shared=admission.quota.is_shared,
         )
         self.relay = BrokerRelay(
             self.hub,

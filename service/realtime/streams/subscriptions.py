@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import partial
 
 from msgspec import Raw
 
 from service.contract.gate import Gate
 from service.contract.model import ChannelSpec
+from service.core.broker import DeliveredHead, StreamHead
 from service.core.channel import channel_key
 from service.core.identity import Identity, Right
 from service.core.position import Position
@@ -55,9 +56,19 @@ class Subscriptions:
         return self.join_authorised(connection, channel, spec, request, since)
 
     def join_authorised(
-        self, connection: Connection, channel: str, spec: ChannelSpec, request: str | None, since: Position | None
+        self,
+        connection: Connection,
+        channel: str,
+        spec: ChannelSpec,
+        request: str | None,
+        since: Position | None,
+        *,
+        is_continued: bool = False,
     ) -> Awaitable[None] | None:
-        """Does what `subscribe` does for a channel for which the connection's identity is already authorised."""
+        """Does what `subscribe` does for a channel for which the connection's identity is already authorised.
+
+        `is_continued`: the session was subscribed up to `since`, so what came after it needs no right to history.
+        """
         session = connection.session
         identity = session.identity
         try:
@@ -67,7 +78,7 @@ class Subscriptions:
                 self._metrics.limits.limit_hits.labels(limit="subscriptions").inc()
             raise
         key = channel_key(identity.tenant, channel)
-        start = Start.JOIN if since is None else Start.POSITION
+        start = Start.JOIN if since is None or is_continued else Start.POSITION
         subscription = Subscription(key, request, since, start, self._presence_access(identity, channel, spec))
         session.add(subscription)
         membership = self._membership
@@ -129,15 +140,32 @@ class Subscriptions:
         )
         return True
 
-    async def go_live(self, connection: Connection, subscription: Subscription) -> None:
-        """Sends `subscribed` with the snapshot, then starts delivery."""
+    async def continue_live(
+        self, connection: Connection, known: Mapping[str, DeliveredHead]
+    ) -> Mapping[str, DeliveredHead]:
+        """Starts delivery, without `subscribed`, in those pending channels of which the client knows everything.
+
+        `known`: how far this client was served, which must not come from the client. One call of the broker reads all heads.
+        Returns the channels whose delivery has started.
+        """
+        pending = [one for one in connection.session.subscriptions if one.channel.name in known]
+        started = await self._membership.continue_live(
+            connection, pending, [known[one.channel.name] for one in pending]
+        )
+        for subscription, frames in started:
+            subscription.since = None
+            self._send(connection, frames)
+        return {one.channel.name: known[one.channel.name] for one, _ in started}
+
+    async def go_live(self, connection: Connection, subscription: Subscription) -> StreamHead | None:
+        """Sends `subscribed` with the snapshot, then starts delivery. Returns the head of the snapshot, if one was read."""
         if self.go_live_now(connection, subscription):
-            return
+            return None
         sees = subscription.presence is PresenceAccess.SEES
         view = partial(self._presence.view, subscription.channel) if sees else None
         joined = await self._membership.go_live(connection, subscription, view)
         if joined is None:
-            return
+            return None
         subscription.since = None  # frees memory: only a pending subscription needs it
         self._count(subscription, joined)
         snapshot = joined.snapshot
@@ -156,6 +184,7 @@ class Subscriptions:
             )
         )
         self._send(connection, joined.after)
+        return snapshot.head
 
     def _count(self, subscription: Subscription, joined: Joined) -> None:
         if subscription.start is Start.JOIN:
@@ -257,4 +286,6 @@ class Subscriptions:
     def _leave_presence(self, connection: Connection, subscription: Subscription) -> None:
         identity = connection.session.identity
         if not identity.is_anonymous and subscription.presence is not PresenceAccess.NONE:
-            self._presence.leave(subscription.channel, identity.user, connection.id)
+            may_continue = connection.closing is None and connection.transport.may_continue
+            leave = self._presence.lapse if may_continue else self._presence.leave
+            leave(subscription.channel, identity.user, connection.id)

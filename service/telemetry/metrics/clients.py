@@ -54,6 +54,7 @@ class ConnectionMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.connections = make.fast_gauge("connections", "Authenticated connections.")
         self.streams = make.fast_gauge("streams", "Connections that are streams of server-sent events.")
+        self.polls = make.fast_gauge("polls", "Connections that are long polls.")
         self.max_connections = make.gauge("max_connections", "Maximum number of connections of this node.")
         self.pending_connections = make.fast_gauge(
             "pending_connections", "Connections that have not authenticated yet."
@@ -105,10 +106,10 @@ class ClientMetrics:
         self.upgrade_refusals = make.fast_counters(
             "upgrade_refusals",
             "Refused clients, by error code, by cause (`client`: its own message or limit, `service`: a limit or a fault of this "
-            "node, `draining`), and by step (`upgrade`, `hello`, `ticket`, `stream`, `emit`).",
+            "node, `draining`), and by step (`upgrade`, `hello`, `ticket`, `stream`, `emit`, `poll`).",
             *("cause", "door", "reason"),
         )
-        for door in ("upgrade", "hello", "ticket", "stream", "emit"):
+        for door in ("upgrade", "hello", "ticket", "stream", "emit", "poll"):
             start_at_zero(
                 self.upgrade_refusals,
                 ("overloaded", "too_many_connections", "broker_unavailable", "internal"),

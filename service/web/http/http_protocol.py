@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -251,6 +251,7 @@ class HttpProtocol(RequestHandler):
         "_unread_bytes",
         "has_eof",
         "is_body_counted",
+        "on_end",
     )
 
     def __init__(self, server: web.Server, context: HttpContext, parse_queue: ParseQueue, **options: Any) -> None:
@@ -267,6 +268,8 @@ class HttpProtocol(RequestHandler):
         self._refusal_bucket: TokenBucket | None = None
         self.is_body_counted = False
         """Whether a handler counts the body itself while it reads it."""
+        self.on_end: Callable[[], object] | None = None
+        """Called when the peer closes its sending half, and when the connection is lost. For a handler that waits."""
         self._max_msg_queue_size = MAX_QUEUED_REQUESTS
         self._msg_queue_resume_size = MAX_QUEUED_REQUESTS // 2
         self._parser = RequestParser(self, self._loop, max_queue=MAX_QUEUED_REQUESTS)
@@ -326,7 +329,9 @@ class HttpProtocol(RequestHandler):
             super()._resume_transport_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Frees the body and its counted bytes."""
+        """Frees the body and its counted bytes, and ends the wait of a handler."""
+        if self.on_end is not None:
+            self.on_end()
         parser = self._parser
         super().connection_lost(exc)
         _discard_body(parser)
@@ -355,6 +360,8 @@ class HttpProtocol(RequestHandler):
         if is_waiting or not self._request_count:
             return False
         self.has_eof = True
+        if self.on_end is not None:
+            self.on_end()
         self._close_when_done()
         return True
 

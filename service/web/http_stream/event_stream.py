@@ -97,6 +97,7 @@ class EventStream(PeerTransport):
     )
 
     answers_pings = False
+    may_continue = False
     has_received = True
     is_reading_paused = False
     window_bits = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -18,6 +18,8 @@ from service.protocol.messages import MAX_KEY, Channel, Id, Since
 from service.web.body import decode
 from service.web.connect_checks import parse_channels, read_announcement
 
+MAX_WAIT = 20.0
+"""Seconds that a poll waits at most. Proxies cut a response without data after 30 s or more."""
 MAX_FEATURES = 64
 """Names of features in one request."""
 _Text = Annotated[str, Meta(max_length=65)]
@@ -44,6 +46,20 @@ class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Features that the client knows. Unknown names are ignored."""
 
 
+class PollRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /poll`."""
+
+    subscriptions: Annotated[list[StreamSubscription], Meta(min_length=1)] | None = None
+    """The channels; without them, those of the receipt."""
+    receipt: str | None = None
+    """That of the last poll, which this one continues."""
+    wait: Annotated[float, Meta(ge=0, le=MAX_WAIT)] = MAX_WAIT
+    """Seconds to wait for an event."""
+    client: _Text = ""
+    contract: _Text = ""
+    features: Annotated[list[_Text], Meta(max_length=MAX_FEATURES)] = []
+
+
 class EmitRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /emit`: an event, as over a WebSocket, and the session that it belongs to."""
 
@@ -55,6 +71,7 @@ class EmitRequest(Struct, frozen=True, forbid_unknown_fields=True):
     receipt: str | None = None
 
 
+_poll_decoder = msgspec.json.Decoder(PollRequest)
 _emit_decoder = msgspec.json.Decoder(EmitRequest)
 _stream_decoder = msgspec.json.Decoder(StreamRequest)
 
@@ -70,9 +87,14 @@ class Wanted(Struct, frozen=True):
 def parse_stream(body: bytes) -> Wanted:
     """Reads the body of `POST /stream`. Raises ServiceError."""
     wanted = decode(body, _stream_decoder)
+    announcement = parse_announcement(wanted.client, wanted.contract, ",".join(wanted.features))
+    return _read_wanted(wanted.subscriptions, announcement)
+
+
+def _read_wanted(subscriptions: Sequence[StreamSubscription], announcement: Announcement) -> Wanted:
     channels: dict[str, None] = {}
     positions: dict[str, Position] = {}
-    for index, one in enumerate(wanted.subscriptions):
+    for index, one in enumerate(subscriptions):
         if one.channel in channels:
             raise ServiceError(
                 ErrorCode.INVALID_MESSAGE, f"{one.channel} is given twice", path=f"$.subscriptions[{index}].channel"
@@ -80,8 +102,20 @@ def parse_stream(body: bytes) -> Wanted:
         channels[one.channel] = None
         if one.since is not None:
             positions[one.channel] = Position(one.since.epoch, one.since.offset, one.since.id)
-    announcement = parse_announcement(wanted.client, wanted.contract, ",".join(wanted.features))
     return Wanted(list(channels), positions, announcement)
+
+
+def parse_poll(body: bytes) -> tuple[PollRequest, Wanted | None]:
+    """Reads the body of `POST /poll`: the request, and what it names itself. Raises ServiceError."""
+    request = decode(body, _poll_decoder)
+    if request.subscriptions is None:
+        if request.receipt is None:
+            raise ServiceError(
+                ErrorCode.INVALID_MESSAGE, "a poll needs subscriptions or a receipt", path="$.subscriptions"
+            )
+        return request, None
+    announcement = parse_announcement(request.client, request.contract, ",".join(request.features))
+    return request, _read_wanted(request.subscriptions, announcement)
 
 
 def parse_emit(body: bytes) -> EmitRequest:

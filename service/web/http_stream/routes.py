@@ -1,4 +1,4 @@
-"""The aiohttp routes of the streams: `/stream`, `/sse` and `/emit` (docs/streams.md)."""
+"""The aiohttp routes of the streams: `/stream`, `/sse`, `/poll` and `/emit` (docs/streams.md)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from aiohttp import web
 
 from service.web.connect_checks import preflight
 from service.web.http_stream.emit import emit
+from service.web.http_stream.poll_handler import POLL_HANDLER
 from service.web.http_stream.stream_handler import STREAM_HANDLER
 
 
 def routes() -> list[web.RouteDef]:
-    """The routes, for an application with NODE, HTTP_CONFIG, HTTP_CONNECTIONS and STREAM_HANDLER."""
+    """The routes, for an application with NODE, HTTP_CONFIG, HTTP_CONNECTIONS, STREAM_HANDLER and POLL_HANDLER."""
     return [
         web.post("/stream", _post_stream),
         web.options("/stream", _preflight_post),
+        web.post("/poll", _post_poll),
+        web.options("/poll", _preflight_post),
         web.post("/emit", _post_emit),
         web.options("/emit", _preflight_post),
         web.get("/sse", _get_sse, allow_head=False),
@@ -23,6 +26,10 @@ def routes() -> list[web.RouteDef]:
 
 async def _post_stream(request: web.Request) -> web.StreamResponse:
     return await request.app[STREAM_HANDLER].post_stream(request)
+
+
+async def _post_poll(request: web.Request) -> web.StreamResponse:
+    return await request.app[POLL_HANDLER].post_poll(request)
 
 
 async def _post_emit(request: web.Request) -> web.StreamResponse:

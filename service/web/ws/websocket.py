@@ -77,6 +77,7 @@ class WebSocket(PeerTransport):
     )
 
     answers_pings = True
+    may_continue = False
     handler: MessageHandler
     """Must be set before any other use."""
 

@@ -1,0 +1,336 @@
+"""`POST /poll`: long polls of one session, at any node (docs/streams.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.adapters.memory.broker import MemoryBroker
+from tests.integration.cluster import cluster
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, Running, eventually, passes, serving
+from tests.support.shared_broker import Bus
+from tests.support.streams import Poller, authorization, refusal, stream
+
+
+async def publish(server: Running, text: str, channel: str = "room:1") -> None:
+    await server.publish(channel, {"type": "chat.message", "data": {"text": text}})
+
+
+async def pin(server: Running, slot: str, text: str) -> None:
+    await server.publish("room:1", {"type": "chat.pinned", "data": {"slot": slot, "text": text}, "key": slot})
+
+
+async def command(server: Running, path: str, body: dict[str, Any]) -> None:
+    async with server.http.post(
+        f"{server.url}/api/v1/users/ann/{path}", json=body, headers={"Authorization": f"Bearer {API_KEY}"}
+    ) as response:
+        assert response.status == 200, await response.text()
+
+
+def texts(messages: list[dict[str, Any]]) -> list[str]:
+    """The texts of the chat messages, also of those in `subscribed`."""
+    found: list[str] = []
+    for message in messages:
+        events = message["events"] if message["type"] == "subscribed" else [message]
+        found += [event["data"]["text"] for event in events if event["type"] == "chat.message"]
+    return found
+
+
+async def waiting(server: Running, count: int = 1) -> None:
+    """Waits until this many polls wait at the server, and all their channels are live."""
+    node = server.service.node
+    await eventually(
+        lambda: len(node.streams.registry) == count and all(one.session.is_ready for one in node.streams.registry)
+    )
+
+
+async def test_first_poll_answers_at_once_and_the_next_waits_for_an_event(server: Running) -> None:
+    poller = Poller()
+    first = await poller.poll(server, "room:1", "room:2")
+    assert [message["type"] for message in first] == ["welcome", "subscribed", "subscribed"]
+    polling = asyncio.ensure_future(poller.poll(server))
+    await waiting(server)
+    await publish(server, "hi")
+    assert texts(await polling) == ["hi"]
+    await server.at_rest()
+
+
+async def test_poll_without_an_event_ends_after_its_wait(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1")
+    assert await poller.poll(server, wait=0.01) == []
+    assert await poller.poll(server, wait=0) == []
+    assert poller.receipt is not None
+
+
+async def test_poll_gets_what_came_between_two_polls_once_and_in_order(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus) as nodes:
+        servers = [member.server for member in nodes.members]
+        poller = Poller()
+        await poller.poll(servers[0], "room:1", "room:2")
+        got: list[str] = []
+        for number in range(12):
+            await publish(servers[number % 2], f"{number}a")
+            await publish(servers[number % 2], f"{number}b")
+            while len(got) < 2 * number + 2:
+                got += texts(await poller.poll(servers[(number // 2) % 2]))
+        assert got == [f"{number}{letter}" for number in range(12) for letter in "ab"]
+        assert await poller.poll(servers[0], wait=0) == []
+
+
+async def test_lost_response_is_repeated_by_the_same_receipt(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1")
+    receipt = poller.receipt
+    await publish(server, "a")
+    for _ in range(2):
+        poller.receipt = receipt
+        assert texts(await poller.poll(server)) == ["a"]
+
+
+async def test_changed_state_comes_with_the_next_poll_and_only_once(server: Running) -> None:
+    await pin(server, "a", "1")
+    poller = Poller()
+    _, subscribed = await poller.poll(server, "room:1")
+    assert [event["data"]["text"] for event in subscribed["state"]] == ["1"]
+    assert await poller.poll(server, wait=0) == []
+    await pin(server, "a", "2")
+    [subscribed] = await poller.poll(server)
+    assert [event["data"]["text"] for event in subscribed["state"]] == ["2"]
+    polling = asyncio.ensure_future(poller.poll(server))
+    await waiting(server)
+    await pin(server, "b", "3")
+    [pinned] = await polling
+    assert (pinned["type"], pinned["data"]["text"]) == ("chat.pinned", "3")
+    assert await poller.poll(server, wait=0) == []
+
+
+async def test_poll_of_many_channels_reads_all_positions_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        real = getattr(MemoryBroker, name)
+
+        async def call(self: MemoryBroker, *arguments: Any) -> Any:
+            calls.append(name)
+            return await real(self, *arguments)
+
+        monkeypatch.setattr(MemoryBroker, name, call)
+
+    async with serving() as server, server.client("ben") as ben:
+        channels = [f"room:{number}" for number in range(20)]
+        for channel in channels:  # so that the node is subscribed already
+            await ben.subscribe(channel)
+        poller = Poller()
+        await poller.poll(server, *channels)
+        counted("snapshot")
+        counted("stream_heads")
+        assert await poller.poll(server, wait=0) == []
+        assert calls == ["stream_heads"]
+
+
+async def test_channels_are_added_and_dropped_in_one_session(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1", "room:2")
+    [added] = await poller.poll(server, "room:2", "room:3")
+    assert (added["type"], added["channel"]) == ("subscribed", "room:3")
+    await publish(server, "dropped", "room:1")
+    await publish(server, "kept", "room:2")
+    assert texts(await poller.poll(server)) == ["kept"]
+
+
+async def test_user_without_history_gets_what_came_between_two_polls(server: Running) -> None:
+    grants = [{"channel": "room:*", "rights": ["subscribe"]}]
+    poller = Poller(headers=authorization(grants=grants))
+    await poller.poll(server, "room:1")
+    await publish(server, "live")
+    assert texts(await poller.poll(server)) == ["live"]
+    other = Poller(headers=authorization(grants=grants))
+    old = {"channel": "room:1", "since": {"epoch": "0123456701234567890ab", "offset": 0}}
+    _, subscribed = await other.poll(server, old)
+    assert (subscribed["recovered"], subscribed["events"]) == (False, [])
+
+
+# --- the session ------------------------------------------------------------------------------------------------------
+
+
+async def test_user_stays_present_between_polls_and_leaves_after_the_lease() -> None:
+    clock = FakeClock(time.time())
+    async with serving(clock=clock) as server, stream(server, "room:1", user="ben") as ben:
+        await ben.until("subscribed")
+        poller = Poller(headers=authorization(ttl=7200))
+        await poller.poll(server, "room:1")
+        await ben.until("presence.joined", data={"user": "ann"})
+        for _ in range(3):
+            await passes(clock, 15)
+            await poller.poll(server, wait=0)
+        await publish(server, "still here")
+        while (message := await ben.receive())["type"] != "chat.message":
+            assert message["type"] == "receipt"
+        await passes(clock, 31)
+        await ben.until("presence.left", data={"user": "ann"})
+
+
+async def test_presence_goes_from_node_to_node_with_the_polls(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, presence={"ttl": 3}) as nodes:
+        one, other = [member.server for member in nodes.members]
+        async with one.client("ben") as ben:
+            await ben.subscribe("room:1")
+            poller = Poller()
+            await poller.poll(one, "room:1")
+            for server in (other, one, other):
+                await poller.poll(server, wait=1.0)
+            reply = await ben.ask("presence", channel="room:1")
+            assert sorted(member["user"] for member in reply["presence"]["members"]) == ["ann", "ben"]
+            assert [one["connections"] for one in reply["presence"]["members"]] == [1, 1]
+            seen = [message["type"] for message in ben.received]
+            assert "presence.left" not in seen
+            if one.service.node.admission.quota.is_shared:
+                await ben.until("presence.left", data={"user": "ann"})
+
+
+async def test_session_counts_once_under_the_caps() -> None:
+    async with serving(limits={"connections_per_user": 1}) as server:
+        poller = Poller()
+        await poller.poll(server, "room:1")
+        receipt = poller.receipt
+        first = asyncio.ensure_future(poller.poll(server))
+        await waiting(server)
+        second = Poller()
+        second.receipt = receipt
+        again = asyncio.ensure_future(second.poll(server))
+        assert await first == []
+        await waiting(server)
+        body = {"subscriptions": [{"channel": "room:1"}]}
+        status, problem = await refusal(server, "POST", "/poll", json=body, headers=authorization())
+        assert (status, problem["code"]) == (429, "too_many_connections")
+        await publish(server, "hi")
+        assert texts(await again) == ["hi"]
+        await server.at_rest()
+
+
+async def test_poll_receipt_publishes_and_stream_receipt_polls_not(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1")
+    event = {
+        "type": "chat.message",
+        "channel": "room:1",
+        "id": "m-1",
+        "data": {"text": "mine"},
+        "receipt": poller.receipt,
+    }
+    async with server.http.post(f"{server.url}/emit", json=event, headers=authorization()) as response:
+        assert (await response.json())["offset"] == 1
+    assert texts(await poller.poll(server)) == ["mine"]
+    async with stream(server, "room:1") as opened:
+        body = {"receipt": opened.receipt}
+        status, problem = await refusal(server, "POST", "/poll", json=body, headers=authorization())
+        assert (status, problem["code"]) == (403, "invalid_receipt")
+
+
+async def test_unsubscribe_disconnect_and_revoke_end_a_waiting_poll(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1", "room:2")
+    polling = asyncio.ensure_future(poller.poll(server))
+    await waiting(server)
+    await command(server, "unsubscribe", {"channel": "room:1"})
+    [message] = await polling
+    assert (message["type"], message["channel"], message["code"]) == ("unsubscribed", "room:1", "removed")
+    await publish(server, "unseen", "room:1")
+    polling = asyncio.ensure_future(poller.poll(server))
+    await waiting(server)
+    last = poller.receipt
+    await command(server, "disconnect", {"reason": "bye"})
+    assert await polling == [{"type": "closed", "code": 4403, "reason": "bye"}]
+    assert poller.receipt is None
+    status, problem = await refusal(server, "POST", "/poll", json={"receipt": last}, headers=authorization())
+    assert (status, problem["code"]) == (403, "invalid_receipt")
+
+
+async def test_unsubscribe_and_disconnect_between_two_polls_are_known_at_every_node(
+    make_bus: Callable[[], Bus],
+) -> None:
+    async with cluster(make_bus) as nodes:
+        one, other = [member.server for member in nodes.members]
+        poller = Poller()
+        await poller.poll(one, "room:1", "room:2")
+        await command(one, "unsubscribe", {"channel": "room:1"})
+        [message] = await poller.poll(other)
+        assert (message["type"], message["channel"], message["code"]) == ("unsubscribed", "room:1", "removed")
+        await command(one, "disconnect", {})
+        for server in (one, other):
+            status, problem = await refusal(
+                server, "POST", "/poll", json={"receipt": poller.receipt}, headers=authorization()
+            )
+            assert (status, problem["code"]) == (403, "invalid_receipt")
+
+
+async def test_drain_ends_polls_and_the_session_goes_on_at_another_node(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus) as nodes:
+        one, other = [member.server for member in nodes.members]
+        poller = Poller()
+        await poller.poll(one, "room:1")
+        polling = asyncio.ensure_future(poller.poll(one))
+        await waiting(one)
+        draining = asyncio.ensure_future(one.service.node.lifecycle.drain())
+        assert {message["type"] for message in await polling} <= {"reconnect", "closed"}
+        await draining
+        status, problem = await refusal(one, "POST", "/poll", json={"receipt": poller.receipt}, headers=authorization())
+        assert (status, problem["code"]) == (503, "draining")
+        await publish(other, "hi")
+        assert texts(await poller.poll(other)) == ["hi"]
+
+
+async def test_client_that_leaves_ends_its_poll(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1")
+    polling = asyncio.ensure_future(poller.poll(server))
+    await waiting(server)
+    assert await server.metric("polls") == 1
+    polling.cancel()
+    await server.at_rest()
+    assert await server.metric("polls") == 0
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 400, "invalid_message"),
+        ({"subscriptions": []}, 400, "invalid_message"),
+        ({"subscriptions": [{"channel": "room:1"}], "wait": 21}, 400, "invalid_message"),
+        ({"subscriptions": [{"channel": "nowhere:1"}]}, 404, "unknown_channel"),
+        ({"subscriptions": [{"channel": "inbox:ben"}]}, 403, "forbidden"),
+        ({"receipt": "v1.e30=.c2ln"}, 403, "invalid_receipt"),
+    ],
+)
+async def test_body_of_a_poll_is_checked(server: Running, body: dict[str, Any], status: int, code: str) -> None:
+    found, problem = await refusal(server, "POST", "/poll", json=body, headers=authorization())
+    assert (found, problem["code"]) == (status, code)
+    await server.at_rest()
+
+
+async def test_right_that_has_ended_ends_the_channel_in_the_next_poll(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1", "room:2")
+    poller.headers = authorization(grants=["room:2"])
+    [message] = await poller.poll(server)
+    assert (message["type"], message["channel"], message["code"]) == ("unsubscribed", "room:1", "forbidden")
+
+
+async def test_polls_cost_the_rate_of_the_user() -> None:
+    async with serving(limits={"user_rate": {"per_second": 0.001, "burst": 3}}) as server:
+        poller = Poller()
+        await poller.poll(server, "room:1")
+        for _ in range(2):
+            await poller.poll(server, wait=0)
+        body = {"receipt": poller.receipt}
+        status, problem = await refusal(server, "POST", "/poll", json=body, headers=authorization())
+        assert (status, problem["code"]) == (429, "rate_limited")
