@@ -72,6 +72,12 @@ class ErrorCode(Enum):
         "The data does not match the event's schema; details.errors lists every fault.",
     )
     INVALID_KEY = ("invalid_key", 422, False, "A latest event needs its key; other classes have none.")
+    CONFLICT = (
+        "conflict",
+        409,
+        False,
+        "The value has another rev than if_rev; details.rev is its rev, 0 without a value.",
+    )
     NOT_SUBSCRIBED = ("not_subscribed", 409, False, "This connection has not subscribed to the channel.")
     ALREADY_SUBSCRIBED = ("already_subscribed", 409, False, "This connection has subscribed to the channel before.")
     TOO_MANY_SUBSCRIPTIONS = (

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from jsonschema_rs import Draft202012Validator, ValidationError
 from msgspec import Raw
+from msgspec.structs import replace
 
 from service.contract import pointer
 from service.contract.document import did_you_mean
@@ -154,6 +155,16 @@ class Gate:
             raise ServiceError(ErrorCode.INVALID_KEY, "a removal needs the key of the value", path="$.key")
         key_of_channel = ChannelKey(identity.tenant, channel)
         return Publication(key_of_channel, type, id, event.delivery, b"", sender, at, key, spec.state, removed=True)
+
+    def require_version(self, publication: Publication, if_rev: int) -> Publication:
+        """Makes a checked publish conditional. Raises ServiceError(INVALID_MESSAGE) if it is not that of a latest event."""
+        if publication.delivery is not Delivery.LATEST:
+            raise ServiceError(
+                ErrorCode.INVALID_MESSAGE,
+                f"only latest events have a rev; {publication.type} is {publication.delivery.value}",
+                path="$.if_rev",
+            )
+        return replace(publication, if_version=if_rev)
 
     def _authorise_publish(
         self, identity: Identity, channel: str, type: str, subscription: Subscription | None

@@ -142,6 +142,9 @@ class Broker(Protocol):
         EPHEMERAL events and their ids are forgotten. The retention of the newest publication applies to the whole stream or
         state.
 
+        Raises ServiceError(CONFLICT), and does nothing, if the value of the key has another version than `if_version`. A repeated
+        id gets the first result nevertheless.
+
         A call that is cancelled leaves nothing behind except perhaps the event.
         """
 

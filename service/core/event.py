@@ -62,6 +62,8 @@ class Publication(Struct, frozen=True, gc=False):
     """Milliseconds after which the value ends. Only for LATEST; None if only the retention ends it."""
     removed: bool = False
     """True to remove the value of the key instead of replacing it. Only for LATEST; `data` is empty."""
+    if_version: int | None = None
+    """The state version that the value of the key must have, 0 for no value; None for any. Only for LATEST."""
 
 
 class Event(Struct, frozen=True, gc=False):

@@ -57,6 +57,7 @@ _READY_TEXT = messages.encode(_READY).decode()
 _WITHOUT_ID = len('{"type":"","channel":"","data":}')
 _MORE_WITH_ID = len(',"id":""')
 _MORE_WITH_KEY = len(',"key":""')
+_MORE_WITH_IF_REV = len(',"if_rev":')
 
 MAX_REASON = 300
 """Maximum number of characters of msgspec's message that are sent. It quotes names of unknown fields, which may be long."""
@@ -168,6 +169,8 @@ def is_shortest(size: int, command: Command) -> bool:
         shortest += _MORE_WITH_ID + len(name)
     if (key := command.key) is not None:
         shortest += _MORE_WITH_KEY + len(key)
+    if (rev := command.if_rev) is not None:
+        shortest += _MORE_WITH_IF_REV + len(str(rev))
     return shortest == size
 
 

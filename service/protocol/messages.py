@@ -105,6 +105,8 @@ class Publish(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     id: Annotated[str, Meta(min_length=1, max_length=MAX_ID)] | None = None
     """An `Id`. codec.py checks its characters: the regular expression takes as long as all else of a publish."""
     key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+    if_rev: Offset | None = None
+    """Only if the value of the key has this `rev`; 0: only if there is no value."""
 
 
 class Remove(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -115,6 +117,8 @@ class Remove(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
     removed: Literal[True]
     id: Id | None = None
+    if_rev: Offset | None = None
+    """Only if the value of the key has this `rev`; 0: only if there is no value."""
 
 
 Command = Hello | Ready | Subscribe | Unsubscribe | History | Presence | Refresh | Ping | Publish | Remove

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
+from msgspec import UNSET, Raw, UnsetType
 
 from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
@@ -101,3 +102,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return "not UTF-8" if isinstance(error, UnicodeError) else str(error)
+
+
+def data_of(data: Raw | UnsetType, *, removed: bool) -> bytes | Raw:
+    """Returns the data of a publish; nothing for a removal, which has none. Raises ServiceError(INVALID_MESSAGE)."""
+    if data is UNSET:
+        if not removed:
+            raise ServiceError(ErrorCode.INVALID_MESSAGE, "Object missing required field `data`", path="$.data")
+        return b""
+    if removed:
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, "a removal has no data", path="$.data")
+    return data

@@ -11,6 +11,7 @@ from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -55,6 +56,7 @@ class Value:
 
     id: str
     at: float
+    version: int
     ttl: float
     """Seconds; that of the retention unless the value has its own."""
 
@@ -184,6 +186,27 @@ class BrokerMachine(RuleBasedStateMachine):
     def remove_value(self, channel: ChannelKey, key: str) -> None:
         self._publish(self._publication(channel, Delivery.LATEST, b"", key, removed=True))
 
+    @rule(channel=channels, key=st.sampled_from("abcdefg"), is_right=st.booleans())
+    def publish_if_unchanged(self, channel: ChannelKey, key: str, *, is_right: bool) -> None:
+        model, now = self.model[channel], self.clock.monotonic()
+        value = model.state.get(key)
+        if value is None or value.at + value.ttl <= now:
+            version = 0
+        elif value in list(model.state.values())[-RETENTION.entries :]:
+            version = value.version
+        else:  # the broker may have dropped it or not
+            return
+        if self.may_forget:
+            return
+        if is_right:
+            self._publish(self._publication(channel, Delivery.LATEST, b"1", key, if_version=version))
+            return
+        with pytest.raises(ServiceError) as refused:
+            self.run(
+                self.broker.publish(self._publication(channel, Delivery.LATEST, b"1", key, if_version=version + 1))
+            )
+        assert (refused.value.code, refused.value.details["rev"]) == (ErrorCode.CONFLICT, version)
+
     @precondition(lambda self: self.refused)
     @rule()
     def publish_what_was_refused(self) -> None:
@@ -291,6 +314,7 @@ class BrokerMachine(RuleBasedStateMachine):
         ttl: int | None = None,
         *,
         removed: bool = False,
+        if_version: int | None = None,
     ) -> Publication:
         self.published += 1
         return Publication(
@@ -305,6 +329,7 @@ class BrokerMachine(RuleBasedStateMachine):
             retention=None if delivery is Delivery.EPHEMERAL else RETENTION,
             ttl=ttl,
             removed=removed,
+            if_version=if_version,
         )
 
     async def _subscribe(self, channel: ChannelKey) -> bool:
@@ -325,12 +350,13 @@ class BrokerMachine(RuleBasedStateMachine):
         else:
             assert publication.key is not None
             model.state.pop(publication.key, None)
-            ttl = RETENTION.ttl if publication.ttl is None else publication.ttl / 1000
-            model.state[publication.key] = Value(publication.id, now, 0.0 if publication.removed else ttl)
             assert result.state_version is not None
             assert result.state_version > model.state_version
             assert result == PublishResult(publication.id, result.epoch, state_version=result.state_version)
             model.state_version = result.state_version
+            ttl = RETENTION.ttl if publication.ttl is None else publication.ttl / 1000
+            ttl = 0.0 if publication.removed else ttl
+            model.state[publication.key] = Value(publication.id, now, result.state_version, ttl)
         self._accepted(publication, result)
 
     def _accepted(self, publication: Publication, result: PublishResult) -> None:

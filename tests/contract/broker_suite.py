@@ -89,15 +89,26 @@ class Publisher:
         data: bytes = b"{}",
         retention: Retention = KEEP,
         ttl: float | None = None,
+        if_version: int | None = None,
     ) -> PublishResult:
         milliseconds = None if ttl is None else round(ttl * 1000)
-        return await self._publish(Delivery.LATEST, channel, id, type, data, None, key, retention, milliseconds)
+        return await self._publish(
+            Delivery.LATEST, channel, id, type, data, None, key, retention, milliseconds, if_version=if_version
+        )
 
     async def remove(
-        self, key: str, channel: ChannelKey = ROOM, *, id: str | None = None, retention: Retention = KEEP
+        self,
+        key: str,
+        channel: ChannelKey = ROOM,
+        *,
+        id: str | None = None,
+        retention: Retention = KEEP,
+        if_version: int | None = None,
     ) -> PublishResult:
         type = "ticker.price"
-        return await self._publish(Delivery.LATEST, channel, id, type, b"", "ann", key, retention, removed=True)
+        return await self._publish(
+            Delivery.LATEST, channel, id, type, b"", "ann", key, retention, removed=True, if_version=if_version
+        )
 
     async def ephemeral(
         self, channel: ChannelKey = ROOM, *, id: str | None = None, key: str | None = None
@@ -117,6 +128,7 @@ class Publisher:
         ttl: int | None = None,
         *,
         removed: bool = False,
+        if_version: int | None = None,
     ) -> PublishResult:
         publication = Publication(
             channel=channel,
@@ -130,6 +142,7 @@ class Publisher:
             retention=retention,
             ttl=ttl,
             removed=removed,
+            if_version=if_version,
         )
         self._is_now = not self._is_now
         result = self._broker.publish_now(publication) if self._is_now else None

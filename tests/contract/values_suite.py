@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from service.core.broker import Broker
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from service.core.broker import Broker, PublishResult
 from service.core.event import Event, Retention
+from service.errors import ErrorCode, ServiceError
 from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, TTL, BrokerSuite, Publisher, RecordingSink
 from tests.support.clock import FakeClock
 
 
 async def state_of(broker: Broker) -> list[Event]:
     return list((await broker.snapshot(ROOM, None, MANY, MUCH)).state)
+
+
+async def conflict(publishing: Awaitable[object]) -> int:
+    """Returns the state version that a refused publish reports."""
+    with pytest.raises(ServiceError) as refused:
+        await publishing
+    assert refused.value.code is ErrorCode.CONFLICT
+    assert refused.value.details["path"] == "$.if_rev"
+    return int(refused.value.details["rev"])
 
 
 class ValuesSuite(BrokerSuite):
@@ -168,3 +183,74 @@ class ValuesSuite(BrokerSuite):
             await publish.remove(f"k-{number}", retention=keep)
         assert [event.key for event in await state_of(broker)] == ["old"]
         assert [event.key for event in await broker.removed_values(ROOM, 0)] == ["k-0", "k-1"]
+
+    # --- conditional publishes ------------------------------------------------------------------------------------------
+
+    async def test_conditional_publish_succeeds_only_with_the_present_version(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        assert await conflict(publish.latest("a", if_version=1)) == 0
+        assert (await publish.latest("a", if_version=0)).state_version == 1
+        assert await conflict(publish.latest("a", if_version=0)) == 1
+        assert (await publish.latest("b")).state_version == 2
+        assert await conflict(publish.latest("a", if_version=2)) == 1
+        assert (await publish.latest("a", if_version=1)).state_version == 3
+        assert await conflict(publish.latest("a", if_version=1)) == 3
+        assert (await publish.latest("a", type="ticker.volume", if_version=0)).state_version == 4
+        await self.settled(broker)
+        assert [event.state_version for event in sink.events] == [1, 2, 3, 4]
+
+    async def test_conditional_removal_succeeds_only_with_the_present_version(
+        self, broker: Broker, publish: Publisher
+    ) -> None:
+        await publish.latest("a")
+        assert await conflict(publish.remove("a", if_version=7)) == 1
+        assert (await publish.remove("a", if_version=1)).state_version == 2
+        assert await conflict(publish.latest("a", if_version=1)) == 0
+        assert await conflict(publish.latest("a", if_version=2)) == 0
+        assert (await publish.latest("a", if_version=0)).state_version == 3
+
+    async def test_value_that_has_ended_counts_as_none(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.latest("a", ttl=5.0)
+        await publish.latest("b")
+        assert await conflict(publish.latest("a", ttl=5.0, if_version=0)) == 1
+        await self.advance(clock, 5.0)
+        assert await conflict(publish.latest("a", if_version=1)) == 0
+        assert (await publish.latest("a", ttl=5.0, if_version=0)).state_version == 3
+        await self.advance(clock, TTL)
+        assert await conflict(publish.latest("b", if_version=2)) == 0
+        assert (await publish.latest("b", if_version=0)).state_version == 4
+
+    async def test_conditional_publish_repeated_id_returns_first_result(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        await publish.latest("a")
+        first = await publish.latest("a", id="v-1", if_version=1)
+        assert await conflict(publish.latest("a", id="v-2", if_version=1)) == 2
+        await publish.latest("a")
+        for _ in range(2):
+            again = await publish.latest("a", id="v-1", if_version=1)
+            assert (again.duplicate, again.state_version, again.epoch) == (True, first.state_version, first.epoch)
+        # A conflict is not remembered.
+        assert (await publish.latest("a", id="v-2", if_version=3)).state_version == 4
+        await self.settled(broker)
+        assert [event.state_version for event in sink.events] == [1, 2, 3, 4]
+
+    async def test_of_conditional_publishes_at_once_one_succeeds(self, broker: Broker, publish: Publisher) -> None:
+        version = 0
+        for _ in range(5):
+            results = await asyncio.gather(
+                *(publish.latest("a", if_version=version) for _ in range(4)),
+                *(publish.latest(f"k-{number}") for number in range(3)),
+                return_exceptions=True,
+            )
+            accepted = [result for result in results[:4] if isinstance(result, PublishResult)]
+            refused = [result for result in results[:4] if isinstance(result, ServiceError)]
+            assert (len(accepted), {error.code for error in refused}) == (1, {ErrorCode.CONFLICT})
+            version = accepted[0].state_version or 0
+            assert {error.details["rev"] for error in refused} == {version}
+            assert all(isinstance(result, PublishResult) for result in results[4:])

@@ -54,6 +54,19 @@ async def test_emit_publishes_once_as_the_user(server: Running) -> None:
         assert await emit(server, receipt=opened.receipt) == first | {"duplicate": True}
 
 
+async def test_emit_removes_and_replaces_values(server: Running) -> None:
+    value: dict[str, Any] = {"type": "doc.cursor", "channel": "doc:1", "data": {"user": "ann"}}
+    async with stream(server, "doc:1") as opened:
+        shown: dict[str, Any] = {"receipt": opened.receipt, **value}
+        assert (await emit(server, **shown, id="c-1", if_rev=0))["rev"] == 1
+        assert await refused(server, **shown, id="c-2", if_rev=0) == "conflict"
+        assert await refused(server, **shown, id="c-3", key="ann", removed=True) == "invalid_message"
+        removal = {**MESSAGE, **shown, "id": "c-4", "key": "ann", "removed": True}
+        del removal["data"]
+        async with server.http.post(f"{server.url}/emit", json=removal, headers=authorization("ann")) as response:
+            assert (response.status, (await response.json())["rev"]) == (200, 2)
+
+
 async def test_emit_for_subscribers_needs_a_receipt_with_the_channel(server: Running) -> None:
     assert await refused(server) == "not_subscribed"
     async with stream(server, "room:2") as opened:

@@ -142,6 +142,62 @@ async def test_repeated_key_in_a_removal_is_malformed(server: Running) -> None:
         await ann.expect("error", id="r", code="malformed")
 
 
+# --- conditional publishes ----------------------------------------------------------------------------------------------
+
+
+async def test_publish_with_another_rev_is_a_conflict(server: Running) -> None:
+    async with server.client("ann") as ann, server.client("ben") as ben:
+        for client in (ann, ben):
+            await client.subscribe(DOC)
+        first = await ann.ask("doc.cursor", channel=DOC, data={"user": "a"}, if_rev=0)
+        assert first["rev"] == 1
+        late = await ben.ask("doc.cursor", channel=DOC, data={"user": "a"}, if_rev=0)
+        assert (late["code"], late["details"], late["retryable"]) == (
+            "conflict",
+            {"path": "$.if_rev", "rev": 1},
+            False,
+        )
+        second = await ben.ask("doc.cursor", channel=DOC, data={"user": "a"}, if_rev=1)
+        assert second["rev"] == 2
+        refused = await ann.ask("doc.cursor", channel=DOC, key="a", removed=True, if_rev=1)
+        assert refused["details"]["rev"] == 2
+        removed = await ann.ask("doc.cursor", channel=DOC, key="a", removed=True, if_rev=2)
+        assert removed["rev"] == 3
+        assert await server.metric("publishes_total", delivery="latest", outcome="refused") == 2
+
+
+async def test_backend_publish_with_another_rev_is_a_conflict(server: Running) -> None:
+    path = f"/channels/{DOC}/events"
+    event = {"type": "doc.cursor", "data": {"user": "a"}, "if_rev": 0, "id": "c-1"}
+    assert (await ask(server, "POST", path, event)).body["rev"] == 1
+    again = await ask(server, "POST", path, event)
+    assert (again.status, again.body["rev"], again.body["duplicate"]) == (200, 1, True)
+    late = await ask(server, "POST", path, event | {"id": "c-2"})
+    assert (late.status, late.body["code"], late.body["details"]["rev"]) == (409, "conflict", 1)
+    several = await ask(server, "POST", path, [event | {"id": "c-3"}, event | {"id": "c-4", "if_rev": 1}])
+    assert several.body["results"][0]["error"]["code"] == "conflict"
+    assert several.body["results"][1]["rev"] == 2
+
+
+@pytest.mark.parametrize(
+    ("event", "path"),
+    [
+        ({"type": "chat.message", "data": {"text": "hi"}, "if_rev": 1}, "$.if_rev"),
+        ({"type": "chat.typing", "data": {}, "if_rev": 0}, "$.if_rev"),
+        ({"type": "chat.message", "data": {"text": "hi"}, "if_rev": -1}, "$.if_rev"),
+        ({"type": "chat.message", "data": {"text": "hi"}, "if_rev": "1"}, "$.if_rev"),
+    ],
+)
+async def test_if_rev_needs_a_latest_event_and_a_number(server: Running, event: dict[str, Any], path: str) -> None:
+    async with server.client("ann") as ann:
+        await ann.subscribe("room:1")
+        kind = event.pop("type")
+        reply = await ann.ask(kind, channel="room:1", **event)
+        assert (reply["code"], reply["details"]["path"]) == ("invalid_message", path)
+        answer = await ask(server, "POST", "/channels/room:1/events", {"type": kind, **event})
+        assert (answer.status, answer.body["code"], answer.body["details"]["path"]) == (400, "invalid_message", path)
+
+
 # --- what a node has missed ---------------------------------------------------------------------------------------------
 
 

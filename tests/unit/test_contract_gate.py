@@ -107,6 +107,13 @@ def test_validate_removal_refuses(identity: Identity, changes: dict[str, Any], c
     assert (caught.value.code, caught.value.details["path"]) == (code, path)
 
 
+def test_require_version_makes_publish_of_latest_event_conditional() -> None:
+    assert GATE.require_version(remove(), 7).if_version == 7
+    with pytest.raises(ServiceError) as caught:
+        GATE.require_version(admit(), 0)
+    assert (caught.value.code, caught.value.details["path"]) == (ErrorCode.INVALID_MESSAGE, "$.if_rev")
+
+
 def test_validate_raw_data_of_a_message_is_accepted() -> None:
     raw = msgspec.json.decode(b'{"data": {"text": "hi"}}', type=dict[str, msgspec.Raw])["data"]
     published = admit(data=raw)

@@ -89,12 +89,12 @@ def test_template_encodes_any_publication(id: str, sender: str | None, type: str
     durable = Publication(room, type, id, Delivery.DURABLE, data, sender, 17, None, KEEP)
     latest = Publication(room, type, id, Delivery.LATEST, data, sender, 17, key, KEEP)
     ending = Publication(room, type, id, Delivery.LATEST, data, sender, 17, key, KEEP, 1_500)
-    removal = Publication(room, type, id, Delivery.LATEST, b"", sender, 17, key, KEEP, None, removed=True)
+    removal = Publication(room, type, id, Delivery.LATEST, b"", sender, 17, key, KEEP, None, removed=True, if_version=7)
     for _ in range(2):  # with a new template, and with a known one
         assert sent(templates, durable) == expected(durable, "d")
         assert sent(templates, latest) == expected(latest, "l", f"{type}\n{key or ''}")
-        assert sent(templates, ending) == expected(ending, "l", f"{type}\n{key or ''}", "1500", "0")
-        assert sent(templates, removal) == expected(removal, "l", f"{type}\n{key or ''}", "", "1")
+        assert sent(templates, ending) == expected(ending, "l", f"{type}\n{key or ''}", "1500", "0", "")
+        assert sent(templates, removal) == expected(removal, "l", f"{type}\n{key or ''}", "", "1", "7")
 
 
 def test_template_changes_with_retention_and_generation() -> None:

@@ -200,8 +200,8 @@ export class Tidewire {
    * @param {import('./subscription.js').PublishOptions} [options]
    * @returns {Promise<import('./messages.js').Ack>}
    */
-  publish(channel, type, data, { id = this.#nextId(), key, timeout = this.#options.requestTimeout } = {}) {
-    return this.#requests.ask({ type, id, channel, data, key }, { timeout, repeat: true });
+  publish(channel, type, data, { id = this.#nextId(), key, ifRev, timeout = this.#options.requestTimeout } = {}) {
+    return this.#requests.ask({ type, id, channel, data, key, if_rev: ifRev }, { timeout, repeat: true });
   }
 
   /**
@@ -212,8 +212,8 @@ export class Tidewire {
    * @param {import('./subscription.js').RemoveOptions} [options]
    * @returns {Promise<import('./messages.js').Ack>}
    */
-  remove(channel, type, key, { id = this.#nextId(), timeout = this.#options.requestTimeout } = {}) {
-    return this.#requests.ask({ type, id, channel, key, removed: true }, { timeout, repeat: true });
+  remove(channel, type, key, { id = this.#nextId(), ifRev, timeout = this.#options.requestTimeout } = {}) {
+    return this.#requests.ask({ type, id, channel, key, removed: true, if_rev: ifRev }, { timeout, repeat: true });
   }
 
   /**

@@ -46,6 +46,7 @@ export const ERROR_CODES = Object.freeze({
   unknown_event: Object.freeze({status: 404, retryable: false, meaning: "The contract declares no event of this type in this channel."}),
   invalid_data: Object.freeze({status: 422, retryable: false, meaning: "The data does not match the event's schema; details.errors lists every fault."}),
   invalid_key: Object.freeze({status: 422, retryable: false, meaning: "A latest event needs its key; other classes have none."}),
+  conflict: Object.freeze({status: 409, retryable: false, meaning: "The value has another rev than if_rev; details.rev is its rev, 0 without a value."}),
   not_subscribed: Object.freeze({status: 409, retryable: false, meaning: "This connection has not subscribed to the channel."}),
   already_subscribed: Object.freeze({status: 409, retryable: false, meaning: "This connection has subscribed to the channel before."}),
   too_many_subscriptions: Object.freeze({status: 429, retryable: false, meaning: "The connection has limits.subscriptions channels already."}),

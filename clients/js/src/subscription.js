@@ -46,8 +46,10 @@ import { Values } from './values.js';
  * @property {() => number} now  monotonic milliseconds
  * @property {() => number} random
  *
- * @typedef {{id?: string, key?: string, timeout?: number}} PublishOptions
- * @typedef {{id?: string, timeout?: number}} RemoveOptions
+ * @typedef {{id?: string, key?: string, ifRev?: number, timeout?: number}} PublishOptions
+ * @typedef {{id?: string, ifRev?: number, timeout?: number}} RemoveOptions
+ *   `ifRev`: only if the value of the key has this `rev`, 0 for no value; else the error `conflict`, with `details.rev`. Needs a service
+ *   with the feature `if_rev`.
  */
 
 /** A subscription to one channel: events once and in order, or `recovered: false`. */

@@ -126,7 +126,7 @@ for (const { name, message } of client) {
     const run = await connected(t, { token: () => message.token ?? 'token-1' });
     if (message.removed) run.client.remove(message.channel, message.type, message.key, { id: message.id }).catch(() => {});
     else if (isEvent(message)) {
-      run.client.publish(message.channel, message.type, message.data, { id: message.id, key: message.key }).catch(() => {});
+      run.client.publish(message.channel, message.type, message.data, { id: message.id, key: message.key, ifRev: /** @type {any} */ (message).if_rev }).catch(() => {});
     } else SAYS[message.type](run, message);
     let sent = await run.peer.messages.next();
     if (sent.type === 'subscribe' && message.type !== 'subscribe') sent = await run.peer.messages.next();

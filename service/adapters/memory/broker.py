@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from service.adapters.memory.channel_store import ChannelStore, StoreLimits
 from service.adapters.memory.idempotency_cache import IdempotencyCache
 from service.adapters.memory.stored_channel import StoredChannel
-from service.adapters.store.errors import unavailable
+from service.adapters.store.errors import check_version, unavailable
 from service.core.broker import (
     ChannelInfo,
     DeliveredHead,
@@ -123,6 +123,8 @@ class MemoryBroker:
         if earlier := self._results.find(publication, now):
             return earlier
         channel = self._channels.open(publication.channel, now)
+        if publication.if_version is not None:
+            check_version(publication.if_version, channel.state.version_of(publication.type, publication.key))
         event = self._channels.append(channel, publication, _retention(publication), now)
         result = PublishResult(event.id, channel.epoch, event.offset, event.state_version)
         self._results.add(publication, result, now)

@@ -67,6 +67,11 @@ class StoredState:
         """Whether there is neither a value nor a removal."""
         return not self.values and not self._removals
 
+    def version_of(self, type: str, key: str | None) -> int:
+        """Returns the state version of a value; 0 if there is none. Call `expire` before."""
+        value = self.values.get((type, key))
+        return 0 if value is None else value.event.state_version or 0
+
     def removals(self, after: int) -> Sequence[Event]:
         """Returns the removals above a state version."""
         return [removal.event for removal in self._removals or () if (removal.event.state_version or 0) > after]

@@ -30,9 +30,11 @@ from service.adapters.nats.records import (
     append,
     decode,
     encode,
+    live_values,
     value_life,
 )
 from service.adapters.nats.subjects import Subjects
+from service.adapters.store.errors import check_version
 from service.adapters.store.retry import retry
 from service.core.backoff import Backoff
 from service.core.broker import PublishResult
@@ -155,7 +157,7 @@ class PublishQueue:
         channels: dict[ChannelKey, list[_PendingPublish]] = {}
         for pending in batch:
             channels.setdefault(pending.publication.channel, []).append(pending)
-        if len(channels) > 1:
+        if len(channels) > 1 and all(pending.publication.if_version is None for pending in batch):
             # A refusal because of one channel must not fail the others.
             with suppress(SequenceConflictError, ServiceError):
                 await self._commit(channels, {})
@@ -177,10 +179,11 @@ class PublishQueue:
         expired: dict[str, int] = {}
 
         async def commit() -> None:
+            sequences = await self._check_versions(channel, batch, expired)
             if not (pending := [one for one in batch if not one.result.done()]):
                 return
             try:
-                await self._commit({channel: pending}, expired)
+                await self._commit({channel: pending}, expired | sequences)
             except SequenceConflictError:
                 results = await self._read_results(pending, expired)
                 for one, result in zip(pending, results, strict=True):
@@ -193,7 +196,7 @@ class PublishQueue:
     async def _commit(
         self, channels: Mapping[ChannelKey, Sequence[_PendingPublish]], expired: Mapping[str, int]
     ) -> None:
-        """Stores all or nothing. `expired`: see `_read_results`. Raises SequenceConflictError."""
+        """Stores all or nothing. `expired`: see `_read_results` and `_check_versions`. Raises SequenceConflictError."""
         now = milliseconds(self._clock)
         heads = await self._load_heads(channels)
         writes: list[Write] = []
@@ -219,6 +222,36 @@ class PublishQueue:
             self._purge(update)
         for pending, result in zip(chain.from_iterable(channels.values()), results, strict=True):
             pending.succeed(result)
+
+    async def _check_versions(
+        self, channel: ChannelKey, batch: Sequence[_PendingPublish], expired: dict[str, int]
+    ) -> dict[str, int]:
+        """Settles the conditional publishes whose result is known, or whose value has another version.
+
+        Returns the subjects of the other values, with the sequences that they must still have when the batch is stored.
+        """
+        conditional = [one for one in batch if not one.result.done() and one.publication.if_version is not None]
+        if not conditional:
+            return {}
+        results = await self._read_results(conditional, expired)
+        head = (await self._load_heads({channel: conditional}))[channel].head
+        sequences: dict[str, int] = {}
+        for pending, result in zip(conditional, results, strict=True):
+            if result is not None:
+                pending.succeed(result)
+                continue
+            publication = pending.publication
+            subject = self._subjects.value(channel, publication.type, publication.key)
+            message = await self._stream.get_last(subject)
+            values = [] if message is None else [decode(message.data, EventRecord)]
+            alive = live_values(head, values, milliseconds(self._clock))
+            try:
+                check_version(publication.if_version or 0, (alive[0].state_version or 0) if alive else 0)
+            except ServiceError as error:
+                pending.fail(error)
+            else:
+                sequences[subject] = 0 if message is None else message.sequence
+        return sequences
 
     async def _load_heads(
         self, channels: Mapping[ChannelKey, Sequence[_PendingPublish]]
@@ -251,7 +284,7 @@ class PublishQueue:
             return result, Write(segment, encode(record), retention.ttl)
         value = self._subjects.value(publication.channel, publication.type, publication.key)
         life = value_life(publication, retention, self._config.idempotency_window)
-        return result, Write(value, encode(record), life, is_rollup=True)
+        return result, Write(value, encode(record), life, is_rollup=True, last_sequence=expired.get(value))
 
     def _result_subject(self, publication: Publication) -> str:
         return self._subjects.result(publication.channel, publication.sender, publication.id)

@@ -28,7 +28,7 @@ from service.adapters.redis.publish_template import PublishTemplate, PublishTemp
 from service.adapters.redis.removal import EventRemover
 from service.adapters.store.config import ServerTimeObserver
 from service.adapters.store.empty_channels import EmptyChannels
-from service.adapters.store.errors import unavailable
+from service.adapters.store.errors import check_version, unavailable
 from service.aio.tasks import TaskSupervisor
 from service.core import epoch as epochs
 from service.core.broker import (
@@ -155,6 +155,8 @@ class RedisBroker:
         if type(reply) is list:
             is_duplicate = len(reply) == 1
             is_unindexed, reply = not is_duplicate, reply[0]
+        elif type(reply) is int:
+            check_version(publication.if_version or 0, reply)
         epoch, _, digits = reply.decode().partition(" ")
         number = int(digits)
         if not is_duplicate:

@@ -94,10 +94,11 @@ class PublishTemplate:
         if not self.is_durable:
             field = f"{publication.type}\n{publication.key or ''}".encode()
             parts = (*parts, _length(len(field)), field, b"\r\n")
-            if publication.ttl is not None or publication.removed:
+            if publication.ttl is not None or publication.removed or publication.if_version is not None:
                 ttl = "" if publication.ttl is None else publication.ttl
-                special = _encode(ttl, int(publication.removed))
-                return b"".join((self._encode_head(7), *parts[1:], special))
+                version = "" if publication.if_version is None else publication.if_version
+                special = _encode(ttl, int(publication.removed), version)
+                return b"".join((self._encode_head(8), *parts[1:], special))
         return b"".join(parts)
 
 

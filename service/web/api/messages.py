@@ -79,6 +79,12 @@ class NewEvent(ApiRequest, frozen=True, kw_only=True, rename={"sender": "from"})
         Annotated[Literal[True], Meta(description="Removes the value of `key` instead of publishing one.")] | UnsetType
     ) = UNSET
     key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+    if_rev: (
+        Annotated[
+            Offset, Meta(description="Only if the value of the key has this `rev`; 0: only if there is no value.")
+        ]
+        | None
+    ) = None
     sender: User | None = None
     """The user on whose behalf the backend publishes."""
 

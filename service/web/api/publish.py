@@ -23,7 +23,7 @@ from service.web.api.messages import (
     Refused,
     Results,
 )
-from service.web.body import decode_unchecked
+from service.web.body import data_of, decode_unchecked
 
 MAX_EVENTS_PER_ITERATION = 25
 """Events published in one loop iteration; then other connections run. Checking many large events takes milliseconds."""
@@ -100,38 +100,36 @@ def _to_refused(error: ServiceError) -> Refused:
 
 
 async def _publish(call: Call, raw: bytes | Raw, event: NewEvent, channel: str, fallback_id: str | None) -> Published:
-    _check_event(call, event)
+    data = _check_event(call, event)
     check_text(raw)  # after the check of its size
     result = call.node.publisher.publish(
         call.identity,
         channel=channel,
         type=event.type,
-        data=b"" if event.data is UNSET else event.data,
+        data=data,
         id=event.id if event.id is not None else fallback_id,
         key=event.key,
         sender=event.sender,
         removed=event.removed is True,
+        if_rev=event.if_rev,
     )
     return _to_published(result if isinstance(result, PublishResult) else await result)
 
 
-def _check_event(call: Call, event: NewEvent) -> None:
+def _check_event(call: Call, event: NewEvent) -> bytes | Raw:
+    """Returns the data. Raises ServiceError for what the contract does not decide."""
     if event.sender is not None and not is_valid_user(event.sender):
         raise ServiceError(
             ErrorCode.INVALID_MESSAGE,
             f"a user is 1 to {MAX_USER_CHARS} printable characters without spaces around them",
             path="$.from",
         )
-    if event.data is UNSET:
-        if event.removed is not True:
-            raise ServiceError(ErrorCode.INVALID_MESSAGE, "Object missing required field `data`", path="$.data")
-        return
-    if event.removed is True:
-        raise ServiceError(ErrorCode.INVALID_MESSAGE, "a removal has no data", path="$.data")
+    data = data_of(event.data, removed=event.removed is True)
     limit = call.node.bounds.limits.message_bytes
-    if len(bytes(event.data)) > limit:  # no outbox could hold it, and every subscriber would count as slow
+    if len(bytes(data)) > limit:  # no outbox could hold it, and every subscriber would count as slow
         call.node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         raise ServiceError(ErrorCode.TOO_BIG, f"data has at most {limit} bytes", path="$.data", limit=limit)
+    return data
 
 
 def _to_published(result: PublishResult) -> Published:

@@ -283,6 +283,7 @@ OPERATIONS = (
             ErrorCode.FORBIDDEN,
             ErrorCode.INVALID_DATA,
             ErrorCode.INVALID_KEY,
+            ErrorCode.CONFLICT,
         ),
     ),
     Operation(

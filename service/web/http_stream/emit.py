@@ -15,7 +15,7 @@ from service.protocol.messages import Ack
 from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import HeldBytes
 from service.realtime.node import Node
-from service.web.body import read_json
+from service.web.body import data_of, read_json
 from service.web.client_info import add_cors_headers, check_origin, client_ip
 from service.web.http_config import HTTP_CONFIG, NODE
 from service.web.http_stream.credentials import authenticate
@@ -53,7 +53,8 @@ async def _read(request: web.Request, node: Node, identity: Identity) -> EmitReq
     finally:
         holding.release()
     limit = node.bounds.limits.message_bytes
-    size = memoryview(emitted.data).nbytes
+    data = data_of(emitted.data, removed=emitted.removed is True)
+    size = memoryview(data).nbytes
     if size > limit:
         node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         raise ServiceError(ErrorCode.TOO_BIG, f"data has at most {limit} bytes", path="$.data", limit=limit)
@@ -67,11 +68,13 @@ async def _publish(node: Node, identity: Identity, emitted: EmitRequest) -> Ack:
         identity,
         channel=emitted.channel,
         type=emitted.type,
-        data=emitted.data,
+        data=data_of(emitted.data, removed=emitted.removed is True),
         id=emitted.id,
         key=emitted.key,
         sender=_sender(identity, receipt),
         subscription=None if receipt is None else _find_subscription(node, identity, receipt, emitted.channel),
+        removed=emitted.removed is True,
+        if_rev=emitted.if_rev,
     )
     if not isinstance(result, PublishResult):
         result = await result

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from service.core import last_event_id
 from service.core.position import Position
 from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
 from service.protocol.features import Announcement, parse_announcement
-from service.protocol.messages import MAX_KEY, Channel, Id, Since
+from service.protocol.messages import MAX_KEY, Channel, Id, Offset, Since
 from service.web.body import decode
 from service.web.connect_checks import parse_channels, read_announcement
 
@@ -65,9 +65,12 @@ class EmitRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     type: str
     channel: Channel
-    data: Raw
     id: Id
+    data: Raw | UnsetType = UNSET
+    """Absent if and only if `removed`."""
     key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+    removed: Literal[True] | UnsetType = UNSET
+    if_rev: Offset | None = None
     receipt: str | None = None
 
 

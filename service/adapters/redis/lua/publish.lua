@@ -2,10 +2,11 @@
 -- KEYS: the last is the result of this id. Before it, for "l", 5 expiries (values.lua), 6 removals (sorted set by state version of
 --       "epoch version\nbody")
 -- ARGV: 4 "d" or "l", 5 entries to keep, 6 TTL (ms), 7 idempotency window (ms), at most ARGV 3, 8 PUBLISH or SPUBLISH,
---       9 Pub/Sub channel, 10 id, 11 body, 12 type\nkey (latest); both may be absent: 13 TTL (ms) of the value, at most
---       ARGV 6, or "", 14 "1" to remove the value
+--       9 Pub/Sub channel, 10 id, 11 body, 12 type\nkey (latest); the rest may be absent: 13 TTL (ms) of the value, at most
+--       ARGV 6, or "", 14 "1" to remove the value, 15 state version that the value must have (0: no value), or ""
 -- Returns "epoch number", where the number is the offset or the state version. Or a list: {"epoch number"} of the first publish
 -- for a duplicate; {"epoch number", 1} for an accepted event whose channel may be missing in its tenant's index.
+-- Or an integer: the value has this state version, and not the one of ARGV 15. Then nothing is accepted.
 
 -- An expiry is set again only after this many ms, and is longer by as many, because PEXPIRE costs Redis as much as the
 -- event.
@@ -31,6 +32,11 @@ if known[2] and string.match(known[2], '^%S+ %d+$') then
   if not is_lost then return {known[2]} end
   -- The channel was set back and the event is gone, so it is accepted again.
   if epoch == channel.e then rare_functions().begin_epoch(channel, '') end
+end
+
+if ARGV[15] and ARGV[15] ~= '' then
+  local version = version_of(ARGV[12], channel.u)
+  if version ~= tonumber(ARGV[15]) then return version end
 end
 
 local ttl = tonumber(ARGV[6])

@@ -23,3 +23,13 @@ local function remove_ended()
     redis.call('ZREM', KEYS[5], field)
   end
 end
+
+-- The state version of a value; 0 if there is none. `state_ttl`: TTL (ms) of the state.
+local function version_of(field, state_ttl)
+  local value = redis.call('HGET', KEYS[3], field)
+  if not value then return 0 end
+  local version, accepted = string.match(value, '^(%d+) (%d+)\n')
+  local expiry = expiry_of(value)
+  if accepted + state_ttl <= now or (expiry and expiry <= now) then return 0 end
+  return tonumber(version)
+end

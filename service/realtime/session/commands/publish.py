@@ -24,6 +24,7 @@ def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[No
         command.key,
         identity.user or f"anonymous-{connection.id}",
         session.find(channel),
+        if_rev=command.if_rev,
     )
     if not isinstance(result, PublishResult):
         return _wait(connection, command, result)
@@ -46,6 +47,7 @@ def handle_removal(node: Node, connection: Connection, command: Remove) -> Await
         identity.user or f"anonymous-{connection.id}",
         session.find(command.channel),
         removed=True,
+        if_rev=command.if_rev,
     )
     if not isinstance(result, PublishResult):
         return _wait(connection, command, result)
