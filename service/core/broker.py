@@ -87,6 +87,8 @@ class Snapshot(Struct, frozen=True):
     """The newest state version. The last event of `state` may be older, as values expire."""
     epoch_start: int | None = None
     """The offset at which the epoch began: every durable event above it belongs to the epoch. None if unknown."""
+    tail: Sequence[Event] = ()
+    """The last events of the stream up to `position`, oldest first: as many as were requested and are kept."""
 
     @property
     def head(self) -> StreamHead:
@@ -157,12 +159,16 @@ class Broker(Protocol):
     async def unsubscribe(self, channel: ChannelKey) -> None:
         """Stops the delivery; events in flight may be dropped. Does nothing without a subscription."""
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """Reads position, state and the events missed since a position, all in one atomic step.
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
+        """Reads position, state, the events missed since a position, and the last `tail` events, all in one atomic step.
 
         A position is not recovered if more than `max_events` events or `max_bytes` bytes of data came after it, or if the
         stream has not reached it. The second shows that the store was set back, so the channel starts a new epoch. It does not if
         its epoch is younger than `epoch.MIN_EPOCH_AGE`, because clients can invent a position.
+
+        A tail of more than `max_bytes` bytes of data begins later. The last event is in it whatever its size.
         """
 
     async def stream_heads(

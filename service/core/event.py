@@ -5,6 +5,7 @@ They are structs: every message makes one, in a tenth of the time of a dataclass
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -87,6 +88,16 @@ class Event(Struct, frozen=True, gc=False):
     """Milliseconds after which the value ends, counted from the delivery or the read. None without `Publication.ttl`."""
     removed: bool = False
     """True if the value of the key was removed; `data` is empty."""
+
+
+def last_within(events: Sequence[Event], max_bytes: int) -> Sequence[Event]:
+    """Returns the last of the events whose data has at most `max_bytes` bytes together; the very last one in any case."""
+    size = 0
+    for index in range(len(events) - 1, -1, -1):
+        size += len(events[index].data)
+        if size > max_bytes:
+            return events[min(index + 1, len(events) - 1) :]
+    return events
 
 
 def accepted_event(

@@ -6,6 +6,7 @@ The garbage collector skips these objects (`gc=False`): they are in no reference
 from __future__ import annotations
 
 from enum import Enum
+from typing import ClassVar
 
 from msgspec import Struct
 
@@ -60,6 +61,15 @@ class Subscription(Struct, eq=False, gc=False):
     start: Start = Start.JOIN
     presence: PresenceAccess = PresenceAccess.NONE
     phase: Phase = Phase.PENDING
+
+    tail: ClassVar[int] = 0
+    """The number of last events that `subscribed` brings (`TailSubscription`)."""
+
+
+class TailSubscription(Subscription, eq=False, gc=False):
+    """A subscription that begins with the last events of the channel. A type of its own, so that others take no memory for it."""
+
+    tail: int = 0  # type: ignore[misc]  # a field in place of the constant of all other subscriptions
 
 
 class Session(Struct, eq=False, gc=False):

@@ -15,6 +15,8 @@ MAX_TOKEN = 8192
 MAX_KEY = 128
 MAX_PAGE = 1000
 """Largest number of events in one `history` page."""
+MAX_TAIL = 100
+"""Largest number of events in the tail of a `subscribed`."""
 
 # Python's `$` also matches before a final newline. With the look-ahead, the pattern means the same in JSON Schema.
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=r"^[\x21-\x7e]+(?!\n)$")]
@@ -24,6 +26,7 @@ Channel = Annotated[str, Meta(min_length=1, max_length=512)]
 """Only the length is checked here. core/channel.py checks the naming rules, with another error code."""
 Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+TailSize = Annotated[int, Meta(ge=1, le=MAX_TAIL)]
 
 
 class Since(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -57,6 +60,8 @@ class Subscribe(ClientMessage, frozen=True, tag="subscribe", tag_field="type"):
     id: Id
     channel: Channel
     since: Since | None = None
+    tail: TailSize | None = None
+    """The number of last durable events that `subscribed` brings."""
 
 
 class Unsubscribe(ClientMessage, frozen=True, tag="unsubscribe", tag_field="type"):
@@ -221,6 +226,8 @@ class Subscribed(ServerMessage, frozen=True, tag="subscribed", tag_field="type")
     recovered: bool | None = None
     """True: `events` has all missed events. False: events are missing. Absent: no recovery was requested."""
     presence: PresenceView | None = None
+    tail: list[Raw] | None = None
+    """The last durable events up to `offset`. Absent if they were not requested, or the client may not read them."""
 
 
 class Unsubscribed(ServerMessage, frozen=True, tag="unsubscribed", tag_field="type"):

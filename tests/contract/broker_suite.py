@@ -611,6 +611,62 @@ class BrokerSuite(ABC):
         snapshot = await broker.snapshot(ROOM, since, MANY, 199)
         assert (snapshot.recovered, list(snapshot.missed)) == (False, [])
 
+    @pytest.mark.parametrize(
+        ("published", "tail", "expected"),
+        [
+            pytest.param(0, 3, [], id="nothing published"),
+            pytest.param(2, 3, ["m-1", "m-2"], id="fewer than asked for"),
+            pytest.param(5, 3, ["m-3", "m-4", "m-5"], id="more than asked for"),
+            pytest.param(25, 20, [f"m-{n}" for n in range(16, 26)], id="more than are kept"),
+            pytest.param(5, 0, [], id="not asked for"),
+        ],
+    )
+    async def test_snapshot_tail_has_last_kept_events(
+        self, broker: Broker, publish: Publisher, published: int, tail: int, expected: list[str]
+    ) -> None:
+        for _ in range(published):
+            await publish.durable()
+        await publish.latest("k")
+        snapshot = await broker.snapshot(ROOM, None, MANY, MUCH, tail)
+        assert (ids(list(snapshot.tail)), snapshot.position.offset) == (expected, published)
+        assert (snapshot.recovered, list(snapshot.missed)) == (None, [])
+
+    async def test_snapshot_tail_with_position_has_missed_events_too(self, broker: Broker, publish: Publisher) -> None:
+        first = await publish.durable()
+        for _ in range(4):
+            await publish.durable()
+        snapshot = await broker.snapshot(ROOM, Position(first.epoch, 4, "m-4"), MANY, MUCH, 3)
+        assert (ids(list(snapshot.missed)), ids(list(snapshot.tail))) == (["m-5"], ["m-3", "m-4", "m-5"])
+        snapshot = await broker.snapshot(ROOM, Position("another", 4, "m-4"), MANY, MUCH, 1)
+        assert (snapshot.recovered, ids(list(snapshot.tail))) == (False, ["m-5"])
+
+    async def test_snapshot_tail_of_many_large_events_begins_where_bytes_suffice(
+        self, broker: Broker, publish: Publisher
+    ) -> None:
+        many = Retention(entries=200, ttl=TTL)
+        data = b'"' + b"x" * 98 + b'"'
+        for _ in range(120):
+            await publish.durable(data=data, retention=many)
+        whole = await broker.snapshot(ROOM, None, MANY, MUCH, 100)
+        assert ids(list(whole.tail)) == [f"m-{n}" for n in range(21, 121)]
+        assert len((await broker.snapshot(ROOM, None, MANY, 7_000, 100)).tail) == 70
+        assert len((await broker.snapshot(ROOM, None, MANY, 200, 100)).tail) == 2
+        assert len((await broker.snapshot(ROOM, None, MANY, 199, 100)).tail) == 1
+        assert ids(list((await broker.snapshot(ROOM, None, MANY, 1, 100)).tail)) == ["m-120"]
+
+    async def test_snapshot_tail_shows_tombstones_and_no_expired_events(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        for _ in range(3):
+            await publish.durable()
+        kept = (await broker.history(ROOM, None, None, 10)).events
+        assert list(await broker.remove_events(ROOM, [kept[2]])) == [True]
+        tail = (await broker.snapshot(ROOM, None, MANY, MUCH, 2)).tail
+        assert ids(list(tail)) == ["m-2", "m-3"]
+        assert [is_tombstone(event) for event in tail] == [False, True]
+        await self.advance(clock, TTL)
+        assert not (await broker.snapshot(ROOM, None, MANY, MUCH, 2)).tail
+
     async def test_snapshot_always_has_state(self, broker: Broker, publish: Publisher) -> None:
         last = await publish.durable()
         await publish.latest("k")

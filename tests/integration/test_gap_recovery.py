@@ -98,13 +98,15 @@ class Lossy(MemoryBroker):
         marks = await super().stream_heads(channels, known)
         return [None if channel == self.unreadable else mark for channel, mark in zip(channels, marks, strict=True)]
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
         if channel.tenant == "":
-            return await super().snapshot(channel, since, max_events, max_bytes)
+            return await super().snapshot(channel, since, max_events, max_bytes, tail)
         self.reads += 1
         if self.away is not None:
             raise self.away
-        snapshot = await super().snapshot(channel, since, max_events, max_bytes)
+        snapshot = await super().snapshot(channel, since, max_events, max_bytes, tail)
         if self.gate is not None:
             await self.gate.wait()
         return snapshot

@@ -126,8 +126,10 @@ class Hesitant:
     async def unsubscribe(self, channel: ChannelKey) -> None:
         await self._late(lambda: self._broker.unsubscribe(channel))
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        return await self._late(lambda: self._broker.snapshot(channel, since, max_events, max_bytes))
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
+        return await self._late(lambda: self._broker.snapshot(channel, since, max_events, max_bytes, tail))
 
     async def stream_heads(
         self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()

@@ -100,12 +100,14 @@ class SlowBroker(MemoryBroker):
         )
         self.answers = asyncio.Event()
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
         if channel.name == "room:slow":
             await self.answers.wait()
         if channel.name == "room:broken":
             raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
-        return await super().snapshot(channel, since, max_events, max_bytes)
+        return await super().snapshot(channel, since, max_events, max_bytes, tail)
 
 
 async def test_ready_in_address_with_a_slow_broker_sends_welcome_first() -> None:

@@ -128,9 +128,11 @@ class Line:
         """As the port says."""
         await self._reached().unsubscribe(channel)
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
         """As the port says."""
-        return await self._reached().snapshot(channel, since, max_events, max_bytes)
+        return await self._reached().snapshot(channel, since, max_events, max_bytes, tail)
 
     async def stream_heads(
         self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
@@ -302,8 +304,10 @@ class _Front:
         self.carried.discard(channel)
         await self._bus.unsubscribed(channel)
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        return await self._store.snapshot(channel, since, max_events, max_bytes)
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
+        return await self._store.snapshot(channel, since, max_events, max_bytes, tail)
 
     async def stream_heads(
         self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()

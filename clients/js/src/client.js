@@ -68,6 +68,8 @@ export class Tidewire {
   #link;
   /** @type {Set<string>} channels in the URL of the current connection */
   #named = new Set();
+  /** @type {Set<string>} what the service of this connection offers */
+  #features = new Set();
   /** @type {StateChange} */
   #status = { state: 'closed', reason: 'new', attempt: 0 };
   /** Increases with every step of the lifecycle; results awaited in an older step are ignored. */
@@ -286,11 +288,11 @@ export class Tidewire {
   }
 
   /**
-   * Channels without a position can be part of the upgrade; the others need `subscribe` with `since`.
+   * Channels without a position and a tail can be part of the upgrade; the others need `subscribe` with `since` or `tail`.
    * @param {URL} address
    */
   #nameChannels(address) {
-    const fresh = [...this.#subscriptions.values()].filter(({ position }) => position === undefined);
+    const fresh = [...this.#subscriptions.values()].filter(({ position, tail }) => position === undefined && !tail);
     this.#named = new Set((this.#options.channels ?? []).filter((name) => fresh.some(({ channel }) => channel === name)));
     if (this.#named.size > 0) address.searchParams.set('channels', [...this.#named].join(','));
   }
@@ -300,6 +302,7 @@ export class Tidewire {
     this.#welcomedAt = this.#clock.now();
     this.#offline = false; // even if the browser reports offline
     this.#token.expiresIn(welcome.expires_in);
+    this.#features = new Set(welcome.features);
     for (const subscription of this.#subscriptions.values()) {
       if (this.#named.has(subscription.channel)) subscription.joinedByAddress();
       else subscription.join();
@@ -501,6 +504,7 @@ export class Tidewire {
     open: () => this.#link?.welcomed ?? false,
     nextId: () => this.#nextId(),
     send: (message) => this.#link?.send(message),
+    offers: (feature) => this.#features.has(feature),
     ask: (message, repeat) => this.#requests.ask(message, { timeout: this.#options.requestTimeout, repeat }),
     publish: (channel, type, data, options) => this.publish(channel, type, data, options),
     remove: (channel, type, key, options) => this.remove(channel, type, key, options),

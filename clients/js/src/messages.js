@@ -18,9 +18,11 @@
  * @typedef {{message: number, batch: number, subscriptions: number, rate: number, burst: number, subscribe_rate?: number,
  *            subscribe_burst?: number, violations?: number, user?: SharedLimits, address?: SharedLimits}} Limits
  *   Older services omit the optional ones; `user` is also absent for an anonymous connection.
- * @typedef {{type: 'welcome', connection: string, user: string, heartbeat: number, limits: Limits, expires_in?: number}} Welcome
+ * @typedef {{type: 'welcome', connection: string, user: string, heartbeat: number, limits: Limits, expires_in?: number,
+ *            features?: string[]}} Welcome
  * @typedef {{type: 'subscribed', id: string | null, channel: string, epoch: string, offset: number, last?: string,
- *            events: Event[], state: Event[], recovered?: boolean, presence?: Presence}} Subscribed
+ *            events: Event[], state: Event[], recovered?: boolean, presence?: Presence,
+ *            tail?: Event[]}} Subscribed
  * @typedef {{type: 'unsubscribed', channel: string, code: string, id?: string}} Unsubscribed
  * @typedef {{type: 'ack', id: string, offset?: number, rev?: number, duplicate?: boolean}} Ack
  * @typedef {{type: 'error', id?: string, code: string, message: string, retryable: boolean, details?: Record<string, any>}} ErrorMessage

@@ -21,6 +21,8 @@ import { Values } from './values.js';
  *   reported (`onError`, and the client's `error` event), and the position still advances: one bad event cannot block
  *   the channel forever.
  * @property {(event: Event) => unknown} [onEvent]  every event, once and in order
+ * @property {number} [tail]  the number of last events, 1 to 100, that the first subscribe brings, if the service offers it
+ * @property {(events: Event[]) => unknown} [onTail]  the last events, after `onSubscribed`; the live events continue them
  * @property {(state: Event[]) => unknown} [onState]  the newest event of every key; replaces the previous state
  * @property {(removed: Removed) => unknown} [onRemoved]  a value of the state has ended
  * @property {(presence: import('./presence-list.js').PresenceChange) => unknown} [onPresence]
@@ -34,6 +36,7 @@ import { Values } from './values.js';
  * @property {() => boolean} open
  * @property {() => string} nextId
  * @property {(message: import('./messages.js').ClientMessage) => void} send  only while open
+ * @property {(feature: string) => boolean} offers  whether the service of the open connection has a feature
  * @property {(message: import('./requests.js').Request, repeat: boolean) => Promise<any>} ask
  * @property {(channel: string, type: string, data: unknown, options?: PublishOptions) => Promise<import('./messages.js').Ack>} publish
  * @property {(channel: string, type: string, key: string, options?: RemoveOptions) => Promise<import('./messages.js').Ack>} remove
@@ -93,6 +96,11 @@ export class Subscription {
 
   get channel() {
     return this.#channel;
+  }
+
+  /** The number of last events that the first subscribe requests. */
+  get tail() {
+    return this.#handlers.tail;
   }
 
   /** `waiting` (no connection), `joining`, `joined` or `ended`. */
@@ -165,7 +173,8 @@ export class Subscription {
     this.#retry.stop();
     this.#state = 'joining';
     this.#request = this.#connection.nextId();
-    this.#connection.send({ type: 'subscribe', id: this.#request, channel: this.#channel, since: this.position });
+    const tail = this.position === undefined && this.#connection.offers('tail') ? this.tail : undefined;
+    this.#connection.send({ type: 'subscribe', id: this.#request, channel: this.#channel, since: this.position, tail });
   }
 
   /** Waits for `subscribed` of a channel that the connection's URL named. */
@@ -267,9 +276,10 @@ export class Subscription {
    * @param {Subscribed} message
    * @param {number} at
    */
-  async #start({ epoch, offset, last, events, state, recovered, presence }, at) {
+  async #start({ epoch, offset, last, events, state, recovered, presence, tail }, at) {
     const resumed = this.position !== undefined;
     await this.#call('onSubscribed', { recovered, missed: events.length, resumed, epoch, offset });
+    if (tail) await this.#call('onTail', tail);
     this.#values.replace(state, at, this.#connection.now());
     await this.#call('onState', state);
     if (presence) await this.#call('onPresence', this.#presenceList.replace(presence));
@@ -356,7 +366,7 @@ export class Subscription {
   }
 
   /**
-   * @param {'onEvent' | 'onState' | 'onRemoved' | 'onPresence' | 'onSubscribed' | 'onUnsubscribed'} name
+   * @param {'onEvent' | 'onTail' | 'onState' | 'onRemoved' | 'onPresence' | 'onSubscribed' | 'onUnsubscribed'} name
    * @param {any} argument
    */
   async #call(name, argument) {

@@ -428,3 +428,32 @@ async function connectedRoom(t, state) {
   assert.deepEqual(await calls.next(), ['state', state.map(({ id }) => id)]);
   return { ...scene, calls };
 }
+
+test('the first subscribe brings the last events, a later one resumes', async (t) => {
+  const { server: service, client, clock, until } = await scene(t);
+  /** @type {Inbox<string[]>} */
+  const tails = new Inbox();
+  client.subscribe('room:1', { tail: 2, onTail: (events) => tails.put(events.map(({ id }) => id)) });
+  void client.connect();
+  const peer = await service.peer();
+  const [request] = await peer.welcome();
+  assert.equal(request.tail, 2);
+  await until('open');
+  peer.send(subscribed(request, { offset: 2, last: 'm-2', tail: [message(1), message(2)] }));
+  assert.equal((await tails.next()).length, 2);
+  peer.close(1012);
+  clock.advance((await until('waiting')).retryIn ?? 0);
+  const [again] = await (await service.peer()).welcome();
+  assert.equal(again.since.offset, 2);
+  assert.equal('tail' in again, false);
+});
+
+test('a service without the feature is not asked for the last events', async (t) => {
+  const { server: service, client } = await scene(t);
+  client.subscribe('room:1', { tail: 2 });
+  void client.connect();
+  const { features, ...old } = WELCOME;
+  assert.deepEqual(features, ['tail']);
+  const [request] = await (await service.peer()).welcome(/** @type {any} */ (old));
+  assert.equal('tail' in request, false);
+});

@@ -104,7 +104,7 @@ test('replies of the examples settle the requests they answer', async (t) => {
 
 /** What the client sends for each example, in the words of its API. @type {Record<string, (run: any, message: any) => void>} */
 const SAYS = {
-  subscribe: ({ client }, { channel, since }) => client.subscribe(channel, { since }),
+  subscribe: ({ client }, { channel, since, tail }) => client.subscribe(channel, { since, tail }),
   unsubscribe: ({ client }, { channel }) => void client.subscribe(channel).unsubscribe(),
   history: ({ client }, { channel, after, before, limit }) => void client.subscribe(channel).history({ after, before, limit }).catch(() => {}),
   presence: ({ client }, { channel }) => void client.subscribe(channel).presence().catch(() => {}),

@@ -24,7 +24,7 @@ from service.core.broker import (
 )
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
-from service.core.event import Delivery, Event, Publication, Retention, accepted_event
+from service.core.event import Delivery, Event, Publication, Retention, accepted_event, last_within
 from service.core.limits import EMPTY_TTL
 from service.core.position import Position, events_after
 from service.core.removal import epoch_notice
@@ -144,8 +144,10 @@ class MemoryBroker:
         self._require_sink()
         self._channels.unsubscribe(channel, self._clock.monotonic())
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """Copies no more of the stream than was missed."""
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
+        """Copies no more of the stream than was missed, and the tail."""
         stored = self._open(channel)
         missed = None if since is None else _missed(stored, since, max_events)
         if missed is not None and sum(len(event.data) for event in missed) > max_bytes:
@@ -157,6 +159,7 @@ class MemoryBroker:
             None if since is None else missed is not None,
             stored.state_version,
             stored.epoch_start,
+            last_within(stored.newest(tail), max_bytes) if tail else (),
         )
 
     async def stream_heads(

@@ -50,7 +50,7 @@ from service.core.broker import (
 )
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
-from service.core.event import Delivery, Event, Publication
+from service.core.event import Delivery, Event, Publication, last_within
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
@@ -293,7 +293,9 @@ class NatsBroker:
 
     # --- reading --------------------------------------------------------------------------------------------------------
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
         """Reads until head and state agree. While a channel keeps changing, `state` may contain values above
         `state_version`."""
         async with self.call():
@@ -304,6 +306,9 @@ class NatsBroker:
             missed = None
             if since is not None:
                 missed = await self._reader.read_missed(channel, head, since, max_events, max_bytes)
+            last: Sequence[EventRecord] = ()
+            if tail and head.has_history(milliseconds(self._clock)):
+                last = await self._reader.read_last(channel, head, max(1, head.first), head.offset, tail)
         return Snapshot(
             position=head.position,
             state=[record.event(channel, now) for record in state],
@@ -311,6 +316,7 @@ class NatsBroker:
             recovered=None if since is None else missed is not None,
             state_version=head.state_version,
             epoch_start=head.epoch_start,
+            tail=last_within([record.event(channel) for record in last], max_bytes),
         )
 
     def _shows_loss(self, head: ChannelHead, since: Position) -> bool:

@@ -41,7 +41,7 @@ from service.core.broker import (
     StreamHead,
 )
 from service.core.channel import ChannelKey
-from service.core.event import Delivery, Event, Publication
+from service.core.event import Delivery, Event, Publication, last_within
 from service.core.position import Position, events_after
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
@@ -223,10 +223,12 @@ class RedisBroker:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+    async def snapshot(
+        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
+    ) -> Snapshot:
         """Runs lua/snapshot.lua."""
         keys = self.keys(channel)
-        epoch, offset, id_, state_version, state, kept, epoch_start, now = await self.executor.run_script(
+        epoch, offset, id_, state_version, state, kept, epoch_start, now, last = await self.executor.run_script(
             SNAPSHOT,
             keys,
             since.epoch if since is not None else "",
@@ -234,6 +236,7 @@ class RedisBroker:
             max_events,
             max_bytes,
             int(epochs.MIN_EPOCH_AGE * 1_000_000),
+            tail,
         )
         if not offset and not state_version and keys.events in self._subscriptions:
             self._empty.add(channel, None)
@@ -241,6 +244,7 @@ class RedisBroker:
             position = _position(epoch, offset, id_)
             values = _state(channel, state, position.epoch, now)
             events = [_stream_event(channel, entry, position.epoch) for entry in kept or ()]
+            newest = [_stream_event(channel, entry, position.epoch) for entry in last or ()]
         missed: Sequence[Event] | None = None
         if since is not None and (kept is not None or since.offset == position.offset):
             missed = events_after(since, position, events)
@@ -253,6 +257,7 @@ class RedisBroker:
             None if since is None else missed is not None,
             state_version,
             epoch_start,
+            last_within(newest, max_bytes),
         )
 
     async def stream_heads(

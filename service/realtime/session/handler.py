@@ -100,11 +100,11 @@ class SessionHandler:
     def _subscribe(self, joins: Iterator[Join]) -> Awaitable[None] | None:
         """Subscribes to channels up to the first that has to wait. Returns what has to be waited for; None after the last."""
         connection = self._connection
-        for channel, spec, since in joins:
+        for channel, spec, since, tail in joins:
             if self._is_over:
                 return None
             try:
-                waiting = self._node.streams.subscriptions.join_authorised(connection, channel, spec, None, since)
+                waiting = self._node.streams.subscriptions.join_authorised(connection, channel, spec, None, since, tail)
             except ServiceError as error:
                 self._refuse_channel(channel, error)
                 continue

@@ -29,8 +29,9 @@ from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
 NO_POSITIONS: Mapping[str, Position] = MappingProxyType({})
-Join = tuple[str, ChannelSpec, Position | None]
-"""A channel to subscribe to, its declaration, and the position from which it resumes."""
+NO_TAILS: Mapping[str, int] = MappingProxyType({})
+Join = tuple[str, ChannelSpec, Position | None, int]
+"""A channel to subscribe to, its declaration, the position from which it resumes, and the number of last events to bring."""
 
 
 class AcceptedUpgrade(Struct, frozen=True):
@@ -51,11 +52,16 @@ class AcceptedUpgrade(Struct, frozen=True):
     """True if the client gets receipts, because it cannot send over this connection."""
     positions: Mapping[str, Position] = NO_POSITIONS
     """The positions from which channels of `channels` resume."""
+    tails: Mapping[str, int] = NO_TAILS
+    """The numbers of last events that `subscribed` of channels of `channels` bring."""
 
     def joins(self) -> Iterator[Join]:
         """Iterates over the subscriptions that come with the upgrade."""
-        positions = self.positions
-        return ((name, spec, positions.get(name)) for name, spec in self.channels.items())
+        positions, tails = self.positions, self.tails
+        return (
+            (name, spec, positions.get(name), tails.get(name, 0) if tails else 0)
+            for name, spec in self.channels.items()
+        )
 
 
 async def authenticate_hello(

@@ -138,9 +138,16 @@ class ChannelMembership:
         return position
 
     async def go_live(
-        self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
+        self,
+        connection: Connection,
+        subscription: Subscription,
+        view: Callable[[], Awaitable[PresenceView]] | None,
+        tail: int,
     ) -> Joined | None:
-        """Reads the snapshot and the presence view, then starts delivery. Returns None if the connection has left meanwhile."""
+        """Reads the snapshot, with the last `tail` events, and the presence view, then starts delivery.
+
+        Returns None if the connection has left meanwhile.
+        """
         room = self._hub.get(subscription.channel)
         if room is None or not room.has_member(connection):
             return None
@@ -149,7 +156,11 @@ class ChannelMembership:
             presence = await view() if view is not None else None
             while True:
                 snapshot = await self._broker.snapshot(
-                    subscription.channel, subscription.since, self._limits.recovery_events, self._limits.recovery_bytes
+                    subscription.channel,
+                    subscription.since,
+                    self._limits.recovery_events,
+                    self._limits.recovery_bytes,
+                    tail,
                 )
                 if not room.is_subscribing(connection):
                     return None

@@ -13,7 +13,7 @@ from service.core.broker import DeliveredHead, StreamHead
 from service.core.channel import channel_key
 from service.core.identity import Identity, Right
 from service.core.position import Position
-from service.core.session import Phase, PresenceAccess, Start, Subscription
+from service.core.session import Phase, PresenceAccess, Start, Subscription, TailSubscription
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import PresenceReply, Subscribed, Unsubscribed
@@ -44,16 +44,16 @@ class Subscriptions:
         self._fresh = metrics.subscriptions.resumes.labels(outcome="fresh")
 
     def subscribe(
-        self, connection: Connection, channel: str, request: str | None, since: Position | None
+        self, connection: Connection, channel: str, request: str | None, since: Position | None, tail: int = 0
     ) -> Awaitable[None] | None:
         """Authorises a client and subscribes it to a channel. If it has sent `ready`, sends `subscribed` and starts delivery.
 
         Returns what has to be waited for; None if the client is subscribed. Raises ServiceError, at once or at the end of the
         wait; then nothing has changed. Without the right to history or to presence, a client is not refused. It gets no missed
-        events, or does not see the users.
+        events, or does not see the users. `tail`: the number of last events that `subscribed` brings.
         """
         spec = self._gate.authorise(connection.session.identity, channel, Right.SUBSCRIBE).spec
-        return self.join_authorised(connection, channel, spec, request, since)
+        return self.join_authorised(connection, channel, spec, request, since, tail)
 
     def join_authorised(
         self,
@@ -62,6 +62,7 @@ class Subscriptions:
         spec: ChannelSpec,
         request: str | None,
         since: Position | None,
+        tail: int = 0,
         *,
         is_continued: bool = False,
     ) -> Awaitable[None] | None:
@@ -79,7 +80,11 @@ class Subscriptions:
             raise
         key = channel_key(identity.tenant, channel)
         start = Start.JOIN if since is None or is_continued else Start.POSITION
-        subscription = Subscription(key, request, since, start, self._presence_access(identity, channel, spec))
+        access = self._presence_access(identity, channel, spec)
+        if tail:
+            subscription: Subscription = TailSubscription(key, request, since, start, access, tail=tail)
+        else:
+            subscription = Subscription(key, request, since, start, access)
         session.add(subscription)
         membership = self._membership
         has_joined = membership.join_now(connection, subscription)
@@ -126,7 +131,7 @@ class Subscriptions:
 
     def go_live_now(self, connection: Connection, subscription: Subscription) -> bool:
         """Does the same as `go_live`, if that needs no wait. Otherwise does nothing and returns False: call `go_live`."""
-        if subscription.presence is PresenceAccess.SEES:
+        if subscription.presence is PresenceAccess.SEES or subscription.tail:
             return False
         position = self._membership.go_live_now(connection, subscription)
         if position is None:
@@ -163,7 +168,10 @@ class Subscriptions:
             return None
         sees = subscription.presence is PresenceAccess.SEES
         view = partial(self._presence.view, subscription.channel) if sees else None
-        joined = await self._membership.go_live(connection, subscription, view)
+        tail = subscription.tail
+        if tail and not self._gate.allows(connection.session.identity, subscription.channel.name, Right.HISTORY):
+            tail = 0
+        joined = await self._membership.go_live(connection, subscription, view, tail)
         if joined is None:
             return None
         subscription.since = None  # frees memory: only a pending subscription needs it
@@ -181,12 +189,15 @@ class Subscriptions:
                 events=[Raw(encode_event(event)) for event in snapshot.missed],
                 state=[Raw(encode_event(event)) for event in snapshot.state],
                 presence=joined.presence,
+                tail=[Raw(encode_event(event)) for event in snapshot.tail] if tail else None,
             )
         )
         self._send(connection, joined.after)
         return snapshot.head
 
     def _count(self, subscription: Subscription, joined: Joined) -> None:
+        if joined.snapshot.tail:
+            self._metrics.subscriptions.tail_events.inc(len(joined.snapshot.tail))
         if subscription.start is Start.JOIN:
             self._fresh.inc()
             return

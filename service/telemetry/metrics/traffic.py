@@ -139,6 +139,7 @@ class SubscriptionMetrics:
         self.resume_events = make.fast_histogram(
             "resume_events", "Missed events sent to one subscription that resumes.", _EVENTS
         )
+        self.tail_events = make.counter("tail_events", "Last events sent to clients that subscribe with `tail`.")
         self.presence_events = make.fast_counters("presence_events", "Presence events published, by kind.", "kind")
         start_at_zero(self.presence_events, ("joined", "left", "count"))
         self.presence_reentered = make.counter(

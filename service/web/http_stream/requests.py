@@ -14,7 +14,8 @@ from service.core.position import Position
 from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
 from service.protocol.features import Announcement, parse_announcement
-from service.protocol.messages import MAX_KEY, Channel, Id, Offset, Since
+from service.protocol.messages import MAX_KEY, Channel, Id, Offset, Since, TailSize
+from service.realtime.session.handshake import NO_TAILS
 from service.web.body import decode
 from service.web.connect_checks import parse_channels, read_announcement
 
@@ -27,11 +28,17 @@ _Text = Annotated[str, Meta(max_length=65)]
 LAST_EVENT_ID = "Last-Event-ID"
 
 
-class StreamSubscription(Struct, frozen=True, forbid_unknown_fields=True):
-    """One channel of a stream, from a position if `since` is given."""
+class PollSubscription(Struct, frozen=True, forbid_unknown_fields=True):
+    """One channel of a poll, from a position if `since` is given."""
 
     channel: Channel
     since: Since | None = None
+
+
+class StreamSubscription(PollSubscription, frozen=True, forbid_unknown_fields=True):
+    """One channel of a stream, with its last events if `tail` is given."""
+
+    tail: TailSize | None = None
 
 
 class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +56,7 @@ class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
 class PollRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /poll`."""
 
-    subscriptions: Annotated[list[StreamSubscription], Meta(min_length=1)] | None = None
+    subscriptions: Annotated[list[PollSubscription], Meta(min_length=1)] | None = None
     """The channels; without them, those of the receipt."""
     receipt: str | None = None
     """That of the last poll, which this one continues."""
@@ -85,16 +92,20 @@ class Wanted(Struct, frozen=True):
     channels: list[str]
     positions: Mapping[str, Position]
     announcement: Announcement
+    tails: Mapping[str, int] = NO_TAILS
 
 
 def parse_stream(body: bytes) -> Wanted:
     """Reads the body of `POST /stream`. Raises ServiceError."""
     wanted = decode(body, _stream_decoder)
     announcement = parse_announcement(wanted.client, wanted.contract, ",".join(wanted.features))
-    return _read_wanted(wanted.subscriptions, announcement)
+    tails = {one.channel: one.tail for one in wanted.subscriptions if one.tail is not None}
+    return _read_wanted(wanted.subscriptions, announcement, tails or NO_TAILS)
 
 
-def _read_wanted(subscriptions: Sequence[StreamSubscription], announcement: Announcement) -> Wanted:
+def _read_wanted(
+    subscriptions: Sequence[PollSubscription], announcement: Announcement, tails: Mapping[str, int] = NO_TAILS
+) -> Wanted:
     channels: dict[str, None] = {}
     positions: dict[str, Position] = {}
     for index, one in enumerate(subscriptions):
@@ -105,7 +116,7 @@ def _read_wanted(subscriptions: Sequence[StreamSubscription], announcement: Anno
         channels[one.channel] = None
         if one.since is not None:
             positions[one.channel] = Position(one.since.epoch, one.since.offset, one.since.id)
-    return Wanted(list(channels), positions, announcement)
+    return Wanted(list(channels), positions, announcement, tails)
 
 
 def parse_poll(body: bytes) -> tuple[PollRequest, Wanted | None]:

@@ -125,6 +125,7 @@ class StreamHandler:
             announcement=wanted.announcement,
             has_receipts=True,
             positions=wanted.positions,
+            tails=wanted.tails,
         )
 
     async def _open(self, request: web.Request, accepted: _Accepted) -> None:

@@ -13,20 +13,7 @@ local low = after and math.max(first, after + 1) or first
 local high = before and math.min(channel.o, before - 1) or channel.o
 local size = math.max(0, high - low + 1)
 if after then high = math.min(high, low + limit - 1) else low = math.max(low, high - limit + 1) end
--- Reads in parts, up to the limit in bytes, because Redis serves no other client meanwhile. A page before an offset is
--- read from its end.
-local parts, bytes, max_bytes = {}, 0, tonumber(ARGV[7])
-while low <= high and bytes < max_bytes do
-  local from, to = low, high
-  if after then to = math.min(high, low + 49) else from = math.max(low, high - 49) end
-  local part = redis.call('XRANGE', KEYS[2], from .. '-0', to .. '-18446744073709551615')
-  part = with_tombstones(part, from, to)
-  for _, entry in ipairs(part) do bytes = bytes + #entry[2][2] end
-  if after then parts[#parts + 1], low = part, to + 1 else table.insert(parts, 1, part) high = from - 1 end
-end
-local events = {}
-for _, part in ipairs(parts) do
-  for _, entry in ipairs(part) do events[#events + 1] = entry end
-end
+local events
+events, low, high = read_page(low, high, after ~= nil, tonumber(ARGV[7]))
 if low <= high then size = limit + 1 end
 return {channel.e, channel.o, channel.i, events, size > limit and 1 or 0}

@@ -28,8 +28,8 @@ def _on_channel(*names: str) -> Script:
 
 
 PUBLISH = _on_channel("values", "publish")
-SNAPSHOT = _on_channel("empty", "values", "removed", "snapshot")
-HISTORY = _on_channel("empty", "removed", "history")
+SNAPSHOT = _on_channel("empty", "values", "removed", "pages", "snapshot")
+HISTORY = _on_channel("empty", "removed", "pages", "history")
 STREAM_HEAD = _on_channel("stream_head")
 CHANNEL_INFO = _on_channel("values", "channel_info")
 RENEW_EMPTY = _on_channel("empty", "renew_empty")

@@ -1,9 +1,9 @@
 -- Reads a channel at one moment.
 -- KEYS: 5 expiries (values.lua)
 -- ARGV: 4 epoch and 5 offset of the position to resume from (or ""), 6 maximum of events and 7 of bytes to read,
---       8 age (microseconds) that an epoch must have before a position may end it
+--       8 age (microseconds) that an epoch must have before a position may end it, 9 number of last events to read
 -- Returns {epoch, offset, id, state version, {type\nkey, value, …}, events from that offset on or nil, offset at which the
---          epoch began or nil, time in ms}. Some of the values may have ended.
+--          epoch began or nil, time in ms, last events or nil}. Some of the values may have ended.
 
 local channel, stale = open(redis.call('GET', KEYS[1]), true)
 if stale then return stale end
@@ -40,4 +40,9 @@ if ARGV[4] == channel.e and since < channel.o and channel.o - since <= tonumber(
   events = events and with_tombstones(events, math.max(1, since), channel.o)
 end
 local state = redis.call('HGETALL', KEYS[3])
-return {channel.e, channel.o, channel.i, channel.r, state, events or false, channel.b or false, now}
+local count, last = tonumber(ARGV[9]), false
+if count > 0 then
+  -- Bodies are longer than their data, as above.
+  last = read_page(math.max(first_offset(channel), channel.o - count + 1), channel.o, false, ARGV[7] + 512 * count)
+end
+return {channel.e, channel.o, channel.i, channel.r, state, events or false, channel.b or false, now, last}

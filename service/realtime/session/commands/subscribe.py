@@ -14,4 +14,4 @@ def handle(node: Node, connection: Connection, command: Subscribe) -> Awaitable[
     """Replies with `subscribed`, at once or after `ready`."""
     since = command.since
     position = None if since is None else Position(since.epoch, since.offset, since.id)
-    return node.streams.subscriptions.subscribe(connection, command.channel, command.id, position)
+    return node.streams.subscriptions.subscribe(connection, command.channel, command.id, position, command.tail or 0)
