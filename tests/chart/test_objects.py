@@ -362,9 +362,23 @@ def test_ingress_routes_only_public_paths(helm: Helm) -> None:
     rules = of_kind(rendered(helm, "ingress nginx"), "Ingress")["spec"]["rules"]
     assert [rule["host"] for rule in rules] == ["rt.example.com", "rt.example.org"]
     for rule in rules:
-        assert [path["path"] for path in rule["http"]["paths"]] == ["/ws", "/tickets"]
+        assert [path["path"] for path in rule["http"]["paths"]] == [
+            "/ws",
+            "/stream",
+            "/sse",
+            "/poll",
+            "/emit",
+            "/tickets",
+        ]
     routes = of_kind(rendered(helm, "gateway istio"), "HTTPRoute")["spec"]["rules"]
-    assert [match["path"]["value"] for match in routes[0]["matches"]] == ["/ws", "/tickets"]
+    assert [match["path"]["value"] for match in routes[0]["matches"]] == [
+        "/ws",
+        "/stream",
+        "/sse",
+        "/poll",
+        "/emit",
+        "/tickets",
+    ]
 
 
 def test_annotations_of_ones_own_win(helm: Helm) -> None:
