@@ -22,9 +22,10 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, BrokerSuite, RecordingSink
+from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, RecordingSink
 from tests.contract.redis_stage import client_of
 from tests.contract.test_redis_broker import new_prefix, only, redis_broker, settled
+from tests.contract.values_suite import ValuesSuite
 from tests.stores import Certificates, Cluster, ClusterNode, RedisServer, Sentinels
 from tests.support.clock import FakeClock
 
@@ -58,7 +59,7 @@ async def lasting(name: str, made: G) -> G:
     return found
 
 
-class RemoteSuite(BrokerSuite):
+class RemoteSuite(ValuesSuite):
     async def advance(self, clock: FakeClock, seconds: float) -> None:
         pytest.skip("the clock of Debian's Redis cannot be moved; the same scripts run on a Valkey whose can")
 
@@ -523,7 +524,13 @@ async def everything(broker: RedisBroker, server: RedisServer) -> bool:
         await server.command("XADD", stream, "1-1", "b", "expired long ago")
         await broker.publish(message("d-2", OTHER_ROOM))
         await broker.history(OTHER_ROOM, None, None, 10)
-        await broker.history(ROOM, None, None, 10)
+        kept = (await broker.history(ROOM, None, None, 10)).events
+        await broker.remove_events(ROOM, kept)
+        for n in range(2):  # the second one trims what is kept of removals
+            await broker.publish(
+                Publication(ROOM, "t", f"r-{n}", Delivery.LATEST, b"", None, 0, "b", keep, removed=True)
+            )
+        await broker.removed_values(ROOM, 0)
         await broker.stream_heads([ROOM])
         await broker.list_channels("acme", "", 10)
         await broker.unsubscribe(ROOM)

@@ -73,7 +73,7 @@ elseif ARGV[14] == '1' then
   -- Kept for nodes that miss the message.
   redis.call('ZADD', KEYS[6], number, string.format('%s %d\n', channel.e, number) .. ARGV[11])
   redis.call('PEXPIRE', KEYS[6], ARGV[7])
-  redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -1 - math.min(ARGV[5], MAX_REMOVED_VALUES))
+  for _ = math.min(ARGV[5], MAX_REMOVED_VALUES) + 1, redis.call('ZCARD', KEYS[6]) do redis.call('ZPOPMIN', KEYS[6]) end
   redis.call('HDEL', KEYS[3], ARGV[12])
   redis.call('ZREM', KEYS[4], ARGV[12])
   redis.call('ZREM', KEYS[5], ARGV[12])

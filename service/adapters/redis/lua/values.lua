@@ -13,7 +13,7 @@ end
 
 -- Removes values that have ended. Returns nothing.
 local function remove_ended()
-  for _, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, MAX_ENDED)) do
+  for _, field in ipairs(redis.call('ZRANGE', KEYS[5], '-inf', now, 'BYSCORE', 'LIMIT', 0, MAX_ENDED)) do
     local value = redis.call('HGET', KEYS[3], field)
     local expiry = value and expiry_of(value)
     if expiry and expiry <= now then
