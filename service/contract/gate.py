@@ -111,8 +111,11 @@ class Gate:
         sender: str | None,
         at: int,
         subscription: Subscription | None = None,
+        connection: str | None = None,
+        exclude: str | None = None,
     ) -> Publication:
-        """Checks one publish. `subscription`: that of the publishing connection to the channel, if it has one.
+        """Checks one publish. `subscription`: that of the publishing connection to the channel, if it has one. `connection`: the
+        id of the publishing connection, for a type without echo. `exclude`: the id of another one that does not get the event.
 
         Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, UNKNOWN_EVENT, NOT_SUBSCRIBED (if the
         identity may subscribe), FORBIDDEN, MALFORMED (a duplicate key), INVALID_DATA (details.path and details.errors say where
@@ -129,8 +132,12 @@ class Gate:
         delivery = event.delivery
         retention = None if delivery is _EPHEMERAL else spec.retention(delivery)
         channel_key = ChannelKey(identity.tenant, channel) if subscription is None else subscription.channel
+        if not event.echo and exclude is None:
+            exclude = connection
         # By position: names would take as long again.
-        return Publication(channel_key, type, id, delivery, raw, sender, at, key, retention, event.ttl)
+        return Publication(
+            channel_key, type, id, delivery, raw, sender, at, key, retention, event.ttl, False, None, exclude
+        )
 
     def validate_removal(
         self,

@@ -130,7 +130,7 @@ class _Reader:
         if reason := _bad_type(type_):
             self._fault(place, reason)
         fields = self._mapping(
-            value, place, ("publish", "delivery", "schema", "key", "window", "compress", "ttl", "removable")
+            value, place, ("publish", "delivery", "schema", "key", "window", "compress", "ttl", "removable", "echo")
         )
         if fields is None:
             return None
@@ -147,9 +147,10 @@ class _Reader:
         removable = self._boolean(fields, "removable", place) or False
         if removable and delivery not in (Delivery.LATEST, None):
             self._fault((*place, "removable"), f"only latest events are removable; this one is {delivery.value}")
+        echo = self._boolean(fields, "echo", place) is not False
         if publish is None or delivery is None:
             return None
-        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable)
+        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable, echo)
 
     def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
         return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None

@@ -42,6 +42,8 @@ class EventSpec:
     """Milliseconds after which a value ends; None if only the channel's `state` ends it. Only for LATEST."""
     removable: bool = False
     """True if those who may publish the event may also remove the value of a key. Only for LATEST."""
+    echo: bool = True
+    """False if the connection that publishes the event does not get it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ class Publication(Struct, frozen=True, gc=False):
     """True to remove the value of the key instead of replacing it. Only for LATEST; `data` is empty."""
     if_version: int | None = None
     """The state version that the value of the key must have, 0 for no value; None for any. Only for LATEST."""
+    exclude: str | None = None
+    """The id of a connection of the sender that does not get the event, or drops it; None for no connection."""
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -88,6 +90,8 @@ class Event(Struct, frozen=True, gc=False):
     """Milliseconds after which the value ends, counted from the delivery or the read. None without `Publication.ttl`."""
     removed: bool = False
     """True if the value of the key was removed; `data` is empty."""
+    exclude: str | None = None
+    """See `Publication.exclude`."""
 
 
 def last_within(events: Sequence[Event], max_bytes: int) -> Sequence[Event]:
@@ -118,4 +122,5 @@ def accepted_event(
         epoch,
         publication.ttl,
         publication.removed,
+        publication.exclude,
     )

@@ -39,7 +39,7 @@ class Removed(RemovedEvent, frozen=True, omit_defaults=True):
 
 def tombstone(event: Event) -> Event:
     """Returns what replaces a durable event in its stream: without data, sender and type, with its id, offset and time."""
-    return replace(event, type=REMOVED_TYPE, data=_tombstone_data(event), sender=None, key=None)
+    return replace(event, type=REMOVED_TYPE, data=_tombstone_data(event), sender=None, key=None, exclude=None)
 
 
 def is_tombstone(event: Event) -> bool:

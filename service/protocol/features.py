@@ -20,6 +20,7 @@ from msgspec import Raw, Struct, json
 FEATURES: Mapping[str, str] = MappingProxyType(
     {
         "if_rev": "`if_rev` changes a value only if it has this `rev` ([Conditional publishes](#conditional-publishes)).",
+        "echo": "Events may have `exclude`, the connection that drops them ([events](#events-1)).",
         "event_removed": "The backend can take back durable events: [`event.removed`](#eventremoved), and tombstones.",
         "ttl": "Values that end by themselves have `ttl` in events and in `state` ([Values that end](#values-that-end)).",
         "removal": "`removed` removes a value; clients that announce the feature get it as [`removed`](#removed-values).",

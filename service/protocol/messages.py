@@ -256,6 +256,8 @@ class Event(ServerMessage, frozen=True, gc=False, rename={"sender": "from"}):
     key: str | None = None
     ttl: int | None = None
     """Milliseconds until the value ends; only latest events have one, if their contract does."""
+    exclude: str | None = None
+    """The connection of the publishing user that drops the event, because it knows it already."""
 
 
 class RemovedValue(ServerMessage, frozen=True, rename={"sender": "from"}):

@@ -53,14 +53,17 @@ class Publisher:
         key: str | None,
         sender: str | None,
         subscription: Subscription | None = None,
+        connection: str | None = None,
         *,
         removed: bool = False,
         if_rev: int | None = None,
+        exclude: str | None = None,
     ) -> PublishResult | Awaitable[PublishResult]:
         """Validates an event against the contract, and publishes it. An event without an id gets one. `subscription`: that of the
-        publishing connection to the channel, if it has one.
+        publishing connection to the channel, if it has one. `connection`, `exclude`: as for `Gate.validate`.
 
-        `removed`: removes the value of the key; `data` does not count. `if_rev`: only if the value has this state version.
+        `removed`: removes the value of the key; `data` and `exclude` do not count. `if_rev`: only if the value has this state
+        version.
 
         Returns the result; or an awaitable of it, if the broker has to wait. Both raise ServiceError. If the gate refuses the
         event, it was not published. If the broker fails, it may have been; it is safe to publish it again with the same id.
@@ -74,7 +77,9 @@ class Publisher:
             if removed:
                 publication = self._gate.validate_removal(identity, channel, type, id, key, sender, at, subscription)
             else:
-                publication = self._gate.validate(identity, channel, type, data, id, key, sender, at, subscription)
+                publication = self._gate.validate(
+                    identity, channel, type, data, id, key, sender, at, subscription, connection, exclude
+                )
             if if_rev is not None:
                 publication = self._gate.require_version(publication, if_rev)
             result = self._broker.publish_now(publication)

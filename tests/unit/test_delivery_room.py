@@ -788,9 +788,35 @@ def test_slow_member_is_closed_when_its_presence_access_changes(room: Room) -> N
     assert not room.is_listening()
 
 
+def test_subscribing_and_replaying_members_do_not_get_excluded_frames(room: Room, clock: FakeClock) -> None:
+    member, subscription = Member(), Subscription(KEY, None)
+    connection = cast("Connection", member)
+    other = add_live(room, Member())
+    room.start_subscribing(connection, subscription)
+    room.push_except(frame("1"), 0.0, connection)
+    room.push(frame("2"), 0.0)
+    waiting = room.finish_subscribing(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    assert [json.loads(one.payload) for one in waiting] == ["2"]
+    room.push_except(frame("3"), 0.0, connection)
+    room.push_except(frame("4"), 0.0, cast("Connection", other))
+    clock.advance(0)
+    assert flat(member.batches) == ["4"]
+    assert flat(other.batches) == ["1", "2", "3"]
+
+
+def test_excluded_frame_is_counted_for_those_who_get_it(room: Room, clock: FakeClock, metrics: Metrics) -> None:
+    member, *_ = [add_live(room, Member()) for _ in range(3)]
+    room.push_except(frame("1"), 0.0, cast("Connection", member))
+    room.push(frame("2"), 0.0)
+    clock.advance(0)
+    assert messages_out(metrics) == 5
+
+
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["push", "tell", "flush", "join", "leave", "change", "step"]), st.integers(0, 7)),
+        st.tuples(
+            st.sampled_from(["push", "except", "tell", "flush", "join", "leave", "change", "step"]), st.integers(0, 7)
+        ),
         min_size=20,
         max_size=120,
     ),
@@ -805,13 +831,17 @@ def test_member_whose_presence_access_changes_misses_no_event(actions: list[tupl
     members = [Member() for _ in range(8)]
     access: dict[int, PresenceAccess] = {}
     expected: dict[int, list[str]] = {number: [] for number in range(8)}
-    waiting: list[str] = []
+    waiting: list[tuple[str, int | None]] = []
     serial = 0
 
     def flush() -> None:
         room.flush()
         for number, sees in access.items():
-            expected[number] += [one for one in waiting if one[0] == "e" or sees is PresenceAccess.SEES]
+            expected[number] += [
+                one
+                for one, excluded in waiting
+                if (one[0] == "e" or sees is PresenceAccess.SEES) and excluded != number
+            ]
         waiting.clear()
 
     for action, number in actions:
@@ -819,8 +849,12 @@ def test_member_whose_presence_access_changes_misses_no_event(actions: list[tupl
         if action in ("push", "tell"):
             serial += 1
             name = f"{'e' if action == 'push' else 'p'}{serial}"
-            waiting.append(name)
+            waiting.append((name, None))
             room.push(frame(name) if action == "push" else presence_frame(name), 1.0)
+        elif action == "except":
+            serial += 1
+            waiting.append((f"e{serial}", number))
+            room.push_except(frame(f"e{serial}"), 1.0, connection)
         elif action == "flush":
             flush()
         elif action == "join" and not expected[number] and number not in access:

@@ -45,6 +45,8 @@ import { TokenSource } from './token.js';
  * @property {TidewireError} error  errors without a request: a refused signal, a handler that threw, a token function that failed
  */
 
+/** Connections whose events a client still recognises. */
+const MAX_CONNECTIONS = 16;
 /** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
 const STABLE = 10_000;
 
@@ -84,6 +86,9 @@ export class Tidewire {
   /** @type {{promise: Promise<import('./messages.js').Welcome>, resolve: (welcome: any) => void, reject: (error: Error) => void} | undefined} */
   #connected;
   #prefix = unique();
+  /** @type {string[]} the newest ids of this client's connections; events on their way may exclude an earlier one */
+  #connections = [];
+  #user = '';
   #count = 0;
 
   /**
@@ -303,6 +308,8 @@ export class Tidewire {
     this.#offline = false; // even if the browser reports offline
     this.#token.expiresIn(welcome.expires_in);
     this.#features = new Set(welcome.features);
+    this.#user = welcome.user;
+    this.#connections = [...this.#connections, welcome.connection].slice(-MAX_CONNECTIONS);
     for (const subscription of this.#subscriptions.values()) {
       if (this.#named.has(subscription.channel)) subscription.joinedByAddress();
       else subscription.join();
@@ -513,6 +520,8 @@ export class Tidewire {
     forget: (subscription) => {
       if (this.#subscriptions.get(subscription.channel) === subscription) this.#subscriptions.delete(subscription.channel);
     },
+    excluded: ({ exclude, from }) =>
+      exclude !== undefined && this.#connections.includes(exclude) && from === (this.#user || `anonymous-${exclude}`),
     heard: (event) => this.#emitter.emit('event', event),
     report: (error) => this.#report(error),
     timer: () => new Timer(this.#clock),

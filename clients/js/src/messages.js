@@ -5,9 +5,9 @@
  *   A client's position in a channel: `id` is the event at `offset`, absent at offset 0.
  *
  * @typedef {{type: string, channel: string, id: string, at: number, from: string | null, data: any,
- *            offset?: number, rev?: number, key?: string, ttl?: number, removed?: true}} Event
+ *            offset?: number, rev?: number, key?: string, ttl?: number, removed?: true, exclude?: string}} Event
  *   Durable events have an `offset`, latest ones a `rev` and a `key`, ephemeral ones neither. `ttl`: milliseconds until a value ends.
- *   A removal has `removed`, and no `data`.
+ *   A removal has `removed`, and no `data`. `exclude`: the connection of `from` that drops the event.
  *
  * @typedef {{user: string, connections?: number, info?: any}} Member
  * @typedef {{count: number, members?: Member[]}} Presence

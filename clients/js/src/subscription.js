@@ -43,6 +43,7 @@ import { Values } from './values.js';
  * @property {(channel: string, type: string, data: unknown) => boolean} signal
  * @property {(subscription: Subscription) => void} joined
  * @property {(subscription: Subscription) => void} forget
+ * @property {(event: Event) => boolean} excluded  whether this client has published the event and does not want it back
  * @property {(event: Event) => void} heard
  * @property {(error: TidewireError) => void} report
  * @property {() => import('./clock.js').Timer} timer
@@ -344,6 +345,7 @@ export class Subscription {
 
   /** @param {Event} event */
   async #hand(event) {
+    if (this.#connection.excluded(event)) return;
     this.#connection.heard(event);
     await this.#call('onEvent', event);
   }

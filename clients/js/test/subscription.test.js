@@ -44,6 +44,24 @@ test('events come once and in order; old ones are dropped; the position follows'
   assert.deepEqual(subscription.position, { epoch: 'e1', offset: 9, id: 'm-9' });
 });
 
+test('an event that excludes this connection moves the position and is not handled', async (t) => {
+  const { peer, calls, subscription } = await room(t);
+  const { connection, user } = WELCOME;
+  const own = { exclude: connection, from: user };
+  peer.send([
+    { ...message(8), ...own },
+    { ...message(9), exclude: connection, from: 'somebody else' },
+    { ...message(10), exclude: 'another connection', from: user },
+    { type: 'chat.typing', channel: 'room:1', id: 'e-1', at: 1, data: {}, ...own },
+    { ...message(11), ...own },
+    message(12),
+    { type: 'chat.typing', channel: 'room:1', id: 'e-2', at: 1, from: 'ben', data: {} },
+  ]);
+  for (const n of [9, 10, 12]) assert.deepEqual(await calls.next(), ['event', `m-${n}`]);
+  assert.deepEqual(await calls.next(), ['event', 'e-2']);
+  assert.deepEqual(subscription.position, { epoch: 'e1', offset: 12, id: 'm-12' });
+});
+
 test('a gap makes the client subscribe again from the last position', async (t) => {
   const { peer, calls } = await room(t);
   peer.send([message(8), message(10), message(11)]);

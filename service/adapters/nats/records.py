@@ -161,6 +161,8 @@ class EventRecord(Struct, frozen=True, array_like=True):
     removes: str | None = None
     """The type of the removed value, in the record of a removal. It takes the value's place, with REMOVED_VALUE_TYPE as type and
     0 as `accepted`: so older versions find the newest state version, and do not take it for a value of the state."""
+    exclude: str | None = None
+    """The id of a connection that does not get the event. Older versions ignore it."""
 
     def has_ended(self, now: int) -> bool:
         """Whether a value has ended by its own TTL."""
@@ -175,7 +177,7 @@ class EventRecord(Struct, frozen=True, array_like=True):
         """Returns the record that replaces this one."""
         left = tombstone(self.event(channel))
         return msgspec.structs.replace(
-            self, type=left.type, delivery=Delivery.EPHEMERAL, data=left.data, sender=None, key=None
+            self, type=left.type, delivery=Delivery.EPHEMERAL, data=left.data, sender=None, key=None, exclude=None
         )
 
     def event(self, channel: ChannelKey, now: int | None = None) -> Event:
@@ -198,6 +200,7 @@ class EventRecord(Struct, frozen=True, array_like=True):
             epoch=self.epoch,
             ttl=ttl,
             removed=is_removal,
+            exclude=self.exclude,
         )
 
 
@@ -285,6 +288,7 @@ def event_record(
         total=total,
         ttl=publication.ttl,
         removes=publication.type if publication.removed else None,
+        exclude=publication.exclude,
     )
 
 

@@ -45,11 +45,21 @@ class RemovalBody(EndingBody, frozen=True, array_like=True, gc=False):
     """The type of the removed value."""
 
 
+class ExcludingBody(RemovalBody, frozen=True, array_like=True, gc=False):
+    """The body of an event that a connection does not get. Older versions ignore its last elements.
+
+    If the event has a TTL too, lua/values.lua finds the TTL before a last element of CONNECTION_ID_CHARS characters.
+    """
+
+    exclude: str = ""
+    """The id of the connection."""
+
+
 TTL_DIGITS = 11
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(RemovalBody).decode
+_decode = msgspec.msgpack.Decoder(ExcludingBody).decode
 
 
 def encode_body(event: Publication | Event) -> bytes:
@@ -58,10 +68,12 @@ def encode_body(event: Publication | Event) -> bytes:
     if event.removed:
         data = msgspec.json.encode({"type": type_})
         return _encode(RemovalBody(REMOVED_VALUE_TYPE, id_, sender, at, event.key, data, "", type_))
-    if event.ttl is None:
+    if event.ttl is None and event.exclude is None:
         return _encode(Body(type_, id_, sender, at, event.key, event.data))
-    ttl = f"{event.ttl:0{TTL_DIGITS}d}"
-    return _encode(EndingBody(type_, id_, sender, at, event.key, event.data, ttl))
+    ttl = "" if event.ttl is None else f"{event.ttl:0{TTL_DIGITS}d}"
+    if event.exclude is None:
+        return _encode(EndingBody(type_, id_, sender, at, event.key, event.data, ttl))
+    return _encode(ExcludingBody(type_, id_, sender, at, event.key, event.data, ttl, "", event.exclude))
 
 
 def encode_ephemeral(publication: Publication) -> bytes:
@@ -73,7 +85,20 @@ def decode_stored(channel: ChannelKey, body: bytes, epoch: str, offset: int) -> 
     """Returns the durable event of a body. Raises msgspec.MsgspecError for a body of another kind."""
     found = _decode(body)
     return Event(
-        channel, found.type, found.id, _DURABLE, found.data, found.sender, found.at, offset, None, found.key, epoch
+        channel,
+        found.type,
+        found.id,
+        _DURABLE,
+        found.data,
+        found.sender,
+        found.at,
+        offset,
+        None,
+        found.key,
+        epoch,
+        None,
+        False,
+        found.exclude or None,
     )
 
 
@@ -103,6 +128,8 @@ def decode_value(channel: ChannelKey, value: bytes, epoch: str, now: int) -> Eve
         found.key,
         epoch,
         ttl,
+        False,
+        found.exclude or None,
     )
 
 
@@ -112,7 +139,20 @@ def decode_message(channel: ChannelKey, message: bytes) -> Event:
     if kind == EPHEMERAL:
         found = _decode(message[1:])
         return Event(
-            channel, found.type, found.id, _EPHEMERAL, found.data, found.sender, found.at, None, None, found.key
+            channel,
+            found.type,
+            found.id,
+            _EPHEMERAL,
+            found.data,
+            found.sender,
+            found.at,
+            None,
+            None,
+            found.key,
+            "",
+            None,
+            False,
+            found.exclude or None,
         )
     head, _, body = message.partition(b"\n")
     epoch, _, number = head.decode("ascii").partition(" ")
@@ -135,6 +175,8 @@ def decode_message(channel: ChannelKey, message: bytes) -> Event:
         found.key,
         epoch[1:],
         int(found.ttl) if found.ttl else None,
+        False,
+        found.exclude or None,
     )
 
 

@@ -62,6 +62,7 @@ def encode_event(event: Event) -> bytes:
             event.state_version,
             event.key,
             event.ttl,
+            event.exclude,
         )
     )
 

@@ -41,7 +41,7 @@ class Broadcast:
         self.batch = batch
         self._members = members
         self._is_merged = is_merged
-        """True if `merge` made this broadcast. It is not merged again."""
+        """True if this broadcast must not be merged with others; `merge` has made it, or its members get other frames."""
         self.next = start
         """The index of the first member that has not been written to."""
         self.end = len(members) if end is None else end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from service.core.session import Subscription
@@ -108,6 +108,22 @@ class LiveMembers:
                 # Not merged with other broadcasts: their members differ.
                 self.broadcasts.append(Broadcast(batch, tuple(group), is_merged=True))
 
+    def broadcast_except(self, frames: Collection[Frame], exclusions: Mapping[Connection, Collection[Frame]]) -> None:
+        """Starts broadcasts to the current members, some of whom do not get certain frames. Each of these gets its own batches.
+
+        The broadcasts are neither extended nor merged, because that would give a member what it must not get.
+        """
+        context = self._context
+        self._common = None
+        parts = [(frames, tuple(member for member in self.members if member not in exclusions))]
+        parts += [(without(frames, excluded), (member,)) for member, excluded in exclusions.items()]
+        for theirs, members in parts:
+            if theirs and members:
+                self.broadcasts += [
+                    Broadcast(batch, members, is_merged=True)
+                    for batch in split_batches(theirs, context.max_batch, context.encoder)
+                ]
+
     def _extend(self, batch: Batch, members: tuple[Connection, ...]) -> bool:
         """Adds a batch to the unfinished broadcasts, and starts one for all other members. False if a batch would be too large.
 
@@ -148,3 +164,8 @@ class LiveMembers:
     def drop_broadcasts(self) -> None:
         """Drops the unfinished broadcasts."""
         self.broadcasts.clear()
+
+
+def without(frames: Collection[Frame], excluded: Collection[Frame]) -> Collection[Frame]:
+    """Returns the frames but for the excluded ones."""
+    return [frame for frame in frames if frame not in excluded] if excluded else frames

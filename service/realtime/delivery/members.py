@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,12 +17,14 @@ from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import split_batches
 from service.realtime.connections.frame import Frame, SnapshotFilter
 from service.realtime.delivery.event_sequencer import EventSequencer
-from service.realtime.delivery.live_members import REMOVAL, LiveMembers
+from service.realtime.delivery.live_members import REMOVAL, LiveMembers, without
 
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
 
 _log = structlog.get_logger("delivery")
+
+NO_EXCLUSIONS: Mapping[Connection, Collection[Frame]] = MappingProxyType({})
 
 
 class Members:
@@ -35,6 +38,7 @@ class Members:
 
     __slots__ = (
         "_context",
+        "_exclusions",
         "_live",
         "_presence_buffers",
         "_replaying",
@@ -55,6 +59,8 @@ class Members:
         """Live members that may not see presence; None while there are none."""
         self._presence_buffers: dict[Connection, list[Frame]] | None = None
         """Presence events kept for live members that have just got the right to presence, while their presence view is read."""
+        self._exclusions: dict[Connection, list[Frame]] | None = None
+        """Frames of the next delivery that a member does not get; None while there are none."""
 
     @property
     def count(self) -> int:
@@ -250,18 +256,24 @@ class Members:
             member.fail()  # it has missed an event
         return True
 
+    def exclude(self, connection: Connection, frame: Frame) -> None:
+        """Keeps a frame, which is delivered next, from one member."""
+        if self._exclusions is None:
+            self._exclusions = {}
+        self._exclusions.setdefault(connection, []).append(frame)
+
     def deliver(self, frames: Collection[Frame], sequencer: EventSequencer, *, has_removals: bool) -> bool:
         """Gives the frames to the current members. True if there is something to `write`.
 
         `has_removals`: some of the frames are removals.
         """
+        if self._exclusions is not None:
+            return self._deliver_except(frames, sequencer, self._exclusions, has_removals=has_removals)
         if self._subscribing:
             for buffer in self._subscribing.values():
                 buffer.extend(frames)
         if self._presence_buffers:
-            presence = [frame for frame in frames if is_presence_event(frame.type)]
-            for buffer in self._presence_buffers.values():
-                buffer.extend(presence)
+            _buffer_presence(self._presence_buffers, frames)
         caught_up = self._replay(frames, sequencer.cursor) if self._replaying else ()
         live, restricted = self._live, self._restricted
         if has_removals:
@@ -271,10 +283,55 @@ class Members:
         elif members := len(live.members):
             self._count(frames, members)
             live.broadcast(split_batches(frames, self._context.max_batch, self._context.encoder))
+        self._end_replay(caught_up)
+        return restricted is not None or bool(live.broadcasts)
+
+    def _deliver_except(
+        self,
+        frames: Collection[Frame],
+        sequencer: EventSequencer,
+        exclusions: Mapping[Connection, Collection[Frame]],
+        *,
+        has_removals: bool,
+    ) -> bool:
+        """Does the same as `deliver`, but for the frames that some members do not get."""
+        self._exclusions = None
+        for connection, buffer in self._subscribing.items():
+            buffer.extend(without(frames, exclusions.get(connection, ())))
+        if self._presence_buffers:
+            _buffer_presence(self._presence_buffers, frames)
+        caught_up = self._replay(frames, sequencer.cursor, exclusions)
+        if has_removals:
+            exclusions = self._with_removals(frames, exclusions)
+        self._broadcast_except(self._live, frames, exclusions)
+        if self._restricted is not None:
+            public = [frame for frame in frames if not is_presence_event(frame.type)]
+            self._broadcast_except(self._restricted, public, exclusions)
+        self._end_replay(caught_up)
+        return self.is_writing
+
+    def _with_removals(
+        self, frames: Collection[Frame], exclusions: Mapping[Connection, Collection[Frame]]
+    ) -> Mapping[Connection, Collection[Frame]]:
+        """Returns the exclusions, with the removals for live members whose client does not know them."""
+        removals = [frame for frame in frames if frame.is_removal]
+        unknowing = (member for member in self.live if REMOVAL not in member.session.features)
+        return {**exclusions, **{member: [*exclusions.get(member, ()), *removals] for member in unknowing}}
+
+    def _broadcast_except(
+        self, group: LiveMembers, frames: Collection[Frame], exclusions: Mapping[Connection, Collection[Frame]]
+    ) -> None:
+        excluded = {connection: held for connection, held in exclusions.items() if connection in group.members}
+        self._count(frames, len(group.members) - len(excluded))
+        for held in excluded.values():
+            for frame in without(frames, held):
+                self._context.metrics.messages.count_out(frame.type, len(frame.payload))
+        group.broadcast_except(frames, excluded)
+
+    def _end_replay(self, caught_up: Iterable[Connection]) -> None:
         for connection in caught_up:
             subscription, _ = self._replaying.pop(connection)
             self._group_of(subscription).add(connection, subscription)
-        return restricted is not None or bool(live.broadcasts)
 
     def _broadcast_to_both(self, frames: Collection[Frame], restricted: LiveMembers) -> None:
         """Gives the frames to both groups, presence events only to `_live`. Without presence events both share the batches."""
@@ -302,11 +359,17 @@ class Members:
             self._count([frame for frame in visible if frame.is_removal], knowing)
             group.broadcast_with_removals(visible, knowing)
 
-    def _replay(self, frames: Collection[Frame], cursor: StreamCursor | None) -> list[Connection]:
+    def _replay(
+        self,
+        frames: Collection[Frame],
+        cursor: StreamCursor | None,
+        exclusions: Mapping[Connection, Collection[Frame]] = NO_EXCLUSIONS,
+    ) -> list[Connection]:
         """Sends the frames to the replaying members. Returns the members whose snapshot is no longer newer than the room."""
         caught_up = []
         for connection, (subscription, since) in tuple(self._replaying.items()):
-            visible = _visible(connection, subscription, [frame for frame in frames if since.passes(frame)])
+            theirs = without(frames, exclusions.get(connection, ()))
+            visible = _visible(connection, subscription, [frame for frame in theirs if since.passes(frame)])
             if not connection.send(visible):
                 connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
             elif cursor is not None and cursor.has_reached(since.head):
@@ -351,6 +414,7 @@ class Members:
 
     def drop_broadcasts(self) -> None:
         """Drops the unfinished broadcasts."""
+        self._exclusions = None
         self._live.drop_broadcasts()
         if self._restricted is not None:
             self._restricted.drop_broadcasts()
@@ -363,3 +427,9 @@ def _visible(connection: Connection, subscription: Subscription, frames: list[Fr
     if not any(frame.is_removal for frame in frames) or REMOVAL in connection.session.features:
         return frames
     return [frame for frame in frames if not frame.is_removal]
+
+
+def _buffer_presence(buffers: Mapping[Connection, list[Frame]], frames: Iterable[Frame]) -> None:
+    presence = [frame for frame in frames if is_presence_event(frame.type)]
+    for buffer in buffers.values():
+        buffer.extend(presence)

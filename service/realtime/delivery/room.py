@@ -74,6 +74,11 @@ class Room:
                 self._has_removals = True
             batcher.add(frame, window, self._schedule)
 
+    def push_except(self, frame: Frame, window: float, connection: Connection) -> None:
+        """Does the same as `push`, for a frame that one member does not get."""
+        self._members.exclude(connection, frame)
+        self._batcher.add(frame, window, self._schedule)
+
     def flush(self) -> None:
         """Gives the pending frames to the current members. Later frames go into a new batch."""
         frames = self._batcher.take()

@@ -23,7 +23,7 @@ from service.protocol.messages import Hello, Welcome
 from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.transport import Transport
-from service.realtime.ids import new_id
+from service.realtime.ids import new_connection_id
 from service.realtime.node import Node
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
@@ -95,7 +95,9 @@ def open_connection(
         _check_open(node, transport, slot)
     announcement = upgrade.announcement
     session = Session(identity, upgrade.is_ready, announcement.features)
-    connection = Connection(new_id(), transport, session, slot, node.streams.connection_context)
+    connection = Connection(
+        new_connection_id(identity.tenant, identity.user), transport, session, slot, node.streams.connection_context
+    )
     connection.greet(make_welcome(node, connection), head, waits=upgrade.is_ready)
     node.runtime.metrics.connections.connects.labels(credentials).value += 1.0
     node.admission.client_versions.count(announcement)

@@ -7,9 +7,10 @@ from typing import Protocol
 
 from service.core.broker import Broker, EventSink
 from service.core.channel import ChannelKey
-from service.core.event import Event
+from service.core.event import Delivery, Event
 from service.core.limits import RepairLimits
 from service.core.stream_cursor import EventOrder
+from service.realtime.connections.connection import Connection
 from service.realtime.connections.frame import event_frame
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
@@ -41,10 +42,13 @@ class BrokerRelay:
         runtime: Runtime,
         *,
         repair: RepairLimits,
+        find_connection: Callable[[str], Connection | None],
         on_interrupted: Callable[[], None],
     ) -> None:
-        """`on_interrupted` is called after an interruption: the broker's server may have lost data of other stores, too."""
+        """`find_connection` returns the connection of this node with an id. `on_interrupted` is called after an interruption:
+        the broker's server may have lost data of other stores, too."""
         self._presence = presence
+        self._find_connection = find_connection
         self._on_interrupted = on_interrupted
         self._hub = hub
         self._clock = runtime.clock
@@ -100,7 +104,18 @@ class BrokerRelay:
         if event.offset is None and room.spec.presence:
             self._presence.observe(event)
         spec = room.spec.events.get(event.type)
+        if event.exclude is not None and event.delivery is Delivery.EPHEMERAL and spec is not None:
+            connection = self._find_connection(event.exclude)
+            if connection is not None and room.has_member(connection) and _belongs_to(connection, event.sender):
+                frame = event_frame(event, self._clock.monotonic(), spec.compress)
+                room.push_except(frame, spec.window, connection)
+                return
         if spec is None:  # an event of the service itself, such as `presence.joined`
             room.push(event_frame(event, self._clock.monotonic()), 0.0)
         else:
             room.push(event_frame(event, self._clock.monotonic(), spec.compress), spec.window)
+
+
+def _belongs_to(connection: Connection, sender: str | None) -> bool:
+    """Whether it is a connection of the publishing user: nobody can keep an event from the connections of others."""
+    return sender == (connection.session.identity.user or f"anonymous-{connection.id}")

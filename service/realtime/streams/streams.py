@@ -68,6 +68,7 @@ class Streams:
             self.presence,
             runtime,
             repair=bounds.repair,
+            find_connection=self.registry.get,
             on_interrupted=admission.quota.renew_soon,
         )
         self._membership = ChannelMembership(

@@ -87,6 +87,12 @@ class NewEvent(ApiRequest, frozen=True, kw_only=True, rename={"sender": "from"})
     ) = None
     sender: User | None = None
     """The user on whose behalf the backend publishes."""
+    exclude: (
+        Annotated[
+            str, Meta(min_length=1, max_length=64, description="A connection of `from` that does not get the event.")
+        ]
+        | None
+    ) = None
 
 
 class AddressedEvent(NewEvent, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from msgspec import UNSET, Raw
 from service.core.broker import PublishResult
 from service.errors import ErrorCode, ServiceError
 from service.protocol.unique_keys import check_text
+from service.realtime.ids import is_connection_of
 from service.web.api.call import Call, is_valid_user
 from service.web.api.messages import (
     MAX_EVENTS_PER_REQUEST,
@@ -112,6 +113,7 @@ async def _publish(call: Call, raw: bytes | Raw, event: NewEvent, channel: str, 
         sender=event.sender,
         removed=event.removed is True,
         if_rev=event.if_rev,
+        exclude=event.exclude,
     )
     return _to_published(result if isinstance(result, PublishResult) else await result)
 
@@ -124,6 +126,10 @@ def _check_event(call: Call, event: NewEvent) -> bytes | Raw:
             f"a user is 1 to {MAX_USER_CHARS} printable characters without spaces around them",
             path="$.from",
         )
+    if event.exclude is not None and not _is_connection_of(event.exclude, call.identity.tenant, event.sender):
+        raise ServiceError(ErrorCode.FORBIDDEN, "exclude names no connection of the user in `from`", path="$.exclude")
+    if event.exclude is not None and event.removed is True:
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, "a removal goes to every subscriber", path="$.exclude")
     data = data_of(event.data, removed=event.removed is True)
     limit = call.node.bounds.limits.message_bytes
     if len(bytes(data)) > limit:  # no outbox could hold it, and every subscriber would count as slow
@@ -140,3 +146,9 @@ def _to_published(result: PublishResult) -> Published:
         rev=result.state_version if result.state_version is not None else UNSET,
         duplicate=result.duplicate,
     )
+
+
+def _is_connection_of(connection: str, tenant: str, sender: str | None) -> bool:
+    """Whether it is a connection of the user; of an anonymous one, whose name has the connection in it, if it is this one."""
+    user = "" if sender == f"anonymous-{connection}" else sender
+    return user is not None and is_connection_of(connection, tenant, user)

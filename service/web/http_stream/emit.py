@@ -75,6 +75,7 @@ async def _publish(node: Node, identity: Identity, emitted: EmitRequest) -> Ack:
         subscription=None if receipt is None else _find_subscription(node, identity, receipt, emitted.channel),
         removed=emitted.removed is True,
         if_rev=emitted.if_rev,
+        connection=None if receipt is None else receipt.session,
     )
     if not isinstance(result, PublishResult):
         result = await result

@@ -7,8 +7,12 @@ local MAX_ENDED = 64 -- one call removes at most so many; reads drop the others
 -- The ms at which a value ends by its own TTL; nil without one.
 local function expiry_of(value)
   local accepted, elements = string.match(value, '^%d+ (%d+)\n(.)')
-  -- The body is an array. If it has seven elements, the last is the TTL in eleven digits (event_codec.py).
-  return elements == '\151' and accepted + string.sub(value, -11) or nil
+  -- The body is an array. The seventh element is the TTL in eleven digits, or empty. If there are nine, the other two take 26 bytes:
+  -- an empty text, and the id of a connection (event_codec.py).
+  local after = elements == '\153' and 26 or 0
+  if elements ~= '\151' and after == 0 then return nil end
+  local ttl = string.match(string.sub(value, -11 - after, -1 - after), '^%d+$')
+  return ttl and accepted + ttl
 end
 
 -- Removes values that have ended. Returns nothing.

@@ -24,6 +24,7 @@ def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[No
         command.key,
         identity.user or f"anonymous-{connection.id}",
         session.find(channel),
+        connection.id,
         if_rev=command.if_rev,
     )
     if not isinstance(result, PublishResult):
