@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import aiohttp
 
 from service.cli import output
+from service.cli.api import describe_refusal, failure_reason
 from service.cli.options import Commands, add_config, add_url, client_settings, service_url
-from service.cli.publish import describe_refusal, failure_reason
 from service.cli.token import add_claims, sign, with_secret
 from service.errors import ErrorCode
 from service.protocol.close import Action, CloseCode

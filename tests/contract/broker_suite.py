@@ -23,6 +23,7 @@ from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
 from service.core.removal import is_tombstone, tombstone
 from service.errors import ErrorCode, ServiceError
+from service.realtime.ids import new_connection_id
 from tests.contract.begun import Begun, finish
 from tests.support.clock import FakeClock
 
@@ -349,6 +350,30 @@ class BrokerSuite(ABC):
         assert sink.events == [durable, latest, ephemeral]
         assert list((await broker.history(ROOM, None, None, 10)).events) == [durable]
         assert list((await broker.snapshot(ROOM, None, MANY, MUCH)).state) == [latest]
+
+    async def test_publish_with_exclude_delivers_and_stores_it(
+        self, broker: Broker, sink: RecordingSink, clock: FakeClock
+    ) -> None:
+        await broker.subscribe(ROOM)
+        exclude = new_connection_id("ann")
+        durable = Publication(ROOM, "a.b", "d", Delivery.DURABLE, b"{}", "ann", 1, None, KEEP, None, exclude)
+        latest = replace(durable, id="l", delivery=Delivery.LATEST, key="k")
+        ending = replace(latest, id="t", key="ending", ttl=10_000)
+        for publication in (durable, latest, ending, replace(durable, id="e", delivery=Delivery.EPHEMERAL)):
+            await broker.publish(publication)
+        await broker.publish(replace(durable, id="n", exclude=None))
+        await self.settled(broker)
+        expected = [("d", exclude), ("l", exclude), ("t", exclude), ("e", exclude), ("n", None)]
+        assert [(event.id, event.exclude) for event in sink.events] == expected
+        history = (await broker.history(ROOM, None, None, MANY)).events
+        assert [(event.id, event.exclude) for event in history] == [("d", exclude), ("n", None)]
+        state = (await broker.snapshot(ROOM, None, MANY, MUCH)).state
+        assert [(event.id, event.exclude) for event in state] == [("l", exclude), ("t", exclude)]
+        assert all(await broker.remove_events(ROOM, history[:1]))
+        assert (await broker.history(ROOM, None, None, 2)).events[0].exclude is None
+        await self.advance(clock, 10)
+        await broker.publish(replace(ending, id="u"))
+        assert ids((await broker.snapshot(ROOM, None, MANY, MUCH)).state) == ["l", "u"]
 
     # --- idempotency --------------------------------------------------------------------------------------------------
 

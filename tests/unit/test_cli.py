@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from service import app, assets, process
-from service.__main__ import main
+from service.__main__ import COMMANDS, main
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
 from service.adapters.jwt.authenticator import JwtAuthenticator
@@ -29,6 +29,7 @@ from service.cli.options import service_url
 from service.contract.gate import Gate
 from service.contract.load import load
 from service.core.identity import Grant, backend
+from service.realtime import remover
 from service.settings import Settings
 from tests.support import harness
 
@@ -481,11 +482,43 @@ def test_publish_with_data_that_is_not_json_is_refused(capsys: pytest.CaptureFix
     assert "is not JSON" in capsys.readouterr().err
 
 
+# --- taking back --------------------------------------------------------------------------------------------------------
+
+
+async def test_remove_purge_and_erase_print_the_result(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remover, "MAX_EXAMINED_CHANNELS", 1)
+    async with harness.serving() as server:
+        common = ["--url", server.url, "--api-key", harness.API_KEY]
+        for channel in ("room:1", "room:2"):
+            event = {"type": "chat.message", "id": "m-1", "data": {"text": "hi"}, "from": "ann"}
+            await server.publish(channel, [event, {**event, "id": "m-2"}])
+        assert await run("remove", "room:1", "m-1", *common) == 0
+        assert await run("remove", "room:1", "m-1", "--offset", "2", *common) == 1
+        assert await run("erase", "ann", *common) == 0
+        assert await run("purge", "room:1", *common) == 0
+        assert await run("erase", "ann", "--cursor", "/", *common) == 1
+    out, err = capsys.readouterr()
+    removed, erased, purged = map(json.loads, out.splitlines())
+    assert (removed["id"], removed["offset"]) == ("m-1", 1)
+    assert erased == {"removed": 3, "channels": 2}
+    assert (purged["channel"], purged["offset"]) == ("room:1", 4)
+    assert "not_found: the channel keeps no such event" in err
+    assert "continue with --cursor '/'" in err
+
+
+@pytest.mark.parametrize("command", [["remove", "room:1", "m"], ["purge", "room:1"], ["erase", "ann"]])
+def test_taking_back_without_key_fails_with_reason(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert main(command) == 1
+    assert "TIDEWIRE_API__KEY" in capsys.readouterr().err
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    assert all(f"    {command} " in out for command in ("serve", "check", "health", "token", "publish", "tail"))
+    assert all(f"    {command} " in out for command in COMMANDS)
 
 
 def test_demo_warning_is_a_box() -> None:

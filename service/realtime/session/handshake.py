@@ -95,9 +95,7 @@ def open_connection(
         _check_open(node, transport, slot)
     announcement = upgrade.announcement
     session = Session(identity, upgrade.is_ready, announcement.features)
-    connection = Connection(
-        new_connection_id(identity.tenant, identity.user), transport, session, slot, node.streams.connection_context
-    )
+    connection = Connection(new_connection_id(identity.user), transport, session, slot, node.streams.connection_context)
     connection.greet(make_welcome(node, connection), head, waits=upgrade.is_ready)
     node.runtime.metrics.connections.connects.labels(credentials).value += 1.0
     node.admission.client_versions.count(announcement)

@@ -126,7 +126,7 @@ def _check_event(call: Call, event: NewEvent) -> bytes | Raw:
             f"a user is 1 to {MAX_USER_CHARS} printable characters without spaces around them",
             path="$.from",
         )
-    if event.exclude is not None and not _is_connection_of(event.exclude, call.identity.tenant, event.sender):
+    if event.exclude is not None and not _is_connection_of(event.exclude, event.sender):
         raise ServiceError(ErrorCode.FORBIDDEN, "exclude names no connection of the user in `from`", path="$.exclude")
     if event.exclude is not None and event.removed is True:
         raise ServiceError(ErrorCode.INVALID_MESSAGE, "a removal goes to every subscriber", path="$.exclude")
@@ -148,7 +148,7 @@ def _to_published(result: PublishResult) -> Published:
     )
 
 
-def _is_connection_of(connection: str, tenant: str, sender: str | None) -> bool:
+def _is_connection_of(connection: str, sender: str | None) -> bool:
     """Whether it is a connection of the user; of an anonymous one, whose name has the connection in it, if it is this one."""
     user = "" if sender == f"anonymous-{connection}" else sender
-    return user is not None and is_connection_of(connection, tenant, user)
+    return user is not None and is_connection_of(connection, user)
