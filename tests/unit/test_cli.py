@@ -500,7 +500,7 @@ async def test_remove_purge_and_erase_print_the_result(
         assert await run("purge", "room:1", *common) == 0
         assert await run("erase", "ann", "--cursor", "/", *common) == 1
     out, err = capsys.readouterr()
-    removed, erased, purged = map(json.loads, out.splitlines())
+    removed, erased, purged = [json.loads(line) for line in out.splitlines() if line.startswith("{")]  # others are logs
     assert (removed["id"], removed["offset"]) == ("m-1", 1)
     assert erased == {"removed": 3, "channels": 2}
     assert (purged["channel"], purged["offset"]) == ("room:1", 4)
