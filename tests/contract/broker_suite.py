@@ -356,7 +356,7 @@ class BrokerSuite(ABC):
     ) -> None:
         await broker.subscribe(ROOM)
         exclude = new_connection_id("ann")
-        durable = Publication(ROOM, "a.b", "d", Delivery.DURABLE, b"{}", "ann", 1, None, KEEP, None, exclude)
+        durable = Publication(ROOM, "a.b", "d", Delivery.DURABLE, b"{}", "ann", 1, None, KEEP, exclude=exclude)
         latest = replace(durable, id="l", delivery=Delivery.LATEST, key="k")
         ending = replace(latest, id="t", key="ending", ttl=10_000)
         for publication in (durable, latest, ending, replace(durable, id="e", delivery=Delivery.EPHEMERAL)):
