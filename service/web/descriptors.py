@@ -75,7 +75,7 @@ class DescriptorMonitor:
         """Whether a new connection may stay: False if it got a reserved descriptor. Then one waiting connection is closed,
         which frees a descriptor for the next one."""
         planned = self._plan
-        if planned is None:
+        if planned is None or self._is_far_from_reserve(planned):
             return True
         socket = transport.get_extra_info("socket")
         if socket is None or socket.fileno() < planned.first_reserved:
@@ -85,6 +85,12 @@ class DescriptorMonitor:
         self._report_limiter.count_refused()
         self._report(planned)
         return False
+
+    def _is_far_from_reserve(self, planned: DescriptorPlan) -> bool:
+        """True if so few clients are connected that none has a reserved descriptor, even if the rest of the process has opened
+        as many again as the whole reserve. uvloop keeps 80 bytes for a connection whose descriptor was once read."""
+        clients = self._admission.slots.total + len(self._http) + len(self._ops)
+        return clients + planned.in_use + planned.reserve < planned.first_reserved
 
     # --- once a second ------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import Batch, FrameEncoder
 from service.realtime.connections.frame import Frame
+from service.realtime.connections.transport import UNREAD_FD
 from service.realtime.connections.write_scheduler import MAX_SLICE_MEMBERS, WriteScheduler
 from service.realtime.delivery.broadcast import MAX_SINGLE_WRITES
 from service.realtime.delivery.hub import Hub
@@ -36,7 +37,7 @@ class Member:
     """A connection with nothing queued; `got` is what its peer reads."""
 
     def __init__(self, fd: int, window_bits: int = 0) -> None:
-        self.fd = fd
+        self.fd = self.readable_fd = fd
         self.window_bits = window_bits
         self.is_clear = True
         self.got = b""
@@ -47,6 +48,11 @@ class Member:
     def write(self, data: bytes) -> None:
         self.calls.append("write")
         self.got += data
+
+    def read_fd(self) -> int:
+        self.calls.append("read_fd")
+        self.fd = self.readable_fd
+        return self.fd
 
     def write_rest(self, part: bytes) -> None:
         self.calls.append("write_rest")
@@ -158,6 +164,22 @@ def test_member_with_a_queue_or_without_descriptor_is_written_to_by_itself() -> 
     assert waits.calls == ["deliver"]
     assert bare.calls == ["write"]
     assert stage.sent() == (MANY - 2, 0)
+
+
+def test_descriptor_is_read_when_the_sender_first_needs_it() -> None:
+    stage = Stage(members())
+    secure = stage.members[2]
+    secure.readable_fd = -1
+    for member in stage.members:
+        member.fd = UNREAD_FD
+    wire = stage.push("1")
+    stage.clock.advance(0)
+    wire += stage.push("2")
+    stage.clock.advance(0)
+    assert [member.got for member in stage.members] == [wire] * MANY
+    assert secure.calls == ["read_fd", "write", "write"]
+    assert {tuple(member.calls) for member in stage.members if member is not secure} == {("read_fd",)}
+    assert stage.sent() == (2 * (MANY - 1), 0)
 
 
 def test_few_ready_members_are_written_to_one_by_one() -> None:

@@ -25,7 +25,7 @@ from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, join
 from service.realtime.connections.frame import Frame
 from service.realtime.connections.outbox import Outbox
-from service.realtime.connections.transport import Transport
+from service.realtime.connections.transport import UNREAD_FD, Transport
 
 _log = structlog.get_logger("connection")
 
@@ -91,8 +91,9 @@ class Connection(_FanOutSlots):
         self.transport = transport
         self.write = transport.write
         """The transport's `write`. Call it only while `is_clear`."""
-        self.fd = transport.fd
-        """The transport's file descriptor, for a batch sender. Use it only while `is_clear`; -1 once the connection is lost."""
+        self.fd = UNREAD_FD
+        """The transport's file descriptor, for a batch sender. Use it only while `is_clear`; -1 once the connection is lost.
+        UNREAD_FD before the first `read_fd`, because it takes 112 bytes and most rooms are too small for a batch sender."""
         self.window_bits = transport.window_bits
         self.session = session
         self.slot = slot
@@ -229,11 +230,16 @@ class Connection(_FanOutSlots):
         if not is_queued:
             raise overloaded()
 
+    def read_fd(self) -> int:
+        """Sets `fd` to the transport's file descriptor, and returns it."""
+        self.fd = self.transport.fd
+        return self.fd
+
     def write_rest(self, part: bytes) -> None:
         """Writes the rest of a frame that a batch sender has written in part."""
         self.write(part)
         if self.is_clear:  # else the client did not take the rest
-            self.fd = self.transport.fd  # -1 if the write has ended the connection
+            self.read_fd()  # -1 if the write has ended the connection
 
     def flush(self) -> None:
         """Writes the gathered frames, if they have not gone out with a batch."""

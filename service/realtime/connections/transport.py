@@ -13,6 +13,9 @@ from typing import Protocol
 
 from service.realtime.connections.byte_budget import Account
 
+UNREAD_FD = -2
+"""Stands for the `fd` of a transport until a batch sender first needs it."""
+
 
 class MessageHandler(Protocol):
     """Handles what a transport receives, on the event loop. Its methods never raise. Their names follow asyncio.Protocol."""

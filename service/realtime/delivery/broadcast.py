@@ -11,7 +11,7 @@ import structlog
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch
 from service.realtime.connections.frame import Frame
-from service.realtime.connections.transport import BatchSender
+from service.realtime.connections.transport import UNREAD_FD, BatchSender
 
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
@@ -155,7 +155,13 @@ def _send_to_ready(
     # Mostly every member is ready and reads plain frames. One look at each of them then does.
     fds = [member.fd for member in members if member.is_clear and not member.window_bits]
     if left or len(fds) < len(members) or min(fds) < 0:
-        ready = [member for member in members if member.is_clear and member.fd >= 0 and member not in left]
+        ready = [
+            member
+            for member in members
+            if member.is_clear
+            and (member.fd >= 0 or (member.fd == UNREAD_FD and member.read_fd() >= 0))
+            and member not in left
+        ]
         if len(ready) <= MAX_SINGLE_WRITES:  # if every member publishes, most have an ack queued
             return members
         windows = {member.window_bits for member in ready}
