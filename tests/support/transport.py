@@ -26,6 +26,10 @@ class NullTransport:
         self.write = lambda data: None
         self.account = ByteBudget(1 << 40).account("nobody's")
 
+    @property
+    def writer(self) -> NullTransport:
+        return self
+
     def set_account(self, account: Account) -> None:
         self.account = account
 

@@ -425,7 +425,7 @@ class ConnectionMachine(RuleBasedStateMachine):
                     keeps_up = False
                     break
         if self.stage.is_clear():
-            connection.write(batch.wire(connection.window_bits))
+            connection.writer.write(batch.wire(connection.window_bits))
         else:
             self.check_keeps_up(connection.deliver(batch), keeps_up)
 

@@ -38,6 +38,7 @@ class Member:
 
     def __init__(self, fd: int, window_bits: int = 0) -> None:
         self.fd = self.readable_fd = fd
+        self.writer = self
         self.window_bits = window_bits
         self.is_clear = True
         self.got = b""

@@ -95,6 +95,10 @@ class ClearMember(Member):
 
     is_clear = True
 
+    @property
+    def writer(self) -> ClearMember:
+        return self
+
     def write(self, wire: bytes) -> None:
         self.batches.append(json.loads(wire[2:]))
 

@@ -10,7 +10,6 @@ Example:
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Protocol
 
 import structlog
@@ -25,7 +24,7 @@ from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, join
 from service.realtime.connections.frame import Frame
 from service.realtime.connections.outbox import Outbox
-from service.realtime.connections.transport import UNREAD_FD, Transport
+from service.realtime.connections.transport import UNREAD_FD, Transport, Writer
 
 _log = structlog.get_logger("connection")
 
@@ -56,7 +55,7 @@ class _FanOutSlots:
     deliveries, the kernel's work evicts them.
     """
 
-    __slots__ = ("fd", "is_clear", "window_bits", "write")
+    __slots__ = ("fd", "is_clear", "window_bits", "writer")
 
 
 class Connection(_FanOutSlots):
@@ -89,8 +88,8 @@ class Connection(_FanOutSlots):
     ) -> None:
         self.id = id
         self.transport = transport
-        self.write = transport.write
-        """The transport's `write`. Call it only while `is_clear`."""
+        self.writer: Writer = transport.writer
+        """The transport's `writer`. Call it only while `is_clear`."""
         self.fd = UNREAD_FD
         """The transport's file descriptor, for a batch sender. Use it only while `is_clear`; -1 once the connection is lost.
         UNREAD_FD before the first `read_fd`, because it takes 112 bytes and most rooms are too small for a batch sender."""
@@ -139,7 +138,7 @@ class Connection(_FanOutSlots):
         """Writes or queues a batch. False if the client is too slow for a frame that may not be dropped.
 
         A client that keeps up gets the bytes that all members share. For a slow client, the outbox queues each frame by its
-        delivery class. For a connection that `is_clear`, a room calls `write` instead.
+        delivery class. For a connection that `is_clear`, a room writes to `writer` instead.
         """
         if self.closing is not None or self._is_lost:
             return True
@@ -147,7 +146,7 @@ class Connection(_FanOutSlots):
             gathered, self._gathered = self._gathered, None
             wire = batch.wire(self.window_bits)
             if gathered is None:
-                self.write(wire)
+                self.writer.write(wire)
             else:
                 self._update_clear()
                 self._write_counted(self._encode_gathered(gathered) + wire)
@@ -192,17 +191,13 @@ class Connection(_FanOutSlots):
         `waits`: in one write with the messages that follow, too. Then the caller must call `flush` at once.
         """
         if waits and head:
-            self.write = partial(self._write_first, head)
+            self.writer = _HeadWriter(self, head)
         if waits or not head:
             self.reply(welcome)
             return
         payload = messages.encode(welcome)
         self._context.metrics.messages.count_out("welcome", len(payload))
-        self.write(head + framing.frame(framing.TEXT, payload))
-
-    def _write_first(self, head: bytes, wire: bytes) -> None:
-        self.write = self.transport.write
-        self.write(head + wire)
+        self.writer.write(head + framing.frame(framing.TEXT, payload))
 
     def reply(self, message: ServerMessage) -> None:
         """Sends a system message, which is never dropped.
@@ -237,7 +232,7 @@ class Connection(_FanOutSlots):
 
     def write_rest(self, part: bytes) -> None:
         """Writes the rest of a frame that a batch sender has written in part."""
-        self.write(part)
+        self.writer.write(part)
         if self.is_clear:  # else the client did not take the rest
             self.read_fd()  # -1 if the write has ended the connection
 
@@ -250,7 +245,7 @@ class Connection(_FanOutSlots):
 
     def _write_counted(self, wire: bytes) -> None:
         """Writes bytes of this connection alone, and counts them if the client does not take them all."""
-        self.write(wire)
+        self.writer.write(wire)
         if self.transport.is_writing_paused:
             self.transport.count_unsent(len(wire))
 
@@ -418,8 +413,8 @@ class Connection(_FanOutSlots):
     def fail(self) -> None:
         """Closes the connection after a fault of the service. The client may have missed an event, so it must reconnect."""
         self._gathered = None
-        if not self._is_lost and self.write != self.transport.write:  # the head of the HTTP response is unsent
-            self.write(b"")
+        if not self._is_lost and self.writer is not self.transport.writer:  # the head of the HTTP response is unsent
+            self.writer.write(b"")
         try:
             self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
         except Exception:
@@ -439,3 +434,18 @@ class Connection(_FanOutSlots):
         self._drop_outbox()
         if self._writable is not None:
             self._writable.set()
+
+
+class _HeadWriter:
+    """Writes the head of the HTTP response in front of the first frames, then leaves its place to the transport's writer."""
+
+    __slots__ = ("_connection", "_head")
+
+    def __init__(self, connection: Connection, head: bytes) -> None:
+        self._connection = connection
+        self._head = head
+
+    def write(self, frames: bytes, /) -> None:
+        connection = self._connection
+        connection.writer = connection.transport.writer
+        connection.writer.write(self._head + frames)

@@ -39,6 +39,13 @@ class MessageHandler(Protocol):
         """Called once, after all other calls."""
 
 
+class Writer(Protocol):
+    """Writes frames for a transport. A connection keeps it instead of a bound method, which would take 64 bytes."""
+
+    def write(self, frames: bytes, /) -> None:
+        """Does what `Transport.write` does."""
+
+
 class Transport(Protocol):
     """Sends and receives messages. The realtime core knows nothing else of the network."""
 
@@ -57,6 +64,10 @@ class Transport(Protocol):
     handler: MessageHandler
     account: Account
     """The account that counts the bytes held for the client."""
+
+    @property
+    def writer(self) -> Writer:
+        """Writes what `write` writes, with fewer calls. It may be the transport itself."""
 
     def write(self, frames: bytes, /) -> None:
         """Writes one or more WebSocket frames (protocol/framing.py). Never blocks and never raises. While `is_writing_paused`,

@@ -82,7 +82,7 @@ class Broadcast:
                     if member.window_bits != bits:
                         wire = batch.wire(member.window_bits)
                         bits = member.window_bits
-                    member.write(wire)
+                    member.writer.write(wire)
                 elif not member.deliver(batch):
                     slow = slow or []
                     slow.append(member)

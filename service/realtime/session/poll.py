@@ -71,6 +71,11 @@ class PollTransport:
         """Bytes of the payloads."""
         return sum(map(len, self.payloads))
 
+    @property
+    def writer(self) -> PollTransport:
+        """The transport itself."""
+        return self
+
     def write(self, wire: bytes, /) -> None:
         """Keeps the messages for the response."""
         if self.is_finished:

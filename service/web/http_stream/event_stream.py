@@ -176,7 +176,12 @@ class EventStream(PeerTransport):
         """True once the TCP connection has ended."""
         return self._state is _State.LOST
 
-    def write(self, wire: bytes) -> None:
+    @property
+    def writer(self) -> EventStream:
+        """The transport itself, because it turns frames into events."""
+        return self
+
+    def write(self, wire: bytes, /) -> None:
         """Sends WebSocket frames as server-sent events."""
         if self._state is _State.OPEN:
             encoder, tracker = self._context.encoder, self._tracker

@@ -6,7 +6,6 @@ Used instead of aiohttp's for speed, memory and strictness: docs/adr/0016-own-tr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import cast
@@ -17,7 +16,7 @@ from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, PING, PING_FRAME, PONG, TEXT, close_frame, frame
 from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import Account
-from service.realtime.connections.transport import MessageHandler
+from service.realtime.connections.transport import MessageHandler, Writer
 from service.telemetry.metrics import Metrics
 from service.web.http.half_close import half_close
 from service.web.http.peer_transport import NULL_HANDLER, PeerTransport
@@ -73,7 +72,6 @@ class WebSocket(PeerTransport):
         "has_received",
         "is_reading_paused",
         "window_bits",
-        "write",
     )
 
     answers_pings = True
@@ -86,7 +84,6 @@ class WebSocket(PeerTransport):
     ) -> None:
         super().__init__(transport, account)
         self._context = context
-        self.write: Callable[[bytes], None] = transport.write
         self.window_bits = window_bits
         self.has_received = True
         self.is_reading_paused = False
@@ -279,7 +276,7 @@ class WebSocket(PeerTransport):
         self.count_unsent()
         pong, self._pending_pong = self._pending_pong, None
         if pong is not None and self._state is _State.OPEN:
-            self.write(frame(PONG, pong))
+            self.writer.write(frame(PONG, pong))
         if not self.is_writing_paused:
             self.handler.resume_writing()
 
@@ -298,7 +295,7 @@ class WebSocket(PeerTransport):
             if opcode == PING and self.is_writing_paused:
                 self._pending_pong = payload  # RFC 6455 §5.5.3: only the latest ping needs a pong
             elif opcode == PING:
-                self.write(frame(PONG, payload))
+                self.writer.write(frame(PONG, payload))
 
     def _exceeds_control_rate(self, cost: float = 1.0) -> bool:
         clock = self._context.clock
@@ -313,7 +310,7 @@ class WebSocket(PeerTransport):
         code, _ = parse_close(payload)
         if self._state is _State.OPEN:
             self._close_code = CloseCode.NORMAL.code if code is None else code
-            self.write(close_frame(code))
+            self.writer.write(close_frame(code))
         self._finish()
         self._start_close_timer()
         self._transport.close()
@@ -330,13 +327,22 @@ class WebSocket(PeerTransport):
             self._late_bytes_left += min(self._reader.missing_bytes, self._context.bounds.limits.message_bytes)
         if self._state is _State.OPEN:
             self._close_code = error.code
-            self.write(close_frame(error.code, error.reason))
+            self.writer.write(close_frame(error.code, error.reason))
         self._finish()
         self._start_close_timer()
         self.resume_reading()
         half_close(self._transport)
 
     # --- called by the realtime core ----------------------------------------------------------------------------------
+
+    @property
+    def writer(self) -> Writer:
+        """asyncio's transport; ignores all frames once the connection is finished."""
+        return self._transport if self._state < _State.FINISHED else _DISCARDS
+
+    def write(self, frames: bytes, /) -> None:
+        """Writes frames; ignores them once the connection is finished."""
+        self.writer.write(frames)
 
     def pause_reading(self) -> None:
         """Stops reading until `resume_reading`."""
@@ -359,7 +365,7 @@ class WebSocket(PeerTransport):
         """Sends a ping."""
         if self._state is _State.OPEN:
             self._ping_sent_at = self._context.clock.monotonic()
-            self.write(PING_FRAME)
+            self.writer.write(PING_FRAME)
 
     def close(self, code: int, reason: str) -> None:
         """Sends a close frame, and aborts after `outbox.close_grace` without an answer."""
@@ -367,7 +373,7 @@ class WebSocket(PeerTransport):
             return
         self._state = _State.CLOSING
         self._close_code = code
-        self.write(close_frame(code, reason))
+        self.writer.write(close_frame(code, reason))
         self._start_close_timer()
         self.resume_reading()  # otherwise the peer's close frame would not be read
 
@@ -408,11 +414,16 @@ class WebSocket(PeerTransport):
             if reader is not None:
                 self._context.read_scheduler.stop_message_timeout(self)
                 self._account_reader(reader)
-            self.write = _discard
             # Breaks the reference cycle: the connection's objects are freed at once, not by the garbage collector.
             handler, self.handler = self.handler, NULL_HANDLER
             handler.connection_lost()
 
 
-def _discard(data: bytes) -> None:
-    """Takes the place of `transport.write` once the connection is finished."""
+class _DiscardingWriter:
+    """Takes the place of the writer once the connection is finished."""
+
+    def write(self, frames: bytes, /) -> None:
+        """Ignores the frames."""
+
+
+_DISCARDS = _DiscardingWriter()
