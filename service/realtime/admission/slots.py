@@ -35,12 +35,12 @@ def network_of(address: str) -> str:
 class ConnectionSlot(Struct, eq=False, gc=False):
     """The place of one connection under the caps."""
 
-    _slots: Slots
+    _slots: Slots | None
+    """None once the slot is released."""
     network: str
     rates: ConnectionRates = UNSET  # type: ignore[assignment]  # set by `identify`, before anything reads it
     """How much the connection may send."""
     _identity: Identity | None = None
-    _is_open: bool = True
 
     def identify(self, identity: Identity, *, is_known: bool = False) -> Awaitable[None] | None:
         """Counts the slot for its tenant and user. Returns what has to be waited for; None if other nodes need not be asked.
@@ -49,18 +49,18 @@ class ConnectionSlot(Struct, eq=False, gc=False):
 
         Raises ServiceError(TOO_MANY_CONNECTIONS), at once or at the end of the wait; then release the slot.
         """
-        if self._identity is not None:
-            return None
         slots = self._slots
+        if slots is None or self._identity is not None:
+            return None
         self.rates = slots.identify(self.network, identity)
         self._identity = identity  # set before the wait, so that a release meanwhile also frees the quota
         return slots.quota.confirm(identity) if slots.quota.is_shared and not is_known else None
 
     def release(self) -> None:
         """Frees the slot. A second call does nothing."""
-        if self._is_open:
-            self._is_open = False
-            self._slots.release(self.network, self._identity)
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release(self.network, self._identity)
 
 
 class Slots:

@@ -54,16 +54,27 @@ class WebSocketContext:
     read_scheduler: ReadScheduler
 
 
+class _End:
+    """What a WebSocket knows of its end."""
+
+    __slots__ = ("close_code", "late_bytes_left", "timer")
+
+    def __init__(self) -> None:
+        self.close_code = CloseCode.ABNORMAL.code
+        self.late_bytes_left = MAX_LATE_BYTES
+        """Bytes that the peer may still send after the close frame."""
+        self.timer: Timer | None = None
+        """Aborts the connection if closing takes too long."""
+
+
 class WebSocket(PeerTransport):
     """Implements Transport. Answers pings itself; closes the connection if control frames or small fragments exceed the
     rate of messages."""
 
     __slots__ = (
-        "_close_code",
-        "_close_timer",
         "_context",
         "_control_bucket",
-        "_late_bytes_left",
+        "_end",
         "_pending_pong",
         "_ping_sent_at",
         "_reader",
@@ -95,11 +106,8 @@ class WebSocket(PeerTransport):
         """Monotonic time of the last ping; None once its pong has arrived."""
         self._pending_pong: bytes | None = None
         """The payload of the latest ping while writing is paused; its pong is sent later."""
-        self._close_timer: Timer | None = None
-        """Aborts the connection if closing takes too long."""
-        self._close_code = CloseCode.ABNORMAL.code
-        self._late_bytes_left = MAX_LATE_BYTES
-        """Bytes that the peer may still send after the close frame."""
+        self._end: _End | None = None
+        """Exists only once the connection closes."""
 
     # --- called by asyncio --------------------------------------------------------------------------------------------
 
@@ -211,13 +219,13 @@ class WebSocket(PeerTransport):
 
     def _read_after_close(self, data: bytes) -> None:
         """Searches a few kB for the peer's close frame, and discards everything else."""
-        reader = self._reader
+        reader, end = self._reader, self._start_end()
         if reader is not None and not reader.discards_messages:
             reader.discards_messages = True
             self._context.read_scheduler.stop_message_timeout(self)
-            self._late_bytes_left += reader.missing_bytes or -reader.held_bytes
-        self._late_bytes_left -= len(data)
-        if self._late_bytes_left < 0:
+            end.late_bytes_left += reader.missing_bytes or -reader.held_bytes
+        end.late_bytes_left -= len(data)
+        if end.late_bytes_left < 0:
             if not self._transport.is_closing():
                 self._context.metrics.limits.limit_hits.labels(limit="late_bytes").inc()
             self._transport.abort()
@@ -255,8 +263,8 @@ class WebSocket(PeerTransport):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the session and releases the held bytes."""
-        if self._close_timer is not None:
-            self._close_timer.cancel()
+        if self._end is not None and self._end.timer is not None:
+            self._end.timer.cancel()
         self._finish()
         self._release_held()
         self._state = _State.LOST
@@ -309,7 +317,7 @@ class WebSocket(PeerTransport):
     def _handle_close(self, payload: bytes) -> None:
         code, _ = parse_close(payload)
         if self._state is _State.OPEN:
-            self._close_code = CloseCode.NORMAL.code if code is None else code
+            self._start_end().close_code = CloseCode.NORMAL.code if code is None else code
             self.writer.write(close_frame(code))
         self._finish()
         self._start_close_timer()
@@ -324,9 +332,11 @@ class WebSocket(PeerTransport):
         if isinstance(error, MessageTooBigError):
             self._context.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         if self._reader is not None:  # the rest of the current frame is still on its way
-            self._late_bytes_left += min(self._reader.missing_bytes, self._context.bounds.limits.message_bytes)
+            self._start_end().late_bytes_left += min(
+                self._reader.missing_bytes, self._context.bounds.limits.message_bytes
+            )
         if self._state is _State.OPEN:
-            self._close_code = error.code
+            self._start_end().close_code = error.code
             self.writer.write(close_frame(error.code, error.reason))
         self._finish()
         self._start_close_timer()
@@ -372,7 +382,7 @@ class WebSocket(PeerTransport):
         if self._state is not _State.OPEN:
             return
         self._state = _State.CLOSING
-        self._close_code = code
+        self._start_end().close_code = code
         self.writer.write(close_frame(code, reason))
         self._start_close_timer()
         self.resume_reading()  # otherwise the peer's close frame would not be read
@@ -399,13 +409,17 @@ class WebSocket(PeerTransport):
     @property
     def close_code(self) -> int:
         """The code of the first close frame, from either side; 1006 without one."""
-        return self._close_code
+        return CloseCode.ABNORMAL.code if self._end is None else self._end.close_code
+
+    def _start_end(self) -> _End:
+        if self._end is None:
+            self._end = _End()
+        return self._end
 
     def _start_close_timer(self) -> None:
-        if self._close_timer is None:
-            self._close_timer = self._context.clock.call_later(
-                self._context.bounds.outbox.close_grace, self._transport.abort
-            )
+        end = self._start_end()
+        if end.timer is None:
+            end.timer = self._context.clock.call_later(self._context.bounds.outbox.close_grace, self._transport.abort)
 
     def _finish(self) -> None:
         if self._state is not _State.FINISHED:
