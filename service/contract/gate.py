@@ -93,10 +93,10 @@ class Gate:
         if not may_remove(identity):
             raise ServiceError(ErrorCode.FORBIDDEN, "only the backend takes back events")
 
-    def history_of(self, channel: str) -> Retention | None:
-        """Returns the retention of durable events in a channel of the store; None without history, or if it is not declared."""
+    def retention_of(self, channel: str, delivery: Delivery) -> Retention | None:
+        """Returns the retention in a channel of the store; None if the contract declares none, or not the channel."""
         try:
-            return self._contract.resolve(channel).spec.history
+            return self._contract.resolve(channel).spec.retention(delivery)
         except ServiceError:
             return None
 

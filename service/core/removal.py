@@ -60,6 +60,23 @@ def removal_notice(channel: ChannelKey, events: Sequence[Event], retention: Rete
     )
 
 
+def value_removal(value: Event, retention: Retention, at: int) -> Publication:
+    """Returns the publication that removes a value of the state, if it was not replaced meanwhile."""
+    return Publication(
+        value.channel,
+        value.type,
+        f"removed-{blake2b(f'{value.epoch} {value.state_version}'.encode(), digest_size=16).hexdigest()}",
+        Delivery.LATEST,
+        b"",
+        None,
+        at,
+        value.key,
+        retention,
+        removed=True,
+        if_version=value.state_version,
+    )
+
+
 def epoch_notice(channel: ChannelKey, position: Position, state_version: int) -> Event:
     """Returns the event that shows nodes the new epoch of a channel that was purged.
 

@@ -7,13 +7,15 @@ from itertools import islice
 from typing import NamedTuple
 
 from service.contract.gate import Gate
+from service.contract.model import DEFAULT_STATE
 from service.core.broker import Broker
 from service.core.channel import NAME, ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Event, Retention
 from service.core.identity import Identity
 from service.core.position import Position
-from service.core.removal import MAX_REMOVALS, REMOVED_TYPE, is_tombstone, removal_notice
+from service.core.removal import MAX_REMOVALS, REMOVED_TYPE, is_tombstone, removal_notice, value_removal
+from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 
 PAGE_EVENTS = 500
@@ -76,15 +78,18 @@ class Remover:
         self._metrics = metrics.delivery
 
     async def remove(self, identity: Identity, channel: str, id: str, offset: int | None) -> EventRemoval:
-        """Takes back an event, and tells subscribers.
+        """Takes back a durable event, or else the value of a key, and tells subscribers.
 
-        Without `offset`, the newest event with the id is taken back, and only the newest MAX_SEARCHED events are searched.
+        Without `offset`, the newest event with the id is taken back, and only the newest MAX_SEARCHED events and the state are
+        searched.
         """
         spec = self._gate.authorise_removal(identity, channel).spec
         key = ChannelKey(identity.tenant, channel)
         found = EventRemoval(None, 0) if spec.history is None else await self._find(key, id, offset)
         if found.event is not None and not await self._replace(key, [found.event], spec.history):
             return found._replace(event=None)  # it has expired meanwhile
+        if found.event is None and offset is None and spec.has_state:
+            return await self._remove_value(key, id, found.searched)
         return found
 
     async def purge(self, identity: Identity, channel: str) -> Position | None:
@@ -105,6 +110,10 @@ class Remover:
         removed = examined = channels = 0
         for name in await self._channels(identity.tenant, at):
             key, after = ChannelKey(identity.tenant, name), at.after if name == at.channel else None
+            if after is None:
+                state = (await self._broker.snapshot(key, None, 0, 0)).state
+                removed += await self._remove_values(key, [value for value in state if value.sender == user])
+                examined += len(state)
             async for page in self._pages(key, after):
                 removed += await self._replace_by(user, key, page)
                 examined += len(page)
@@ -134,7 +143,7 @@ class Remover:
     async def _replace_by(self, user: str, channel: ChannelKey, events: Sequence[Event]) -> int:
         """Replaces the events of a user by their tombstones. Returns their number."""
         theirs = iter([event for event in events if event.sender == user])
-        retention = self._gate.history_of(channel.name)
+        retention = self._gate.retention_of(channel.name, Delivery.DURABLE)
         removed = 0
         while part := list(islice(theirs, MAX_REMOVALS)):
             removed += await self._replace(channel, part, retention)
@@ -144,12 +153,33 @@ class Remover:
         """Replaces events by their tombstones, and tells subscribers of those that the channel still kept."""
         kept = await self._broker.remove_events(channel, events)
         removed = [event for event, is_kept in zip(events, kept, strict=True) if is_kept]
-        if (
-            removed and retention is not None
-        ):  # without, the contract declares no history any more, and nobody may subscribe
+        if removed and retention is not None:  # without, the contract declares no history any more
             await self._broker.publish(removal_notice(channel, removed, retention, milliseconds(self._clock)))
         self._metrics.removed_events.inc(sum(not is_tombstone(event) for event in removed))
         return len(removed)
+
+    async def _remove_value(self, channel: ChannelKey, id: str, searched: int) -> EventRemoval:
+        """Removes the newest value with an id."""
+        state = (await self._broker.snapshot(channel, None, 0, 0)).state
+        found = next((value for value in reversed(state) if value.id == id), None)
+        if found is not None and not await self._remove_values(channel, [found]):
+            found = None
+        return EventRemoval(found, searched + len(state))
+
+    async def _remove_values(self, channel: ChannelKey, values: Sequence[Event]) -> int:
+        """Removes values of the state, unless they were replaced meanwhile. Returns their number."""
+        removed = 0
+        retention = self._gate.retention_of(channel.name, Delivery.LATEST) or DEFAULT_STATE
+        for value in values:
+            try:
+                await self._broker.publish(value_removal(value, retention, milliseconds(self._clock)))
+            except ServiceError as error:
+                if error.code is not ErrorCode.CONFLICT:
+                    raise
+            else:
+                removed += 1
+        self._metrics.removed_events.inc(removed)
+        return removed
 
     async def _find(self, channel: ChannelKey, id: str, offset: int | None) -> EventRemoval:
         if offset is not None:

@@ -245,6 +245,30 @@ async def test_erasure_stays_in_its_tenant(server: Running) -> None:
     assert len((await get(server, "/channels/room:1/history", key=OTHER_API_KEY))["events"]) == 1
 
 
+async def test_value_is_removed_by_its_id_and_by_its_user(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, 2) as nodes:
+        first, second = (member.server for member in nodes.members)
+
+        def pin(slot: str, id: str, sender: str) -> dict[str, Any]:
+            return {"type": "chat.pinned", "id": id, "data": {"slot": slot, "text": "a secret"}, "from": sender}
+
+        async with second.client("ben", query="?features=removal") as ben:
+            began = await ben.subscribe("room:1")
+            await first.publish("room:1", [pin("a", "p-1", "ann"), pin("b", "p-2", "ben"), pin("c", "p-3", "ann")])
+            reply = await delete(first, "/channels/room:1/events/p-1")
+            assert reply == {"channel": "room:1", "id": "p-1", "epoch": began["epoch"], "rev": 1}
+            (await ask(first, "DELETE", "/channels/room:1/events/p-1")).refused(404, "not_found")
+            assert await erase(second, "ann") == (1, 1, 1)
+            for key, rev in (("a", 4), ("c", 5)):
+                removed = await ben.until("chat.pinned", removed=True)
+                assert (removed["key"], removed["rev"], removed["from"]) == (key, rev, None)
+        again = await first.publish("room:1", pin("a", "p-1", "ann"))
+        assert (again["rev"], again["duplicate"]) == (1, True)
+        for server in (first, second):
+            state = (await get(server, "/channels/room:1/state"))["state"]
+            assert [event["id"] for event in state] == ["p-2"]
+
+
 # --- costs and traces ------------------------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,9 @@ class DeliveryMetrics:
         )
         for delivery in _DELIVERIES:
             start_at_zero(self.publishes, ("accepted", "duplicate", "refused"), delivery)
-        self.removed_events = make.counter("removed_events", "Durable events that the backend has taken back.")
+        self.removed_events = make.counter(
+            "removed_events", "Durable events and values that the backend has taken back."
+        )
         self.purges = make.counter("purges", "Channels whose history and state the backend has dropped.")
         self.publish_seconds = make.fast_histogram(
             "publish_seconds", "Duration of a publish, through the contract's gate and the broker.", LATENCY_BUCKETS

@@ -334,12 +334,13 @@ class State(ApiReply, frozen=True, kw_only=True):
 
 
 class EventRemoved(ApiReply, frozen=True, kw_only=True):
-    """An event was taken back: only its id, offset and time are left."""
+    """An event was taken back: of a durable one, only id, offset and time are left; a value is removed."""
 
     channel: str
     id: str
     epoch: str
-    offset: int
+    offset: int | UnsetType = UNSET
+    rev: Annotated[int, Meta(description="The `rev` of the value that was removed.")] | UnsetType = UNSET
 
 
 class Purged(ApiReply, frozen=True, kw_only=True):

@@ -142,7 +142,7 @@ async def read_presence(call: Call, query: NoQuery) -> Presence:
 
 
 async def remove_event(call: Call, query: RemoveQuery) -> EventRemoved:
-    """Takes back one durable event, and tells subscribers."""
+    """Takes back one event, and tells subscribers."""
     channel, _ = call.channel()
     id = call.event_id()
     offset = query.offset if query.offset is not UNSET else None
@@ -152,7 +152,13 @@ async def remove_event(call: Call, query: RemoveQuery) -> EventRemoved:
     if (event := removal.event) is None:
         hint = "" if offset is not None else f"; without `offset`, the newest {MAX_SEARCHED} events are searched"
         raise ServiceError(ErrorCode.NOT_FOUND, f"the channel keeps no such event{hint}", parameter="id")
-    return EventRemoved(channel=channel, id=event.id, epoch=event.epoch, offset=event.offset or 0)
+    return EventRemoved(
+        channel=channel,
+        id=event.id,
+        epoch=event.epoch,
+        offset=event.offset if event.offset is not None else UNSET,
+        rev=event.state_version if event.state_version is not None else UNSET,
+    )
 
 
 async def purge_channel(call: Call, query: NoQuery) -> Purged:
@@ -328,7 +334,7 @@ OPERATIONS = (
         name="removeEvent",
         method="DELETE",
         path=f"{_CHANNEL}/events/{{id}}",
-        summary="Takes back one durable event: a tombstone replaces it, and subscribers are told",
+        summary="Takes back one durable event, or the value of a key, and tells subscribers",
         handle=remove_event,
         replies=(EventRemoved,),
         query=RemoveQuery,
