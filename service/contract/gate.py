@@ -121,7 +121,12 @@ class Gate:
         identity may subscribe), FORBIDDEN, MALFORMED (a duplicate key), INVALID_DATA (details.path and details.errors say where
         and why), INVALID_KEY.
         """
-        spec, event = self._authorise_publish(identity, channel, type, subscription)
+        resolved = self._contract.resolve(channel)
+        spec, parameters = resolved
+        event = spec.events.get(type)
+        is_subscribed = subscription is not None
+        if event is None or not may_publish(event.publish, identity, channel, parameters, subscribed=is_subscribed):
+            raise _refuse_publish(identity, channel, type, event, resolved)
         raw = bytes(data)
         value = _read(raw)
         unique_keys.check_value(raw, value, "$.data")
@@ -155,7 +160,12 @@ class Gate:
         Raises ServiceError, the first that applies: those of `validate` up to FORBIDDEN, FORBIDDEN (the type is not removable),
         INVALID_KEY (no key).
         """
-        spec, event = self._authorise_publish(identity, channel, type, subscription)
+        resolved = self._contract.resolve(channel)
+        spec, parameters = resolved
+        event = spec.events.get(type)
+        is_subscribed = subscription is not None
+        if event is None or not may_publish(event.publish, identity, channel, parameters, subscribed=is_subscribed):
+            raise _refuse_publish(identity, channel, type, event, resolved)
         if not event.removable:
             raise ServiceError(ErrorCode.FORBIDDEN, f"values of {type} are not removable", path="$.removed")
         if key is None:
@@ -172,18 +182,6 @@ class Gate:
                 path="$.if_rev",
             )
         return replace(publication, if_version=if_rev)
-
-    def _authorise_publish(
-        self, identity: Identity, channel: str, type: str, subscription: Subscription | None
-    ) -> tuple[ChannelSpec, EventSpec]:
-        resolved = self._contract.resolve(channel)
-        spec, parameters = resolved
-        event = spec.events.get(type)
-        if event is None:
-            raise _unknown_event(spec, type)
-        if not may_publish(event.publish, identity, channel, parameters, subscribed=subscription is not None):
-            raise _may_not_publish(identity, channel, event, resolved)
-        return spec, event
 
 
 _WHO_READS = {
@@ -211,8 +209,12 @@ def _unknown_event(spec: ChannelSpec, type_: str) -> ServiceError:
     )
 
 
-def _may_not_publish(identity: Identity, channel: str, event: EventSpec, resolved: Resolved) -> ServiceError:
+def _refuse_publish(
+    identity: Identity, channel: str, type_: str, event: EventSpec | None, resolved: Resolved
+) -> ServiceError:
     spec, parameters = resolved
+    if event is None:
+        return _unknown_event(spec, type_)
     if event.publish is PublishRule.SUBSCRIBER and may_read(
         spec.subscribe, Right.SUBSCRIBE, identity, channel, parameters
     ):
