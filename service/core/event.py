@@ -101,7 +101,7 @@ def last_within(events: Sequence[Event], max_bytes: int) -> Sequence[Event]:
         size += len(events[index].data)
         if size > max_bytes:
             return events[min(index + 1, len(events) - 1) :]
-    return events
+    return events or ()
 
 
 def accepted_event(

@@ -257,7 +257,7 @@ class RedisBroker:
             None if since is None else missed is not None,
             state_version,
             epoch_start,
-            last_within(newest, max_bytes) if newest else (),
+            last_within(newest, max_bytes),
         )
 
     async def stream_heads(
