@@ -11,6 +11,7 @@ from typing import Any
 
 import jwt
 
+from service.adapters.jwt.issuer import SUBSCRIPTION_SUFFIX
 from service.cli import output
 from service.cli.development import load_development
 from service.cli.options import Commands, add_config, client_settings
@@ -32,6 +33,11 @@ def register(commands: Commands) -> None:
         description="Prints a token, signed with auth.secret or with the development secret of this folder.",
     )
     add_claims(parser, required=True)
+    parser.add_argument(
+        "--subscription",
+        action="store_true",
+        help="sign a token for one subscribe (docs/protocol.md), which opens no connection",
+    )
     add_config(parser)
     parser.set_defaults(run=run)
 
@@ -54,7 +60,9 @@ def add_claims(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Signs and prints the token."""
-    output.result(sign(with_secret(client_settings(args)), args.user, args.grant, args.ttl, args.tenant, args.info))
+    suffix = SUBSCRIPTION_SUFFIX if args.subscription else ""
+    settings = with_secret(client_settings(args))
+    output.result(sign(settings, args.user, args.grant, args.ttl, args.tenant, args.info, audience_suffix=suffix))
     return 0
 
 
@@ -75,13 +83,15 @@ def sign(
     ttl: float,
     tenant: str | None = None,
     info: Any = None,
+    *,
+    audience_suffix: str = "",
 ) -> str:
     """Returns a token that a service with these settings accepts. The settings must have a secret."""
     assert settings.auth.secret is not None  # noqa: S101  # with_secret adds one
     now = time.time()
     claims: dict[str, Any] = {
         "iss": settings.auth.issuer,
-        "aud": settings.auth.audience,
+        "aud": settings.auth.audience + audience_suffix,
         "sub": user,
         "iat": int(now),
         "exp": int(now + ttl),

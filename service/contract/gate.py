@@ -126,7 +126,7 @@ class Gate:
         event = spec.events.get(type)
         is_subscribed = subscription is not None
         if event is None or not may_publish(event.publish, identity, channel, parameters, subscribed=is_subscribed):
-            raise _refuse_publish(identity, channel, type, event, resolved)
+            event = _authorise_by_grant(identity, channel, type, event, resolved, subscription)
         raw = bytes(data)
         value = _read(raw)
         unique_keys.check_value(raw, value, "$.data")
@@ -165,7 +165,7 @@ class Gate:
         event = spec.events.get(type)
         is_subscribed = subscription is not None
         if event is None or not may_publish(event.publish, identity, channel, parameters, subscribed=is_subscribed):
-            raise _refuse_publish(identity, channel, type, event, resolved)
+            event = _authorise_by_grant(identity, channel, type, event, resolved, subscription)
         if not event.removable:
             raise ServiceError(ErrorCode.FORBIDDEN, f"values of {type} are not removable", path="$.removed")
         if key is None:
@@ -207,6 +207,23 @@ def _unknown_event(spec: ChannelSpec, type_: str) -> ServiceError:
         path="$.type",
         known=sorted(spec.events)[:MAX_ERRORS],
     )
+
+
+def _authorise_by_grant(
+    identity: Identity,
+    channel: str,
+    type_: str,
+    event: EventSpec | None,
+    resolved: Resolved,
+    subscription: Subscription | None,
+) -> EventSpec:
+    """Returns the event if the subscription's own rights allow the publish. Raises ServiceError otherwise."""
+    grant = None if subscription is None else subscription.grant
+    if event is not None and grant is not None:
+        granted = identity.with_grants(grant)
+        if may_publish(event.publish, granted, channel, resolved.parameters, subscribed=True):
+            return event
+    raise _refuse_publish(identity, channel, type_, event, resolved)
 
 
 def _refuse_publish(

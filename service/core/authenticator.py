@@ -19,3 +19,9 @@ class Authenticator(Protocol):
         Raises ServiceError: INVALID_TOKEN (the reason names no secret), TOKEN_EXPIRED, or OVERLOADED if the issuer's keys
         are not available now.
         """
+
+    async def authenticate_subscription(self, token: str) -> Identity:
+        """Verifies the token of a subscription. No other method accepts it, and this one accepts no other token.
+
+        Raises the same.
+        """

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from service.core.channel import grant_regex
 
@@ -63,6 +64,10 @@ class Identity(Struct, frozen=True, gc=False):
     def is_anonymous(self) -> bool:
         """True if the party has no credentials."""
         return not self.user and not self.is_backend
+
+    def with_grants(self, other: Identity) -> Identity:
+        """Returns the identity with the grants of another one of the same user, too."""
+        return replace(self, grants=(*self.grants, *other.grants))
 
     def may(self, right: Right, channel: str) -> bool:
         """True if a grant gives the right in the channel."""

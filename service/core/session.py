@@ -63,13 +63,17 @@ class Subscription(Struct, eq=False, gc=False):
     phase: Phase = Phase.PENDING
 
     tail: ClassVar[int] = 0
-    """The number of last events that `subscribed` brings (`TailSubscription`)."""
+    """The number of last events that `subscribed` brings."""
+    grant: ClassVar[Identity | None] = None
+    """The identity of the subscription's own token; its grants count in this channel, beside those of the connection."""
 
 
-class TailSubscription(Subscription, eq=False, gc=False):
-    """A subscription that begins with the last events of the channel. A type of its own, so that others take no memory for it."""
+class ExtendedSubscription(Subscription, eq=False, gc=False):
+    """A subscription with values that few have. A type of its own, so that the others take no memory for them."""
 
-    tail: int = 0  # type: ignore[misc]  # a field in place of the constant of all other subscriptions
+    # Fields in place of the constants of all other subscriptions, which mypy does not know.
+    tail: int = 0  # type: ignore[misc]  # see above
+    grant: Identity | None = None  # type: ignore[misc]  # see above
 
 
 class Session(Struct, eq=False, gc=False):
@@ -138,6 +142,12 @@ class Session(Struct, eq=False, gc=False):
         if found is None:
             raise ServiceError(ErrorCode.NOT_SUBSCRIBED, f"{channel} is not subscribed", path="$.channel")
         return found
+
+    def identity_in(self, channel: str) -> Identity:
+        """Returns the identity whose rights count in a channel: with the grants of the subscription's own token, if any."""
+        found = self.find(channel)
+        grant = None if found is None else found.grant
+        return self.identity if grant is None else self.identity.with_grants(grant)
 
     def is_subscribed(self, channel: str) -> bool:
         """True if the session has a subscription to the channel."""

@@ -62,6 +62,8 @@ class Subscribe(ClientMessage, frozen=True, tag="subscribe", tag_field="type"):
     since: Since | None = None
     tail: TailSize | None = None
     """The number of last durable events that `subscribed` brings."""
+    token: Token | None = None
+    """A token that grants this subscription only."""
 
 
 class Unsubscribe(ClientMessage, frozen=True, tag="unsubscribe", tag_field="type"):
@@ -89,10 +91,12 @@ class Presence(ClientMessage, frozen=True, tag="presence", tag_field="type"):
 
 
 class Refresh(ClientMessage, frozen=True, tag="refresh", tag_field="type"):
-    """Replaces the token of the connection."""
+    """Replaces the token of the connection, or that of a subscription."""
 
     id: Id
     token: Token
+    channel: Channel | None = None
+    """The subscription whose own token is replaced."""
 
 
 class Ping(ClientMessage, frozen=True, tag="ping", tag_field="type"):
@@ -321,6 +325,8 @@ class Expiring(ServerMessage, frozen=True, rename={"seconds": "in"}, tag="expiri
     """The token expires soon; reply with `refresh`."""
 
     seconds: int
+    channel: str | None = None
+    """The subscription, if the token is that of a subscription."""
 
 
 class Reconnect(ServerMessage, frozen=True, tag="reconnect", tag_field="type"):

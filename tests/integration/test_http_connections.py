@@ -165,6 +165,9 @@ class TestCap:
             def authenticate_now(self, token: str) -> None:
                 return None
 
+            async def authenticate_subscription(self, token: str) -> Identity:
+                raise AssertionError
+
             async def authenticate(self, token: str) -> Identity:
                 asked.release()
                 await opens.wait()

@@ -57,6 +57,9 @@ class KeysAway:
     def authenticate_now(self, token: str) -> None:
         return None
 
+    async def authenticate_subscription(self, token: str) -> Identity:
+        raise AssertionError
+
     async def authenticate(self, token: str) -> Identity:
         raise ServiceError(ErrorCode.OVERLOADED, "the issuer's keys cannot be had right now")
 

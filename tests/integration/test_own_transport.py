@@ -94,6 +94,9 @@ class HangingAuthenticator:
     def authenticate_now(self, token: str) -> None:
         return None
 
+    async def authenticate_subscription(self, token: str) -> Identity:
+        raise AssertionError
+
     async def authenticate(self, token: str) -> Identity:
         self.asked.set()
         await asyncio.Event().wait()

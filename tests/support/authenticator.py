@@ -17,6 +17,9 @@ class PausedAuthenticator:
     def authenticate_now(self, token: str) -> None:
         return None
 
+    async def authenticate_subscription(self, token: str) -> Identity:
+        raise AssertionError
+
     async def authenticate(self, token: str) -> Identity:
         self.asked.set()
         await self.opens.wait()

@@ -293,11 +293,11 @@ export class Tidewire {
   }
 
   /**
-   * Channels without a position and a tail can be part of the upgrade; the others need `subscribe` with `since` or `tail`.
+   * Channels without a position, a tail and a token can be part of the upgrade; the others need `subscribe`.
    * @param {URL} address
    */
   #nameChannels(address) {
-    const fresh = [...this.#subscriptions.values()].filter(({ position, tail }) => position === undefined && !tail);
+    const fresh = [...this.#subscriptions.values()].filter(({ needsCommand }) => !needsCommand);
     this.#named = new Set((this.#options.channels ?? []).filter((name) => fresh.some(({ channel }) => channel === name)));
     if (this.#named.size > 0) address.searchParams.set('channels', [...this.#named].join(','));
   }
@@ -461,7 +461,8 @@ export class Tidewire {
         this.#refused(message);
         break;
       case 'expiring':
-        void this.#refresh();
+        if (message.channel === undefined) void this.#refresh();
+        else void this.#subscriptions.get(message.channel)?.refresh();
         break;
       case 'reconnect':
         this.#told = message.after * 1000;

@@ -3,7 +3,7 @@
 import { VERSION } from './version.js';
 
 /** The features that this client knows. */
-export const FEATURES = Object.freeze(['if_rev', 'ready_in_address', 'removal', 'tail', 'ttl']);
+export const FEATURES = Object.freeze(['if_rev', 'ready_in_address', 'removal', 'subscription_token', 'tail', 'ttl']);
 
 /**
  * Adds the client's name, version and features to an address, and the contract's hash if there is one. An application that

@@ -30,7 +30,8 @@
  *            events: Event[], more: boolean}} HistoryPage
  * @typedef {{type: 'presence', id: string | null, channel: string, presence: Presence | null}} PresenceReply
  *   Without an id: the rights of a live subscription changed; `presence` is null if it lost the right to presence.
- * @typedef {{type: 'expiring', in: number}} Expiring
+ * @typedef {{type: 'expiring', in: number, channel?: string}} Expiring
+ *   With a channel: the token of this subscription.
  * @typedef {{type: 'reconnect', after: number, reason: string}} Reconnect
  * @typedef {{type: 'pong', id?: string}} Pong
  *

@@ -21,6 +21,7 @@ import { Values } from './values.js';
  *   reported (`onError`, and the client's `error` event), and the position still advances: one bad event cannot block
  *   the channel forever.
  * @property {(event: Event) => unknown} [onEvent]  every event, once and in order
+ * @property {() => string | Promise<string>} [token]  gets a token that grants this subscription, at each subscribe and before it expires
  * @property {number} [tail]  the number of last events, 1 to 100, that the first subscribe brings, if the service offers it
  * @property {(events: Event[]) => unknown} [onTail]  the last events, after `onSubscribed`; the live events continue them
  * @property {(state: Event[]) => unknown} [onState]  the newest event of every key; replaces the previous state
@@ -99,9 +100,9 @@ export class Subscription {
     return this.#channel;
   }
 
-  /** The number of last events that the first subscribe requests. */
-  get tail() {
-    return this.#handlers.tail;
+  /** Whether the next subscribe says more than the address of a connection can. */
+  get needsCommand() {
+    return this.position !== undefined || Boolean(this.#handlers.tail) || this.#handlers.token !== undefined;
   }
 
   /** `waiting` (no connection), `joining`, `joined` or `ended`. */
@@ -174,8 +175,37 @@ export class Subscription {
     this.#retry.stop();
     this.#state = 'joining';
     this.#request = this.#connection.nextId();
-    const tail = this.position === undefined && this.#connection.offers('tail') ? this.tail : undefined;
-    this.#connection.send({ type: 'subscribe', id: this.#request, channel: this.#channel, since: this.position, tail });
+    if (this.#handlers.token && this.#connection.offers('subscription_token')) void this.#joinWithToken(this.#request);
+    else this.#subscribe(this.#request, undefined);
+  }
+
+  /** @param {string} request */
+  async #joinWithToken(request) {
+    try {
+      const token = await this.#handlers.token?.();
+      if (this.#request === request && this.#state === 'joining' && this.#connection.open()) this.#subscribe(request, token);
+    } catch (cause) {
+      if (this.#request !== request || this.#state !== 'joining') return;
+      this.#connection.report(new TidewireError('token_failed', `no token for ${this.#channel}: ${cause}`, { cause }));
+      this.#retry.start(this.#backoff.next(), () => this.join());
+    }
+  }
+
+  /** @param {string} id @param {string | undefined} token */
+  #subscribe(id, token) {
+    const tail = this.position === undefined && this.#connection.offers('tail') ? this.#handlers.tail : undefined;
+    this.#connection.send({ type: 'subscribe', id, channel: this.#channel, since: this.position, tail, token });
+  }
+
+  /** The token of the subscription expires soon. Without a new one, the service ends the subscription. */
+  async refresh() {
+    try {
+      const token = await this.#handlers.token?.();
+      if (token === undefined || this.#state === 'ended' || !this.#connection.open()) return;
+      await this.#connection.ask({ type: 'refresh', id: this.#connection.nextId(), channel: this.#channel, token }, false);
+    } catch (cause) {
+      this.#connection.report(new TidewireError('token_failed', `no token for ${this.#channel}: ${cause}`, { cause }));
+    }
   }
 
   /** Waits for `subscribed` of a channel that the connection's URL named. */

@@ -104,11 +104,14 @@ test('replies of the examples settle the requests they answer', async (t) => {
 
 /** What the client sends for each example, in the words of its API. @type {Record<string, (run: any, message: any) => void>} */
 const SAYS = {
-  subscribe: ({ client }, { channel, since, tail }) => client.subscribe(channel, { since, tail }),
+  subscribe: ({ client }, { channel, since, tail, token }) => client.subscribe(channel, { since, tail, token: token && (() => token) }),
   unsubscribe: ({ client }, { channel }) => void client.subscribe(channel).unsubscribe(),
   history: ({ client }, { channel, after, before, limit }) => void client.subscribe(channel).history({ after, before, limit }).catch(() => {}),
   presence: ({ client }, { channel }) => void client.subscribe(channel).presence().catch(() => {}),
-  refresh: ({ peer }) => peer.send({ type: 'expiring', in: 60 }),
+  refresh: ({ client, peer }, { channel, token }) => {
+    if (channel) client.subscribe(channel, { token: () => token });
+    peer.send({ type: 'expiring', in: 60, channel });
+  },
   ping: ({ clock }) => clock.advance(WELCOME.heartbeat * 1000),
 };
 

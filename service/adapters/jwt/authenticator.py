@@ -35,6 +35,7 @@ class JwtAuthenticator:
         self._clock = clock
         self._signatures = SignatureCache(max_cached_signatures, metrics or Metrics())
         self._issuers: dict[str, tuple[Issuer, KeySource]] = {}
+        self._of_subscriptions = {issuer.issuer: issuer.for_subscriptions() for issuer in issuers}
         for issuer in issuers:
             if issuer.issuer in self._issuers:
                 raise ValueError(f"issuer {issuer.issuer!r} stands twice; `iss` could not tell which is meant")
@@ -44,10 +45,14 @@ class JwtAuthenticator:
         """Verifies a token by its issuer's key, and checks its claims."""
         unverified = split_token(token)
         issuer, source = self._issuer_of(unverified)
-        key = await source.find(unverified.header.kid)
-        if key is None:
-            raise refused("the issuer has no key by which to check it")
-        return self._verify(unverified, issuer, key)
+        return self._verify(unverified, issuer, await _find_key(source, unverified))
+
+    async def authenticate_subscription(self, token: str) -> Identity:
+        """Verifies a token for one subscription in the same way; it has another audience."""
+        unverified = split_token(token)
+        issuer, source = self._issuer_of(unverified)
+        key = await _find_key(source, unverified)
+        return self._verify(unverified, self._of_subscriptions[issuer.issuer], key)
 
     def authenticate_now(self, token: str) -> Identity | None:
         """Does the same as `authenticate` with a key that is known."""
@@ -72,3 +77,10 @@ class JwtAuthenticator:
         if not self._signatures.verify(key, unverified.signed, unverified.signature, unverified.token):
             raise refused("its signature is wrong")
         return identity_of(unverified.claims, issuer, self._clock.wall())
+
+
+async def _find_key(source: KeySource, unverified: UnverifiedToken) -> Key:
+    key = await source.find(unverified.header.kid)
+    if key is None:
+        raise refused("the issuer has no key by which to check it")
+    return key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
@@ -17,6 +17,9 @@ MIN_SECRET_BYTES = 32
 """RFC 7518 §3.2: an HS256 key is at least as long as its hash."""
 MAX_LEEWAY = 300
 """Seconds."""
+SUBSCRIPTION_SUFFIX = ":subscription"
+"""What follows the audience of an issuer in the `aud` of tokens for one subscription. So they open no connection, at nodes of any
+version, and other tokens grant no subscription."""
 TENANT_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -40,6 +43,10 @@ class Issuer:
     info_claim: str = "info"
     leeway: float = 5.0
     """Seconds by which the issuer's clock may differ from ours."""
+
+    def for_subscriptions(self) -> Issuer:
+        """Returns the issuer of the tokens for one subscription: the same with another audience."""
+        return replace(self, audience=self.audience + SUBSCRIPTION_SUFFIX)
 
     def __post_init__(self) -> None:
         """Raises ValueError, whose text says what is wrong."""

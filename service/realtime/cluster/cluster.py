@@ -47,6 +47,7 @@ class Cluster:
         )
         self.revocations = Revocations(
             streams.registry,
+            streams.grants,
             broker,
             store_runtime,
             token_clock=runtime.clock,

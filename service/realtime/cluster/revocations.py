@@ -25,6 +25,7 @@ from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import MAX_RETRY_INTERVAL, ChannelFollower
+from service.realtime.streams.subscription_grants import SubscriptionGrants
 
 REASON = "the token has been revoked"
 ENFORCE_DELAY = 0.05
@@ -55,6 +56,7 @@ class Revocations:
     def __init__(
         self,
         registry: ConnectionRegistry,
+        grants: SubscriptionGrants,
         broker: Broker,
         runtime: Runtime,
         *,
@@ -68,6 +70,7 @@ class Revocations:
 
         Args:
             registry: The connections that are closed when their token is revoked.
+            grants: The subscriptions that end when their own token is revoked.
             broker: Holds the shared copy.
             runtime: Uses the store clock, because all nodes must agree on the times of a revocation.
             token_clock: The clock by which tokens expire on this node, if it is not the runtime's.
@@ -77,6 +80,7 @@ class Revocations:
             max_total: Maximum number of revocations of all tenants together.
         """
         self._registry = registry
+        self._grants = grants
         self._runtime = runtime
         self._token_clock = token_clock or runtime.clock
         self._subscribe_internally = subscribe_internally
@@ -197,6 +201,7 @@ class Revocations:
         self._enforce_timer = None
         for connection in self._registry:
             self.enforce(connection)
+        self._grants.end_revoked(lambda identity: self._table.find(identity) is not None)
 
 
 async def _gather(starts: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -223,5 +228,11 @@ class RevocationGuard:
     async def authenticate(self, token: str) -> Identity:
         """Returns the identity of a token that is valid and not revoked. Raises ServiceError."""
         identity = await self._authenticator.authenticate(token)
+        self._revocations.check(identity)
+        return identity
+
+    async def authenticate_subscription(self, token: str) -> Identity:
+        """The same for the token of a subscription."""
+        identity = await self._authenticator.authenticate_subscription(token)
         self._revocations.check(identity)
         return identity

@@ -25,6 +25,7 @@ from service.realtime.presence.presence import Presence
 from service.realtime.runtime import Runtime
 from service.realtime.streams.broker_relay import BrokerRelay
 from service.realtime.streams.channel_membership import ChannelMembership
+from service.realtime.streams.subscription_grants import SubscriptionGrants
 from service.realtime.streams.subscriptions import Subscriptions
 
 
@@ -74,8 +75,9 @@ class Streams:
         self._membership = ChannelMembership(
             self.hub, broker, self.relay.recovery, self.relay.checker, bounds.outbox, runtime
         )
+        self.grants = SubscriptionGrants(runtime.clock, bounds.deadlines, runtime.metrics)
         self.subscriptions = Subscriptions(
-            gate, self._membership, self.presence, runtime.metrics, bounds.limits.subscriptions
+            gate, self._membership, self.presence, self.grants, runtime, bounds.limits.subscriptions
         )
         self.connection_context = ConnectionContext(
             runtime.clock,
@@ -98,6 +100,7 @@ class Streams:
 
     def close(self) -> None:
         """Cancels the timers. Presence entries expire in the store."""
+        self.grants.close()
         self.presence.close()
         self.relay.close()
 

@@ -13,15 +13,16 @@ from service.core.broker import DeliveredHead, StreamHead
 from service.core.channel import channel_key
 from service.core.identity import Identity, Right
 from service.core.position import Position
-from service.core.session import Phase, PresenceAccess, Start, Subscription, TailSubscription
+from service.core.session import ExtendedSubscription, Phase, PresenceAccess, Start, Subscription
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
-from service.protocol.messages import PresenceReply, Subscribed, Unsubscribed
+from service.protocol.messages import Expiring, PresenceReply, Subscribed, Unsubscribed
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.frame import Frame, encode_event
 from service.realtime.presence.presence import Presence
+from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_membership import ChannelMembership, Joined
-from service.telemetry.metrics import Metrics
+from service.realtime.streams.subscription_grants import SubscriptionGrants
 
 
 class Subscriptions:
@@ -32,7 +33,8 @@ class Subscriptions:
         gate: Gate,
         membership: ChannelMembership,
         presence: Presence,
-        metrics: Metrics,
+        grants: SubscriptionGrants,
+        runtime: Runtime,
         max_subscriptions: int,
     ) -> None:
         """`max_subscriptions`: those of one connection."""
@@ -40,20 +42,32 @@ class Subscriptions:
         self._gate = gate
         self._membership = membership
         self._presence = presence
-        self._metrics = metrics
-        self._fresh = metrics.subscriptions.resumes.labels(outcome="fresh")
+        self._grants = grants
+        self._tasks = runtime.tasks
+        self._metrics = runtime.metrics
+        self._fresh = runtime.metrics.subscriptions.resumes.labels(outcome="fresh")
 
     def subscribe(
-        self, connection: Connection, channel: str, request: str | None, since: Position | None, tail: int = 0
+        self,
+        connection: Connection,
+        channel: str,
+        request: str | None,
+        since: Position | None,
+        tail: int = 0,
+        grant: Identity | None = None,
     ) -> Awaitable[None] | None:
         """Authorises a client and subscribes it to a channel. If it has sent `ready`, sends `subscribed` and starts delivery.
 
         Returns what has to be waited for; None if the client is subscribed. Raises ServiceError, at once or at the end of the
         wait; then nothing has changed. Without the right to history or to presence, a client is not refused. It gets no missed
         events, or does not see the users. `tail`: the number of last events that `subscribed` brings.
+        `grant`: the identity of the subscription's own token.
         """
-        spec = self._gate.authorise(connection.session.identity, channel, Right.SUBSCRIBE).spec
-        return self.join_authorised(connection, channel, spec, request, since, tail)
+        identity = connection.session.identity
+        if grant is not None:
+            identity = identity.with_grants(grant)
+        spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
+        return self.join_authorised(connection, channel, spec, request, since, tail, grant)
 
     def join_authorised(
         self,
@@ -63,6 +77,7 @@ class Subscriptions:
         request: str | None,
         since: Position | None,
         tail: int = 0,
+        grant: Identity | None = None,
         *,
         is_continued: bool = False,
     ) -> Awaitable[None] | None:
@@ -80,12 +95,16 @@ class Subscriptions:
             raise
         key = channel_key(identity.tenant, channel)
         start = Start.JOIN if since is None or is_continued else Start.POSITION
-        access = self._presence_access(identity, channel, spec)
-        if tail:
-            subscription: Subscription = TailSubscription(key, request, since, start, access, tail=tail)
+        if tail or grant is not None:
+            access = self._presence_access(identity if grant is None else identity.with_grants(grant), channel, spec)
+            subscription: Subscription = ExtendedSubscription(
+                key, request, since, start, access, tail=tail, grant=grant
+            )
         else:
-            subscription = Subscription(key, request, since, start, access)
+            subscription = Subscription(key, request, since, start, self._presence_access(identity, channel, spec))
         session.add(subscription)
+        if grant is not None:
+            self._watch(connection, subscription, grant)
         membership = self._membership
         has_joined = membership.join_now(connection, subscription)
         if has_joined and start is Start.JOIN and not spec.presence:
@@ -108,7 +127,7 @@ class Subscriptions:
         self, connection: Connection, subscription: Subscription, spec: ChannelSpec, *, has_joined: bool
     ) -> None:
         session, start, channel = connection.session, subscription.start, subscription.channel.name
-        identity = session.identity
+        identity = session.identity_in(channel)
         try:
             if not has_joined:
                 await self._membership.join(connection, subscription, spec)
@@ -169,8 +188,10 @@ class Subscriptions:
         sees = subscription.presence is PresenceAccess.SEES
         view = partial(self._presence.view, subscription.channel) if sees else None
         tail = subscription.tail
-        if tail and not self._gate.allows(connection.session.identity, subscription.channel.name, Right.HISTORY):
-            tail = 0
+        if tail:
+            channel = subscription.channel.name
+            if not self._gate.allows(connection.session.identity_in(channel), channel, Right.HISTORY):
+                tail = 0
         joined = await self._membership.go_live(connection, subscription, view, tail)
         if joined is None:
             return None
@@ -232,7 +253,8 @@ class Subscriptions:
 
     def _restrict(self, connection: Connection, subscription: Subscription) -> bool:
         """Hides at once what the token does not allow. False if the subscription must end."""
-        identity, channel = connection.session.identity, subscription.channel.name
+        channel = subscription.channel.name
+        identity = connection.session.identity_in(channel)
         try:
             spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
         except ServiceError as error:
@@ -251,7 +273,8 @@ class Subscriptions:
 
     async def _grant(self, connection: Connection, subscription: Subscription) -> None:
         """Shows what the token allows."""
-        identity, channel = connection.session.identity, subscription.channel
+        channel = subscription.channel
+        identity = connection.session.identity_in(channel.name)
         if subscription.phase is Phase.PENDING:
             await self._membership.record_position(subscription)  # `_restrict` may have removed the requested position
         sees = self._gate.allows(identity, channel.name, Right.PRESENCE)
@@ -265,6 +288,42 @@ class Subscriptions:
                 self._send(connection, after)
         if subscription.presence is not PresenceAccess.NONE and not identity.is_anonymous:
             await self._presence.update(channel, identity.user, connection.id, identity.info)
+
+    async def renew(self, connection: Connection, channel: str, grant: Identity) -> None:
+        """Replaces the token of a subscription, as `reauthorise` does for that of the connection.
+
+        Raises ServiceError, after which the old token stays: NOT_SUBSCRIBED, INVALID_MESSAGE (the subscription has no token of its
+        own), FORBIDDEN. After BROKER_UNAVAILABLE, the new token is in place.
+        """
+        session = connection.session
+        subscription = session.subscription(channel)
+        if not isinstance(subscription, ExtendedSubscription) or subscription.grant is None:
+            raise ServiceError(
+                ErrorCode.INVALID_MESSAGE, f"the subscription to {channel} has no token of its own", path="$.channel"
+            )
+        self._gate.authorise(session.identity.with_grants(grant), channel, Right.SUBSCRIBE)
+        subscription.grant = grant
+        self._watch(connection, subscription, grant)
+        self._restrict(connection, subscription)
+        await self._grant(connection, subscription)
+
+    def _watch(self, connection: Connection, subscription: Subscription, grant: Identity) -> None:
+        channel = subscription.channel.name
+        self._grants.watch(
+            subscription,
+            grant,
+            notify=lambda ttl: connection.reply(Expiring(seconds=ttl, channel=channel)),
+            end=lambda: self._end(connection, subscription),
+        )
+
+    def _end(self, connection: Connection, subscription: Subscription) -> None:
+        """Ends a subscription whose own token gives no right any more."""
+        channel = subscription.channel.name
+        self._membership.detach(connection, subscription)
+        connection.reply(Unsubscribed(channel=channel, code=ErrorCode.FORBIDDEN.code))
+        waiting = self.start_leaving(connection, channel)
+        if waiting is not None:
+            self._tasks.spawn("subscription end", _finish(waiting))
 
     def _send(self, connection: Connection, frames: list[Frame]) -> None:
         if not connection.send(frames):
@@ -282,6 +341,8 @@ class Subscriptions:
         return None if subscription is None else self._leave(connection, subscription)
 
     def _leave(self, connection: Connection, subscription: Subscription) -> Awaitable[None] | None:
+        if subscription.grant is not None:
+            self._grants.discard(subscription)
         waiting = self._membership.leave(connection, subscription)
         if waiting is not None:
             return self._leave_presence_after(waiting, connection, subscription)
@@ -300,3 +361,7 @@ class Subscriptions:
             may_continue = connection.closing is None and connection.transport.may_continue
             leave = self._presence.lapse if may_continue else self._presence.leave
             leave(subscription.channel, identity.user, connection.id)
+
+
+async def _finish(waiting: Awaitable[None]) -> None:
+    await waiting

@@ -141,6 +141,9 @@ class SubscriptionMetrics:
         self.resume_events = make.fast_histogram(
             "resume_events", "Missed events sent to one subscription that resumes.", _EVENTS
         )
+        self.granted_subscriptions = make.gauge(
+            "granted_subscriptions", "Subscriptions whose rights come from a token of their own."
+        )
         self.tail_events = make.counter("tail_events", "Last events sent to clients that subscribe with `tail`.")
         self.presence_events = make.fast_counters("presence_events", "Presence events published, by kind.", "kind")
         start_at_zero(self.presence_events, ("joined", "left", "count"))

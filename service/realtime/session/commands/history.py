@@ -17,7 +17,7 @@ from service.realtime.node import Node
 
 async def handle(node: Node, connection: Connection, command: History) -> None:
     """Replies with `history`: a page of at most `outbox.recovery_bytes`. `more` is true if another page follows."""
-    identity = connection.session.identity
+    identity = connection.session.identity_in(command.channel)
     node.gate.authorise(identity, command.channel, Right.HISTORY)
     page = await node.broker.history(
         ChannelKey(identity.tenant, command.channel), command.after, command.before, command.limit

@@ -11,7 +11,7 @@ from service.realtime.node import Node
 
 async def handle(node: Node, connection: Connection, command: Presence) -> None:
     """Replies with `presence`."""
-    identity = connection.session.identity
+    identity = connection.session.identity_in(command.channel)
     node.gate.authorise(identity, command.channel, Right.PRESENCE)
     view = await node.streams.presence.view(ChannelKey(identity.tenant, command.channel))
     connection.reply(PresenceReply(id=command.id, channel=command.channel, presence=view))
