@@ -230,6 +230,7 @@ def _issuers(settings: Settings) -> list[Issuer]:
             default_tenant=issuer.default_tenant,
             grants_claim=issuer.grants_claim,
             info_claim=issuer.info_claim,
+            channels_claim=issuer.channels_claim,
             leeway=issuer.leeway,
         )
         for issuer in settings.all_issuers()

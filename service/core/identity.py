@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -56,6 +56,9 @@ class Identity(Struct, frozen=True, gc=False):
     token_id: str | None = None
     """The token's `jti`, by which it can be revoked."""
 
+    channels: ClassVar[tuple[str, ...]] = ()
+    """Channels to which the token subscribes each connection."""
+
     def __repr__(self) -> str:
         """Omits grants and info."""
         return f"Identity(tenant={self.tenant!r}, user={self.user!r})"
@@ -72,6 +75,12 @@ class Identity(Struct, frozen=True, gc=False):
     def may(self, right: Right, channel: str) -> bool:
         """True if a grant gives the right in the channel."""
         return any(grant.covers(channel, right) for grant in self.grants)
+
+
+class SubscribedIdentity(Identity, frozen=True, gc=False):
+    """An identity whose token names channels. A type of its own, so that the others take no memory for them."""
+
+    channels: tuple[str, ...] = ()  # type: ignore[misc]  # a field in place of the constant of other identities
 
 
 def anonymous(tenant: str) -> Identity:

@@ -96,14 +96,18 @@ class PositionTracker:
 
     def apply(self, moves: Sequence[Move]) -> bool:
         """Applies moves. True if the id has changed."""
+        has_changed = False
         for move in moves:
             channel = move.channel
+            if channel not in self._encoded:
+                continue  # the backend has added it; an id has no place for it
+            has_changed = True
             if move.epoch is not None:
                 self._epochs[channel] = move.epoch
             epoch = self._epochs.get(channel)
             is_known = move.offset is not None and epoch is not None
             self._encoded[channel] = _encode(Position(epoch or "", move.offset or 0, move.id)) if is_known else ""
-        return bool(moves)
+        return has_changed
 
     def encode(self) -> bytes:
         """Returns the id."""

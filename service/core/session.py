@@ -66,6 +66,8 @@ class Subscription(Struct, eq=False, gc=False):
     """The number of last events that `subscribed` brings."""
     grant: ClassVar[Identity | None] = None
     """The identity of the subscription's own token; its grants count in this channel, beside those of the connection."""
+    by_server: ClassVar[bool] = False
+    """True if the token or the backend has made the subscription. The client's own `subscribe` takes it over."""
 
 
 class ExtendedSubscription(Subscription, eq=False, gc=False):
@@ -74,6 +76,7 @@ class ExtendedSubscription(Subscription, eq=False, gc=False):
     # Fields in place of the constants of all other subscriptions, which mypy does not know.
     tail: int = 0  # type: ignore[misc]  # see above
     grant: Identity | None = None  # type: ignore[misc]  # see above
+    by_server: bool = False  # type: ignore[misc]  # see above
 
 
 class Session(Struct, eq=False, gc=False):

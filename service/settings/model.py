@@ -131,6 +131,7 @@ class Issuer(BaseModel):
     default_tenant: Tenant = "default"
     grants_claim: Name = "grants"
     info_claim: Name = "info"
+    channels_claim: Name = "channels"
     leeway: Annotated[float, Field(ge=0, le=300)] = 5.0
 
     @model_validator(mode="after")

@@ -88,6 +88,7 @@ EXCLUDED = {
     # schemathesis generates from ranges that contain a class such as \p{S}, so also outside of it. The tests below
     # compare the patterns with the service's checks.
     "disconnectUser": [checks.positive_data_acceptance],
+    "subscribeUser": [checks.positive_data_acceptance],
     "unsubscribeUser": [checks.positive_data_acceptance],
     "revokeUser": [checks.positive_data_acceptance],
     # A reason's limit is in bytes, which JSON Schema cannot express.
@@ -136,6 +137,7 @@ ANSWERS: list[tuple[str, str, dict[str, Any]]] = [
     ("eraseUser", "next page", {"path_parameters": {"user": "nobody"}, "query": {"cursor": "room:1/7"}}),
     ("getPresence", "nobody", {"path_parameters": {"channel": "room:1"}}),
     ("disconnectUser", "reason", {"path_parameters": {"user": "ann"}, "body": {"reason": "moved"}}),
+    ("subscribeUser", "channel", {"path_parameters": {"user": "ann"}, "body": {"channel": "room:1"}}),
     ("unsubscribeUser", "channel", {"path_parameters": {"user": "ann"}, "body": {"channel": "room:1"}}),
     ("revokeUser", "nothing", {"path_parameters": {"user": "zoe"}}),
     ("revokeUser", "moment", {"path_parameters": {"user": "zoe"}, "body": {"before": 5, "reason": "lost"}}),

@@ -56,6 +56,7 @@ async def test_hello_with_a_key_twice_is_refused(server: Running) -> None:
         ("/channels/room:1/events", f'{{"type": "chat.message", "data": {TWICE}}}', "$.data.text"),
         ("/channels/room:1/events", '{"type": "chat.message", "type": "chat.typing", "data": {"text": "x"}}', "$.type"),
         ("/users/ann/disconnect", '{"reason": "a", "reason": "b"}', "$.reason"),
+        ("/users/ann/subscribe", '{"channel": "room:1", "channel": "room:2"}', "$.channel"),
         ("/users/ann/unsubscribe", '{"channel": "room:1", "channel": "room:2"}', "$.channel"),
         ("/users/ann/revoke", '{"before": 1, "before": 2}', "$.before"),
         ("/users/ann/revoke", '{"nothing": 1, "nothing": 2}', "$.nothing"),

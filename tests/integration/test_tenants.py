@@ -115,6 +115,9 @@ class TestSameNames:
         async with server.client("ann") as mine, server.client("ann", tenant="other") as theirs:
             for client in (mine, theirs):
                 await client.subscribe("room:1")
+            status, _ = await call(server, "POST", "/users/ann/subscribe", "default", {"channel": "room:2"})
+            assert status == 200
+            await mine.until("subscribed", channel="room:2")
             status, _ = await call(server, "POST", "/users/ann/unsubscribe", "default", {"channel": "room:1"})
             assert status == 200
             await mine.until("unsubscribed", channel="room:1", code="removed")

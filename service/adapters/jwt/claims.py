@@ -8,9 +8,11 @@ from functools import lru_cache
 from sys import intern
 from typing import Any
 
+from msgspec.structs import asdict
+
 from service.adapters.jwt.errors import refused
 from service.adapters.jwt.issuer import TENANT_PATTERN, Issuer
-from service.core.identity import Identity, parse_grants
+from service.core.identity import Identity, SubscribedIdentity, parse_grants
 from service.errors import ErrorCode, ServiceError
 
 MAX_SUBJECT = 128
@@ -19,6 +21,8 @@ MAX_ID = 256
 """Characters."""
 MAX_INFO = 1024
 """Bytes of JSON."""
+MAX_CHANNELS = 32
+"""Channels to which a token subscribes each connection."""
 MAX_TIME = 253_402_300_799
 """The end of the year 9999. A later time is a fault, or an attempt at a token that never expires."""
 REQUIRED = ("exp", "aud", "iss", "sub")
@@ -46,7 +50,7 @@ def identity_of(claims: Mapping[str, Any], issuer: Issuer, now: float) -> Identi
     except ValueError as error:
         raise refused(str(error)) from error
     info = get(issuer.info_claim)
-    return Identity(
+    identity = Identity(
         intern(tenant),
         user,
         grants,
@@ -55,6 +59,16 @@ def identity_of(claims: Mapping[str, Any], issuer: Issuer, now: float) -> Identi
         issued_at=_time(claims, "iat") if "iat" in claims else None,
         token_id=_token_id(claims["jti"]) if "jti" in claims else None,
     )
+    channels = get(issuer.channels_claim)
+    return identity if channels is None else _subscribed(identity, channels, issuer.channels_claim)
+
+
+def _subscribed(identity: Identity, channels: Any, claim: str) -> Identity:
+    if not isinstance(channels, list) or len(channels) > MAX_CHANNELS:
+        raise refused(f"its {claim!r} is not a list of at most {MAX_CHANNELS} channels")
+    if not all(isinstance(channel, str) for channel in channels):
+        raise refused(f"its {claim!r} has something that is no text")
+    return SubscribedIdentity(**asdict(identity), channels=tuple(dict.fromkeys(channels)))
 
 
 def _check_audience(audience: Any, expected: str) -> None:

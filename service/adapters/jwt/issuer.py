@@ -41,6 +41,7 @@ class Issuer:
     """For tokens without the tenant claim."""
     grants_claim: str = "grants"
     info_claim: str = "info"
+    channels_claim: str = "channels"
     leeway: float = 5.0
     """Seconds by which the issuer's clock may differ from ours."""
 

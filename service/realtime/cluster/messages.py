@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from service.core.channel import ChannelKey
 from service.core.event import Retention
+from service.core.identity import Grant, Identity, Right
 from service.core.revocation import Revocation
 from service.protocol.close import CloseCode
 from service.realtime.cluster.node_actions import NodeActions
@@ -117,6 +118,24 @@ class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
     async def run(self, node: NodeActions) -> list[int]:
         """Ends those of this node."""
         return [await node.unsubscribe(self.tenant, self.user, self.channel)]
+
+
+class Subscribe(Request, frozen=True, kw_only=True, tag="subscribe"):
+    """Subscribes a user's connections to a channel. Responds with the number of connections that take the subscription."""
+
+    tenant: str
+    user: str
+    channel: str
+    rights: list[str]
+    """What the user may do in the channel while subscribed, beside what the token allows: names of `Right`."""
+    at: float
+    """The time of the command in seconds since the Unix epoch, as that of a token's issue: a later revocation ends the rights."""
+
+    async def run(self, node: NodeActions) -> list[int]:
+        """Subscribes those of this node."""
+        grant = Grant(self.channel, frozenset(map(Right, self.rights)))
+        granted = Identity(self.tenant, self.user, (grant,), issued_at=self.at)
+        return [await node.subscribe(self.tenant, self.user, self.channel, granted)]
 
 
 class CloseConnections(Request, frozen=True, kw_only=True, tag="close"):

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.core.channel import ChannelKey
+from service.core.identity import Identity
+from service.errors import ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Unsubscribed
 from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.connections.transport import ServerSubscriber
 from service.realtime.delivery.hub import Hub
 from service.realtime.streams.subscriptions import Subscriptions
 
@@ -36,6 +39,23 @@ class NodeActions:
                 connection.reply(Unsubscribed(channel=channel, code="removed"))
                 await self._subscriptions.leave(connection, channel)
                 count += 1
+        return count
+
+    async def subscribe(self, tenant: str, user: str, channel: str, grant: Identity) -> int:
+        """Subscribes the user's connections to the channel. Counts those that take the subscription, or have it."""
+        count = 0
+        for connection in self._registry.of_user(tenant, user):
+            transport = connection.transport
+            if connection.closing is not None or transport.may_continue:  # a poll names its channels itself
+                continue
+            handler = transport.handler
+            if not isinstance(handler, ServerSubscriber):
+                continue
+            try:
+                self._subscriptions.check_can_add(connection, channel, grant)
+            except ServiceError:
+                continue
+            count += handler.subscribe(channel, grant)
         return count
 
     async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> int:

@@ -9,12 +9,24 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from service.core.identity import Identity
 from service.realtime.connections.byte_budget import Account
 
 UNREAD_FD = -2
 """Stands for the `fd` of a transport until a batch sender first needs it."""
+
+
+@runtime_checkable
+class ServerSubscriber(Protocol):
+    """A message handler whose client the backend can subscribe to channels."""
+
+    def subscribe(self, channel: str, grant: Identity) -> bool:
+        """Subscribes the client to a channel, between its own commands, with the rights of the grant. Never raises.
+
+        Returns False, and does nothing, if the client keeps the node too busy.
+        """
 
 
 class MessageHandler(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from itertools import chain
 from typing import Any
 
 from msgspec import Raw
@@ -80,7 +81,11 @@ def _start_session(
     node.lifecycle.add(connection)
     if upgrade.has_receipts:
         node.cluster.receipts.send(connection, upgrade.channels)
-    waiting = SessionHandler(node, connection, upgrade.slot).start(buffer, upgrade.joins(), rest)
+    joins = upgrade.joins()
+    claimed = connection.session.identity.channels
+    if claimed and upgrade.may_add_channels:
+        joins = chain(joins, ((name, None, None, 0) for name in claimed))
+    waiting = SessionHandler(node, connection, upgrade.slot).start(buffer, joins, rest)
     if upgrade.is_ready:
         # One write for `welcome` and what can be answered now. It comes at once: next, the transport may answer a ping.
         if waiting is not None and asyncio.current_task() is None:

@@ -9,7 +9,7 @@ from sys import getsizeof
 from typing import Any
 
 import structlog
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from service.aio.eager_start import start_eagerly
 from service.core.identity import Identity
@@ -37,6 +37,13 @@ _CODES = {code.code: str(code.code) for code in CloseCode}
 _log = structlog.get_logger("session")
 
 
+class _Addition(Struct, frozen=True):
+    """A subscription that the backend has ordered."""
+
+    channel: str
+    grant: Identity
+
+
 class SessionHandler:
     """The message handler of an authenticated connection. Runs its commands one after the other, in order."""
 
@@ -57,7 +64,8 @@ class SessionHandler:
         self._node = node
         self._connection = connection
         self._slot = slot
-        self._queued: deque[str | bytes] | None = None
+        self._queued: deque[Any] | None = None
+        """Frames of the client, and subscriptions that the backend has ordered (`_Addition`)."""
         self._queued_bytes = 0
         self._current_size = 0
         """Counted bytes of the frame whose commands are running; 0 if it is not counted."""
@@ -104,7 +112,11 @@ class SessionHandler:
             if self._is_over:
                 return None
             try:
-                waiting = self._node.streams.subscriptions.join_authorised(connection, channel, spec, None, since, tail)
+                subscriptions = self._node.streams.subscriptions
+                if spec is None:
+                    waiting = subscriptions.add(connection, channel)
+                else:
+                    waiting = subscriptions.join_authorised(connection, channel, spec, None, since, tail)
             except ServiceError as error:
                 self._refuse_channel(channel, error)
                 continue
@@ -177,6 +189,32 @@ class SessionHandler:
                 connection.transport.count_held(self._current_size)
             self._node.runtime.tasks.spawn("command", rest)
 
+    def subscribe(self, channel: str, grant: Identity) -> bool:
+        """Subscribes the client for the backend, between its own commands. False if too much waits for the running command."""
+        if self._is_busy:
+            if self._queued is None:
+                self._queued = deque()
+            if len(self._queued) >= MAX_QUEUED:
+                return False
+            self._queued.append(_Addition(channel, grant))
+            return True
+        self._is_busy = True
+        rest = start_eagerly(self._run(None, self._add(_Addition(channel, grant))))
+        if rest is not None:
+            self._node.runtime.tasks.spawn("command", rest)
+        return True
+
+    async def _add(self, addition: _Addition) -> None:
+        channel = addition.channel
+        if self._is_over:
+            return
+        try:
+            waiting = self._node.streams.subscriptions.add(self._connection, channel, addition.grant)
+        except ServiceError as error:
+            self._refuse_channel(channel, error)
+            return
+        await self._finish_subscribing(channel, waiting)
+
     def pause_writing(self) -> None:
         """Queues later frames."""
         self._connection.pause_writing()
@@ -221,6 +259,9 @@ class SessionHandler:
                 await self._handle(*self._split(frame))
             while self._queued and not self._is_over:
                 frame = self._queued.popleft()
+                if isinstance(frame, _Addition):
+                    await self._add(frame)
+                    continue
                 size = getsizeof(frame)
                 self._queued_bytes -= size
                 self._start_frame(size)

@@ -30,8 +30,9 @@ from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
 NO_POSITIONS: Mapping[str, Position] = MappingProxyType({})
 NO_TAILS: Mapping[str, int] = MappingProxyType({})
-Join = tuple[str, ChannelSpec, Position | None, int]
-"""A channel to subscribe to, its declaration, the position from which it resumes, and the number of last events to bring."""
+Join = tuple[str, ChannelSpec | None, Position | None, int]
+"""A channel to subscribe to, its declaration, the position from which it resumes, and the number of last events to bring.
+Without a declaration, the token names the channel, and nothing is authorised yet."""
 
 
 class AcceptedUpgrade(Struct, frozen=True):
@@ -54,6 +55,8 @@ class AcceptedUpgrade(Struct, frozen=True):
     """The positions from which channels of `channels` resume."""
     tails: Mapping[str, int] = NO_TAILS
     """The numbers of last events that `subscribed` of channels of `channels` bring."""
+    may_add_channels: bool = True
+    """False if the client gets only the channels that it has named."""
 
     def joins(self) -> Iterator[Join]:
         """Iterates over the subscriptions that come with the upgrade."""

@@ -63,11 +63,36 @@ class Subscriptions:
         events, or does not see the users. `tail`: the number of last events that `subscribed` brings.
         `grant`: the identity of the subscription's own token.
         """
-        identity = connection.session.identity
-        if grant is not None:
-            identity = identity.with_grants(grant)
-        spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
+        session = connection.session
+        identity = session.identity if grant is None else session.identity.with_grants(grant)
+        try:
+            spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
+        except ServiceError:
+            held = session.find(channel)
+            if held is None or held.grant is None or grant is not None:
+                raise
+            spec = self._gate.authorise(session.identity_in(channel), channel, Right.SUBSCRIBE).spec
         return self.join_authorised(connection, channel, spec, request, since, tail, grant)
+
+    def add(self, connection: Connection, channel: str, grant: Identity | None = None) -> Awaitable[None] | None:
+        """Subscribes a client that has not asked for it. Its own `subscribe` takes the subscription over.
+
+        `grant`: rights of the subscription from the backend. Does nothing if the client is subscribed already. Returns and
+        raises as `subscribe` does.
+        """
+        session = connection.session
+        if session.is_subscribed(channel):
+            return None
+        identity = session.identity if grant is None else session.identity.with_grants(grant)
+        spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
+        return self.join_authorised(connection, channel, spec, None, None, 0, grant, by_server=True)
+
+    def check_can_add(self, connection: Connection, channel: str, grant: Identity) -> None:
+        """Raises what `add` would raise at once, and nothing if the client is subscribed already."""
+        session = connection.session
+        self._gate.authorise(session.identity.with_grants(grant), channel, Right.SUBSCRIBE)
+        if not session.is_subscribed(channel):
+            session.check_can_subscribe(channel, self._max_subscriptions)
 
     def join_authorised(
         self,
@@ -80,6 +105,7 @@ class Subscriptions:
         grant: Identity | None = None,
         *,
         is_continued: bool = False,
+        by_server: bool = False,
     ) -> Awaitable[None] | None:
         """Does what `subscribe` does for a channel for which the connection's identity is already authorised.
 
@@ -90,15 +116,18 @@ class Subscriptions:
         try:
             session.check_can_subscribe(channel, self._max_subscriptions)
         except ServiceError as error:
+            held = session.find(channel)
+            if held is not None and held.by_server:
+                return self._take_over(connection, held, spec, request, since, tail, grant)
             if error.code is ErrorCode.TOO_MANY_SUBSCRIPTIONS:
                 self._metrics.limits.limit_hits.labels(limit="subscriptions").inc()
             raise
         key = channel_key(identity.tenant, channel)
         start = Start.JOIN if since is None or is_continued else Start.POSITION
-        if tail or grant is not None:
+        if tail or grant is not None or by_server:
             access = self._presence_access(identity if grant is None else identity.with_grants(grant), channel, spec)
             subscription: Subscription = ExtendedSubscription(
-                key, request, since, start, access, tail=tail, grant=grant
+                key, request, since, start, access, tail=tail, grant=grant, by_server=by_server
             )
         else:
             subscription = Subscription(key, request, since, start, self._presence_access(identity, channel, spec))
@@ -118,6 +147,23 @@ class Subscriptions:
             if is_done:
                 return None
         return self._join(connection, subscription, spec, has_joined=has_joined)
+
+    async def _take_over(
+        self,
+        connection: Connection,
+        held: Subscription,
+        spec: ChannelSpec,
+        request: str | None,
+        since: Position | None,
+        tail: int,
+        grant: Identity | None,
+    ) -> None:
+        """Replaces a subscription that the server has made by the client's own. Without a token, its rights stay."""
+        channel = held.channel.name
+        await self.leave(connection, channel)
+        waiting = self.join_authorised(connection, channel, spec, request, since, tail, grant or held.grant)
+        if waiting is not None:
+            await waiting
 
     async def _leave_and_raise(self, connection: Connection, channel: str, error: Exception) -> None:
         await self.leave(connection, channel)
@@ -292,8 +338,8 @@ class Subscriptions:
     async def renew(self, connection: Connection, channel: str, grant: Identity) -> None:
         """Replaces the token of a subscription, as `reauthorise` does for that of the connection.
 
-        Raises ServiceError, after which the old token stays: NOT_SUBSCRIBED, INVALID_MESSAGE (the subscription has no token of its
-        own), FORBIDDEN. After BROKER_UNAVAILABLE, the new token is in place.
+        Raises ServiceError, after which the old token stays: NOT_SUBSCRIBED, INVALID_MESSAGE (the subscription has no token of
+        its own), FORBIDDEN. After BROKER_UNAVAILABLE, the new token is in place.
         """
         session = connection.session
         subscription = session.subscription(channel)

@@ -70,7 +70,7 @@ class ClusterMetrics:
         self.control_commands = make.fast_counters(
             "control_commands", "Cluster commands that this node has run, by kind.", "kind"
         )
-        start_at_zero(self.control_commands, ("disconnect", "unsubscribe", "close"))
+        start_at_zero(self.control_commands, ("disconnect", "subscribe", "unsubscribe", "close"))
         self.control_readings = make.counter(
             "control_readings",
             "Times that this node read a control channel again, because it may have missed messages of other nodes.",

@@ -142,7 +142,7 @@ class SubscriptionMetrics:
             "resume_events", "Missed events sent to one subscription that resumes.", _EVENTS
         )
         self.granted_subscriptions = make.gauge(
-            "granted_subscriptions", "Subscriptions whose rights come from a token of their own."
+            "granted_subscriptions", "Subscriptions with rights of their own, from a token or the backend."
         )
         self.tail_events = make.counter("tail_events", "Last events sent to clients that subscribe with `tail`.")
         self.presence_events = make.fast_counters("presence_events", "Presence events published, by kind.", "kind")

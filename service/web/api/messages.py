@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import MAX_CHANNEL_BYTES, NAME
 from service.core.event import Delivery
+from service.core.identity import Right
 from service.errors import ErrorCode
 from service.protocol.messages import MAX_KEY, MAX_PAGE, Event, Id, Offset, PageSize, PresenceView
 from service.realtime.remover import CURSOR
@@ -140,6 +141,20 @@ class Unsubscribe(ApiRequest, frozen=True, kw_only=True):
     """The channel from which a user is unsubscribed."""
 
     channel: Channel
+
+
+class Subscribe(ApiRequest, frozen=True, kw_only=True):
+    """The channel to which a user is subscribed."""
+
+    channel: Channel
+    rights: Annotated[
+        tuple[Right, ...],
+        Meta(
+            min_length=1,
+            max_length=len(Right),
+            description="What the user may do there while subscribed, beside what the token allows.",
+        ),
+    ] = (Right.SUBSCRIBE, Right.HISTORY, Right.PRESENCE)
 
 
 class NoQuery(ApiRequest, frozen=True, kw_only=True):
@@ -373,6 +388,14 @@ class Disconnected(ApiReply, frozen=True, kw_only=True):
     """How many connections were closed."""
 
     connections: int
+    nodes: Nodes
+    complete: Complete
+
+
+class Subscribed(ApiReply, frozen=True, kw_only=True):
+    """How many of the user's connections have the subscription now, or get it as soon as their commands are done."""
+
+    subscriptions: int
     nodes: Nodes
     complete: Complete
 

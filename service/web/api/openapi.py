@@ -56,6 +56,7 @@ _BODY_EXAMPLES: Mapping[str, dict[str, Any]] = {
     "disconnectUser": {"reason": {"summary": "With a reason", "value": {"reason": "the account was closed"}}},
     "revokeUser": {"before": {"summary": "All tokens up to a moment", "value": {"before": 1795374000}}},
     "revokeToken": {"jti": {"summary": "One token", "value": {"jti": "4f1c9a"}}},
+    "subscribeUser": {"channel": {"summary": "To one channel", "value": {"channel": "room:42"}}},
     "unsubscribeUser": {"channel": {"summary": "From one channel", "value": {"channel": "room:42"}}},
 }
 _CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`."}}

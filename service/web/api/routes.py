@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from service.contract.model import ChannelSpec
-from service.core.identity import Right
+from service.core.identity import Grant, Identity, Right
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster import messages as cluster
@@ -48,6 +48,8 @@ from service.web.api.messages import (
     RevokeUser,
     State,
     StateQuery,
+    Subscribe,
+    Subscribed,
     TokenRevoked,
     Unsubscribe,
     Unsubscribed,
@@ -60,6 +62,7 @@ from service.web.body import decode
 _disconnect_decoder = msgspec.json.Decoder(Disconnect)
 _revoke_user_decoder = msgspec.json.Decoder(RevokeUser)
 _revoke_token_decoder = msgspec.json.Decoder(RevokeToken)
+_subscribe_decoder = msgspec.json.Decoder(Subscribe)
 _unsubscribe_decoder = msgspec.json.Decoder(Unsubscribe)
 
 
@@ -194,6 +197,28 @@ async def disconnect(call: Call, query: NoQuery) -> Disconnected:
         cluster.Disconnect(tenant=call.identity.tenant, user=user, reason=reason or "disconnected by the backend")
     )
     return Disconnected(connections=aggregate.counts[0], nodes=aggregate.nodes, complete=aggregate.is_complete)
+
+
+async def subscribe(call: Call, query: NoQuery) -> Subscribed:
+    """Subscribes the user's connections to one channel."""
+    user = call.user()
+    body = decode(await call.body(), _subscribe_decoder)
+    tenant, channel = call.identity.tenant, body.channel
+    # A grant does not help where the contract asks for something else, such as the owner.
+    granted = Identity(tenant, user, (Grant(channel, frozenset(body.rights)),))
+    call.node.gate.authorise(call.identity, channel, Right.SUBSCRIBE)
+    call.node.gate.authorise(granted, channel, Right.SUBSCRIBE)
+    call.log_command("subscribe", user=user, channel=channel)
+    aggregate = await call.node.cluster.requests.send(
+        cluster.Subscribe(
+            tenant=tenant,
+            user=user,
+            channel=channel,
+            rights=sorted(right.value for right in body.rights),
+            at=call.node.cluster.clock.wall(),
+        )
+    )
+    return Subscribed(subscriptions=aggregate.counts[0], nodes=aggregate.nodes, complete=aggregate.is_complete)
 
 
 async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
@@ -388,6 +413,16 @@ OPERATIONS = (
         replies=(UserErased,),
         query=EraseQuery,
         refusals=(ErrorCode.NOT_FOUND,),
+    ),
+    Operation(
+        name="subscribeUser",
+        method="POST",
+        path=f"{_USER}/subscribe",
+        summary="Subscribes a user's connections to a channel",
+        handle=subscribe,
+        replies=(Subscribed,),
+        body=Subscribe,
+        refusals=(*CHANNEL_REFUSALS, ErrorCode.FORBIDDEN),
     ),
     Operation(
         name="unsubscribeUser",

@@ -103,7 +103,7 @@ class StreamHandler:
                 await waiting
             wanted = await read(request, client)
             return _Accepted(
-                self._accept(slot, client, wanted),
+                self._accept(slot, client, wanted, may_add_channels=not has_ids),
                 PositionTracker(wanted.channels, wanted.positions) if has_ids else None,
             )
         except BaseException:
@@ -112,7 +112,9 @@ class StreamHandler:
             slot.release()
             raise
 
-    def _accept(self, slot: ConnectionSlot, client: Client, wanted: Wanted) -> AcceptedUpgrade:
+    def _accept(
+        self, slot: ConnectionSlot, client: Client, wanted: Wanted, *, may_add_channels: bool
+    ) -> AcceptedUpgrade:
         node = self._node
         channels = authorise_channels(node, client.identity, wanted.channels)
         node.admission.check_subscribes(slot, len(channels), is_upgrade=True)
@@ -126,6 +128,7 @@ class StreamHandler:
             has_receipts=True,
             positions=wanted.positions,
             tails=wanted.tails,
+            may_add_channels=may_add_channels,
         )
 
     async def _open(self, request: web.Request, accepted: _Accepted) -> None:

@@ -40,5 +40,7 @@ async def authenticate_grant(node: Node, connection: Connection, token: str) -> 
     identity = connection.session.identity
     grant = await node.cluster.authenticator.authenticate_subscription(token)
     if (grant.tenant, grant.user) != (identity.tenant, identity.user):
-        raise ServiceError(ErrorCode.FORBIDDEN, "the token must have the tenant and user of the connection", path="$.token")
+        raise ServiceError(
+            ErrorCode.FORBIDDEN, "the token must have the tenant and user of the connection", path="$.token"
+        )
     return grant
