@@ -49,7 +49,8 @@ class Centrifugo(Peer):
     def version(self) -> str:
         """Returns its version; for the engine, says that it is not Centrifugo."""
         if self._centrifugo:
-            return _said(self._centrifugo, "version")
+            # A program from `go install` says v0.0.0. Only this version is installed in that way.
+            return _said(self._centrifugo, "version").replace("v0.0.0", _VERSION)
         return f"{_said(self._engine, '-version')}, under a server of ours: Centrifugo itself is not installed"
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
