@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.clock import FakeClock
-from tests.support.harness import API_KEY, Running, passes, serving, token
+from tests.support.harness import API_KEY, OTHER_API_KEY, Running, passes, serving, token
 from tests.support.raw import connected
 from tests.support.streams import authorization, refusal, sse, stream, stream_ticket
 
@@ -444,3 +444,36 @@ async def test_stream_tells_the_features_and_counts_the_client(server: Running) 
     async with sse(server, ["room:1"], query="&client=lib/1.2&features=streams"):
         pass
     assert await server.metric("client_versions_total", client="lib", version="1.2") == 2
+
+
+# --- rights and tenants -----------------------------------------------------------------------------------------------
+
+
+async def test_stream_shows_neither_history_nor_presence_without_the_rights(server: Running) -> None:
+    async with sse(server, ["room:1"]) as opened:
+        since = position(await opened.until("subscribed"))
+        last_id = opened.last_id
+    await publish(server, "secret")
+    headers = authorization("ben", grants=[{"channel": "room:*", "rights": ["subscribe"]}])
+    for opening in (
+        stream(server, {"channel": "room:1", "since": since}, headers=headers),
+        sse(server, ["room:1"], headers=headers | {"Last-Event-ID": last_id}),
+    ):
+        async with opening as opened:
+            subscribed = await opened.until("subscribed")
+            assert (subscribed["events"], subscribed["recovered"]) == ([], False)
+            assert "presence" not in subscribed
+
+
+async def test_streams_of_two_tenants_share_nothing(server: Running) -> None:
+    event = {"type": "chat.message", "data": {"text": "theirs"}}
+    async with (
+        stream(server, "room:1") as ours,
+        stream(server, "room:1", headers=authorization(tenant="other")) as theirs,
+    ):
+        await ours.until("subscribed")
+        await theirs.until("subscribed")
+        await server.publish("room:1", event, OTHER_API_KEY)
+        await publish(server, "ours")
+        assert (await ours.until("chat.message"))["data"]["text"] == "ours"
+        assert (await theirs.until("chat.message"))["data"]["text"] == "theirs"

@@ -169,6 +169,8 @@ class PollHandler:
         protocol = request.protocol
         if isinstance(protocol, HttpProtocol):
             protocol.on_end = transport.finish
+            if protocol.has_eof or request.transport is None:  # the client has left during the checks
+                transport.finish()
         opened = _OpenPoll(transport, asyncio.Event())
         if session.id is not None:
             self._open[session.id] = opened
