@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from service.realtime.session.handler import MAX_QUEUED
 from tests.integration.cluster import cluster
 from tests.support.api_client import ask, post
-from tests.support.harness import Running, serving, token
+from tests.support.brokers import SlowBroker
+from tests.support.harness import Running, eventually, serving, token
 from tests.support.shared_broker import Bus
 from tests.support.streams import sse, stream
 
@@ -167,6 +170,35 @@ async def test_revoking_earlier_tokens_ends_what_the_backend_has_given_before(se
         await post(server, "/users/ann/revoke", {})
         await ann.until("unsubscribed", channel="room:1", code="forbidden")
         assert (await ann.ask("chat.message", channel="room:2", data={"text": "x"}))["type"] == "ack"
+
+
+async def test_backend_commands_keep_their_order_while_the_client_is_busy() -> None:
+    broker = SlowBroker()
+    async with serving(broker=broker) as server, server.client("ann") as ann:
+        broker.gates["snapshot"] = asyncio.Event()
+        await ann.send(type="subscribe", id="own", channel="room:1")
+        await eventually(lambda: "snapshot" in broker.waiting)
+        for channel in ("room:2", "room:3"):
+            assert (await post(server, "/users/ann/subscribe", {"channel": channel}))["subscriptions"] == 1
+        assert (await post(server, "/users/ann/unsubscribe", {"channel": "room:2"}))["subscriptions"] == 1
+        broker.gates.pop("snapshot").set()
+        assert [(await ann.until("subscribed"))["channel"] for _ in range(2)] == ["room:1", "room:3"]
+        await ann.silence()
+        assert (await ann.ask("unsubscribe", channel="room:2"))["code"] == "not_subscribed"
+
+
+async def test_busy_client_takes_a_bounded_number_of_subscriptions_of_the_backend() -> None:
+    broker = SlowBroker()
+    async with serving(broker=broker) as server, server.client("ann") as ann:
+        broker.gates["snapshot"] = asyncio.Event()
+        await ann.send(type="subscribe", id="own", channel="room:own")
+        await eventually(lambda: "snapshot" in broker.waiting)
+        answers = [await post(server, "/users/ann/subscribe", {"channel": f"room:{n}"}) for n in range(MAX_QUEUED + 1)]
+        assert [answer["subscriptions"] for answer in answers] == [1] * MAX_QUEUED + [0]
+        broker.gates.pop("snapshot").set()
+        for _ in range(MAX_QUEUED + 1):
+            await ann.until("subscribed")
+        await ann.silence()
 
 
 @pytest.mark.slow

@@ -206,6 +206,12 @@ async def test_token_without_settings_uses_development_secret(capsys: pytest.Cap
     assert load_development().secret not in out + err
 
 
+async def test_token_for_a_subscription_has_an_audience_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["token", "--user", "ann", "--grant", "room:1", "--subscription"]) == 0
+    claims = jwt.decode(capsys.readouterr().out.strip(), options={"verify_signature": False})
+    assert (claims["aud"], claims["grants"]) == ("tidewire:subscription", ["room:1"])
+
+
 async def test_token_uses_configured_secret(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

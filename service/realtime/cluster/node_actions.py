@@ -9,6 +9,7 @@ from service.core.identity import Identity
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Unsubscribed
+from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.connections.transport import ServerSubscriber
 from service.realtime.delivery.hub import Hub
@@ -32,8 +33,10 @@ class NodeActions:
 
     async def unsubscribe(self, tenant: str, user: str, channel: str) -> int:
         """Ends all subscriptions of the user to the channel."""
-        count = 0
-        for connection in self._registry.of_user(tenant, user):
+        connections = self._registry.of_user(tenant, user)
+        handlers = map(_server_subscriber, connections)
+        count = sum(handler is not None and handler.cancel_subscribe(channel) for handler in handlers)
+        for connection in connections:
             if connection.session.is_subscribed(channel):
                 # Sent before the leave, which may wait for the broker while the client's next commands run.
                 connection.reply(Unsubscribed(channel=channel, code="removed"))
@@ -45,11 +48,8 @@ class NodeActions:
         """Subscribes the user's connections to the channel. Counts those that take the subscription, or have it."""
         count = 0
         for connection in self._registry.of_user(tenant, user):
-            transport = connection.transport
-            if connection.closing is not None or transport.may_continue:  # a poll names its channels itself
-                continue
-            handler = transport.handler
-            if not isinstance(handler, ServerSubscriber):
+            handler = _server_subscriber(connection)
+            if handler is None or connection.closing is not None:
                 continue
             try:
                 self._subscriptions.check_can_add(connection, channel, grant)
@@ -69,3 +69,12 @@ class NodeActions:
         """Counts the connections that have subscribed to the channel."""
         room = self._hub.get(channel)
         return room.member_count if room is not None else 0
+
+
+def _server_subscriber(connection: Connection) -> ServerSubscriber | None:
+    """Returns the handler that can subscribe the client; None for a poll, which names its channels itself."""
+    transport = connection.transport
+    if transport.may_continue:
+        return None
+    handler = transport.handler
+    return handler if isinstance(handler, ServerSubscriber) else None

@@ -28,6 +28,9 @@ class ServerSubscriber(Protocol):
         Returns False, and does nothing, if the client keeps the node too busy.
         """
 
+    def cancel_subscribe(self, channel: str) -> bool:
+        """Drops a `subscribe` to the channel that still waits for the client's command. False if there is none."""
+
 
 class MessageHandler(Protocol):
     """Handles what a transport receives, on the event loop. Its methods never raise. Their names follow asyncio.Protocol."""

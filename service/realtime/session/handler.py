@@ -204,6 +204,15 @@ class SessionHandler:
             self._node.runtime.tasks.spawn("command", rest)
         return True
 
+    def cancel_subscribe(self, channel: str) -> bool:
+        """Drops the subscriptions to a channel that the backend has ordered and that still wait. False if there are none."""
+        queued = self._queued or ()
+        kept = [one for one in queued if not (isinstance(one, _Addition) and one.channel == channel)]
+        if len(kept) == len(queued):
+            return False
+        self._queued = deque(kept)
+        return True
+
     async def _add(self, addition: _Addition) -> None:
         channel = addition.channel
         if self._is_over:
