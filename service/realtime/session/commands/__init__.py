@@ -37,5 +37,4 @@ HANDLERS: Mapping[type[messages.Command], Handler] = {
     messages.Ping: ping.handle,
     messages.Publish: publish.handle,
     messages.Remove: publish.handle_removal,
-    messages.Remove: publish.handle_removal,
 }
