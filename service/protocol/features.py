@@ -25,7 +25,7 @@ FEATURES: Mapping[str, str] = MappingProxyType(
         "ttl": "Values that end by themselves have `ttl` in events and in `state` ([Values that end](#values-that-end)).",
         "removal": "`removed` removes a value; clients that announce the feature get it as [`removed`](#removed-values).",
         "ready_in_address": "`ready=1` in the address of the upgrade starts deliveries ([`ready`](#ready)).",
-        "server_subscriptions": "Tokens and the backend subscribe clients ([Server-side subscriptions](#server-side-subscriptions)).",
+        "server_subscriptions": "Tokens and the backend subscribe clients ([how](#server-side-subscriptions)).",
         "subscription_token": "`subscribe` takes a `token` for one channel ([Subscription tokens](#subscription-tokens)).",
         "tail": "`tail` in `subscribe` brings the last durable events of the channel ([`subscribe`](#subscribe)).",
         "streams": "`/stream`, `/sse`, `/poll` and `/emit` serve clients without WebSockets ([streams.md](streams.md)).",
