@@ -45,6 +45,8 @@ class Receipt(Struct, frozen=True):
     issued_at: float
     expires_at: float
     channels: Mapping[str, ReceiptChannel]
+    is_polled: bool = False
+    """True for the receipt of a poll, which the next poll continues. The session of a stream is its connection's alone."""
 
 
 _encode = msgspec.json.Encoder().encode

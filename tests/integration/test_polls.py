@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from service.adapters.memory.broker import MemoryBroker
 from tests.integration.cluster import cluster
 from tests.support.clock import FakeClock
-from tests.support.harness import API_KEY, Running, eventually, passes, serving
+from tests.support.harness import API_KEY, Running, eventually, passes, serving, token
+from tests.support.raw import connected
 from tests.support.shared_broker import Bus
 from tests.support.streams import Poller, authorization, refusal, stream
 
@@ -284,6 +286,56 @@ async def test_drain_ends_polls_and_the_session_goes_on_at_another_node(make_bus
         assert (status, problem["code"]) == (503, "draining")
         await publish(other, "hi")
         assert texts(await poller.poll(other)) == ["hi"]
+
+
+async def test_poll_whose_body_arrives_after_the_drain_began_is_refused(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1")
+    body = json.dumps({"receipt": poller.receipt}).encode()
+    async with connected(server) as raw:
+        raw.write(
+            f"POST /poll HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\nExpect: 100-continue\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
+        assert (await raw.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        await server.service.node.lifecycle.drain()
+        raw.write(body)
+        assert (await raw.answer()).code == "draining"
+
+
+async def test_polls_of_one_session_at_once_leave_one_that_the_backend_can_end(server: Running) -> None:
+    poller = Poller()
+    await poller.poll(server, "room:1")
+    receipt = poller.receipt
+    others = [Poller() for _ in range(8)]
+    await asyncio.gather(*(other.poll(server, "room:2") for other in others))  # opens their connections
+    for other in others:
+        other.receipt = receipt
+    polling = {asyncio.ensure_future(poller.poll(server))}
+    await waiting(server)
+    polling |= {asyncio.ensure_future(other.poll(server)) for other in others}
+    await eventually(lambda: sum(not one.done() for one in polling) == 1)
+    assert await server.metric("connections") == await server.metric("polls") == 1
+    await command(server, "disconnect", {"reason": "bye"})
+    messages = [await one for one in polling]
+    assert messages.count([{"type": "closed", "code": 4403, "reason": "bye"}]) == 1
+    await server.at_rest()
+    assert await server.metric("connections") == 0
+
+
+async def test_stream_without_channels_stays_in_the_reach_of_the_backend() -> None:
+    clock = FakeClock(time.time())
+    headers = authorization(ttl=7200)
+    async with serving(clock=clock) as server, stream(server, "room:1", headers=headers) as opened:
+        await command(server, "unsubscribe", {"channel": "room:1"})
+        await opened.until("unsubscribed")
+        await passes(clock, 120)
+        receipt = (await opened.until("receipt"))["receipt"]
+        body = {"receipt": receipt, "subscriptions": [{"channel": "room:2"}], "wait": 0}
+        status, problem = await refusal(server, "POST", "/poll", json=body, headers=headers)
+        assert (status, problem["code"]) == (403, "invalid_receipt")
+        await command(server, "disconnect", {})
+        assert (await opened.closed())["code"] == 4403
 
 
 async def test_client_that_leaves_ends_its_poll(server: Running) -> None:

@@ -31,12 +31,18 @@ class Receipts:
         return self._clock.wall()
 
     def issue(
-        self, identity: Identity, session: str, channels: Mapping[str, ReceiptChannel], started_at: float
+        self,
+        identity: Identity,
+        session: str,
+        channels: Mapping[str, ReceiptChannel],
+        started_at: float,
+        *,
+        is_polled: bool = False,
     ) -> SessionReceipt:
-        """Returns the message with a new receipt."""
+        """Returns the message with a new receipt. `is_polled`: the next poll may continue the session."""
         now = self._clock.wall()
         expires_at = min(now + RECEIPT_TTL, inf if identity.expires_at is None else identity.expires_at)
-        receipt = Receipt(identity.tenant, identity.user, session, started_at, now, expires_at, channels)
+        receipt = Receipt(identity.tenant, identity.user, session, started_at, now, expires_at, channels, is_polled)
         return SessionReceipt(receipt=self._signer.sign(receipt), expires_in=max(0, int(expires_at - now)))
 
     def send(self, connection: Connection, channels: Mapping[str, object] | None = None) -> None:

@@ -38,8 +38,9 @@ class ConnectionRegistry:
 
     def remove(self, connection: Connection) -> None:
         """Removes a connection. Does nothing if it was removed before."""
-        if self._by_id.pop(connection.id, None) is None:
+        if self._by_id.get(connection.id) is not connection:
             return
+        del self._by_id[connection.id]
         self._gauge.value -= 1.0
         identity = connection.session.identity
         users = self._by_user[identity.tenant]

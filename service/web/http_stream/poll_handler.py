@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from service.core.broker import DeliveredHead
-from service.core.identity import Right
+from service.core.identity import Identity, Right
 from service.core.position import Position
 from service.core.receipt import Receipt, ReceiptChannel
 from service.errors import ErrorCode, ServiceError
@@ -87,11 +87,11 @@ class PollHandler:
         finally:
             holding.release()
         node.admission.check_sender(network, identity, 1 + len(node.cluster.membership.states()))
-        receipt = None if asked.receipt is None else node.cluster.receipts.check(asked.receipt, identity)
+        receipt = await self._take_over(asked.receipt, identity)
+        # From here to the session's entry in the registry, nothing waits: what ends sessions finds it there.
         session = self._continue(client, wanted, receipt)
-        if session.id is not None:
-            await self._end_other(session.id)
         if receipt is not None:
+            node.admission.check_open()  # the drain may have begun while the body arrived
             node.admission.slots.check(network)
         else:
             check_limits(request, node, config)
@@ -115,7 +115,7 @@ class PollHandler:
         """Decides where each channel goes on. Raises ServiceError for a new channel that is not allowed."""
         node, identity = self._node, client.identity
         receipts = node.cluster.receipts
-        if receipt is not None and not all(channel.epoch for channel in receipt.channels.values()):
+        if receipt is not None and not receipt.is_polled:
             raise ServiceError(
                 ErrorCode.INVALID_RECEIPT, "the receipt of a stream cannot be continued by a poll", path="$.receipt"
             )
@@ -151,10 +151,18 @@ class PollHandler:
             return _Session(None, now, channels, ended)
         return _Session(receipt.session, receipt.started_at, channels, ended)
 
-    async def _end_other(self, session: str) -> None:
-        """Ends the session's other poll at this node, if there is one, so that the session counts once."""
-        other = self._open.get(session)
-        if other is not None:
+    async def _take_over(self, text: str | None, identity: Identity) -> Receipt | None:
+        """Checks a receipt, and ends the session's other poll at this node, so that the session counts once.
+
+        Raises ServiceError. Meanwhile the session may have ended, or a third poll may have begun, so both are checked again.
+        """
+        if text is None:
+            return None
+        while True:
+            receipt = self._node.cluster.receipts.check(text, identity)
+            other = self._open.get(receipt.session)
+            if other is None:
+                return receipt
             other.transport.finish()
             await other.ended.wait()
 
@@ -201,7 +209,7 @@ class PollHandler:
             )
             for name, head in transport.heads.items()
         }
-        receipt = self._node.cluster.receipts.issue(identity, id, channels, session.started_at)
+        receipt = self._node.cluster.receipts.issue(identity, id, channels, session.started_at, is_polled=True)
         return body + b',"receipt":%b,"expires_in":%d}' % (msgspec.json.encode(receipt.receipt), receipt.expires_in)
 
 
