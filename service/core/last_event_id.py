@@ -118,7 +118,8 @@ def decode(text: str, channels: Sequence[str]) -> Mapping[str, Position]:
     """Returns the positions in an id, by channel. Raises ServiceError(INVALID_REQUEST) if it is no id of these channels."""
     check, _, encoded = text.partition(".")
     parts = encoded.split(",")
-    if len(text) > MAX_ID_CHARS or check != _check(channels) or len(parts) != len(channels):
+    # Everything in an id is percent-encoded, so other characters are not the service's. Some of them cannot be encoded again.
+    if not text.isascii() or len(text) > MAX_ID_CHARS or check != _check(channels) or len(parts) != len(channels):
         raise _invalid()
     return {channel: _decode_position(part) for channel, part in zip(channels, parts, strict=True) if part}
 

@@ -150,6 +150,22 @@ async def test_client_that_leaves_ends_its_session(server: Running) -> None:
     assert await server.metric("streams") == 0
 
 
+@pytest.mark.parametrize("path", PATHS)
+async def test_client_that_has_left_before_the_response_gets_no_stream(server: Running, path: str) -> None:
+    body = b'{"subscriptions": [{"channel": "room:1"}]}' if path == "/stream" else b""
+    request = "POST /stream" if path == "/stream" else "GET /sse?channels=room:1"
+    async with connected(server) as raw:
+        raw.write(
+            f"{request} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        raw.writer.write_eof()
+        await raw.gone()
+    await server.at_rest()
+    assert await server.metric("streams") == 0
+
+
 async def test_client_that_sends_more_after_its_request_is_cut(server: Running) -> None:
     async with connected(server) as raw:
         raw.write(f"GET /sse?channels=room:1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n\r\n".encode())
@@ -284,6 +300,19 @@ async def test_address_of_an_event_source_is_checked(server: Running, query: str
     assert (status, problem["code"]) == (400, "invalid_request")
     assert problem["details"]["parameter"] in ("channels", "Last-Event-ID")
     await server.at_rest()
+
+
+@pytest.mark.parametrize("part", [b"\xff:1:m-1", b"a:1:\xff", "a:1:ü".encode()])
+async def test_id_with_other_characters_than_ascii_is_refused(server: Running, part: bytes) -> None:
+    async with sse(server, ["room:1"]) as opened:
+        await opened.until("subscribed")
+        check = opened.last_id.partition(".")[0].encode()
+    async with connected(server) as raw:
+        raw.write(
+            f"GET /sse?channels=room:1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n".encode()
+            + b"Last-Event-ID: %b.%b\r\n\r\n" % (check, part)
+        )
+        assert (await raw.answer()).code == "invalid_request"
 
 
 async def test_id_of_other_channels_is_refused(server: Running) -> None:

@@ -134,8 +134,10 @@ class StreamHandler:
     async def _open(self, request: web.Request, accepted: _Accepted) -> None:
         node = self._node
         head = self._head(request)
-        transport = detach(request).transport
-        upgrade = accepted.upgrade
+        detached = detach(request)
+        transport, upgrade = detached.transport, accepted.upgrade
+        if detached.has_eof and transport is not None:
+            transport.close()  # the client has left during the checks; the transport does not say so again
         if transport is None or transport.is_closing() or upgrade.identity is None:
             upgrade.slot.release()
             return
