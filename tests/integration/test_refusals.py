@@ -37,10 +37,10 @@ async def test_clients_behind_a_proxy_are_counted_by_their_own_addresses() -> No
 
 
 async def test_fault_of_the_service_is_counted(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(*_: object) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("a fault for the test")
 
-    monkeypatch.setattr(server.service.node.cluster.authenticator, "authenticate", broken)
+    monkeypatch.setattr(server.service.node.cluster.authenticator, "authenticate_now", broken)
     assert (await ask(server, "/ws", bearer())).status == 500
     assert await refusals(server, "internal", "service", "upgrade") == 1
     async with connected(server) as raw:  # an upgrade behind another request, which aiohttp reads
