@@ -136,6 +136,20 @@ async def test_poll_of_many_channels_reads_all_positions_in_one_call(monkeypatch
         assert calls == ["stream_heads"]
 
 
+async def test_session_goes_on_with_as_many_channels_as_the_settings_allow() -> None:
+    channels = [f"room:{number:05d}{'x' * 100}" for number in range(600)]
+    async with serving(limits={"subscriptions": len(channels)}) as server:
+        poller = Poller()
+        await poller.poll(server, *channels)
+        assert len(poller.receipt or "") > 65_536
+        assert await poller.poll(server, wait=0) == []
+        event = {"type": "chat.message", "channel": channels[-1], "id": "m-1", "data": {"text": "hi"}}
+        emitted = {**event, "receipt": poller.receipt}
+        async with server.http.post(f"{server.url}/emit", json=emitted, headers=authorization()) as response:
+            assert response.status == 200
+        assert texts(await poller.poll(server)) == ["hi"]
+
+
 async def test_channels_are_added_and_dropped_in_one_session(server: Running) -> None:
     poller = Poller()
     await poller.poll(server, "room:1", "room:2")
