@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
 from service.cli import output
 from service.cli.development import stored_api_key
-from service.cli.options import add_config, add_url, client_settings
+from service.cli.options import add_config, add_url, client_settings, service_url
 
 TIMEOUT = 15.0
 """Seconds for the response."""
@@ -55,6 +57,21 @@ async def call(method: str, url: str, key: str, body: Any = None) -> str | None:
         return text
     output.note(f"tidewire: {describe_refusal(status, text)}")
     return None
+
+
+def run_call(args: argparse.Namespace, method: str, path: str, body: Any = None) -> int:
+    """Sends one request to a path below `/api/v1/`, and prints the response. Returns the exit status: 1 if it is refused."""
+    key = find_key(args)
+    text = None if key is None else asyncio.run(call(method, f"{service_url(args)}/api/v1/{path}", key, body))
+    if text is None:
+        return 1
+    output.result(text)
+    return 0
+
+
+def path_segment(text: str) -> str:
+    """Encodes a name as one segment of a path."""
+    return quote(text, safe="")
 
 
 def failure_reason(error: Exception) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from urllib.parse import quote
 
 from service.cli import api, output
 from service.cli.options import Commands, service_url
@@ -33,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
 async def _erase(service: str, user: str, key: str, cursor: str | None) -> int:
     sums = {"removed": 0, "channels": 0}
     while True:
-        query = "" if cursor is None else f"?cursor={quote(cursor, safe='')}"
-        text = await api.call("DELETE", f"{service}/api/v1/users/{quote(user, safe='')}{query}", key)
+        query = "" if cursor is None else f"?cursor={api.path_segment(cursor)}"
+        text = await api.call("DELETE", f"{service}/api/v1/users/{api.path_segment(user)}{query}", key)
         if text is None:
             if cursor is not None:
                 output.note(f"tidewire: continue with --cursor '{cursor}'")

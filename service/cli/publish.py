@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from typing import Any
-from urllib.parse import quote
 
-from service.cli import api, output
-from service.cli.options import Commands, service_url
+from service.cli import api
+from service.cli.options import Commands
 from service.protocol.unique_keys import reject_duplicate_keys
 
 
@@ -31,17 +29,9 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publishes the event."""
-    key = api.find_key(args)
-    if key is None:
-        return 1
     event = {"type": args.type, "data": args.data, "id": args.id, "key": args.key}
     event = {name: value for name, value in event.items() if value is not None or name == "data"}
-    url = f"{service_url(args)}/api/v1/channels/{quote(args.channel, safe='')}/events"
-    text = asyncio.run(api.call("POST", url, key, event))
-    if text is None:
-        return 1
-    output.result(text)
-    return 0
+    return api.run_call(args, "POST", f"channels/{api.path_segment(args.channel)}/events", event)
 
 
 def _json(text: str) -> Any:

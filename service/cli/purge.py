@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-from urllib.parse import quote
 
-from service.cli import api, output
-from service.cli.options import Commands, service_url
+from service.cli import api
+from service.cli.options import Commands
 
 
 def register(commands: Commands) -> None:
@@ -24,12 +22,4 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Purges the channel."""
-    key = api.find_key(args)
-    if key is None:
-        return 1
-    url = f"{service_url(args)}/api/v1/channels/{quote(args.channel, safe='')}/history"
-    text = asyncio.run(api.call("DELETE", url, key))
-    if text is None:
-        return 1
-    output.result(text)
-    return 0
+    return api.run_call(args, "DELETE", f"channels/{api.path_segment(args.channel)}/history")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-from urllib.parse import quote
 
-from service.cli import api, output
-from service.cli.options import Commands, service_url
+from service.cli import api
+from service.cli.options import Commands
 
 
 def register(commands: Commands) -> None:
@@ -28,12 +26,5 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Takes back the event."""
-    key = api.find_key(args)
-    if key is None:
-        return 1
-    url = f"{service_url(args)}/api/v1/channels/{quote(args.channel, safe='')}/events/{quote(args.id, safe='')}"
-    text = asyncio.run(api.call("DELETE", url if args.offset is None else f"{url}?offset={args.offset}", key))
-    if text is None:
-        return 1
-    output.result(text)
-    return 0
+    path = f"channels/{api.path_segment(args.channel)}/events/{api.path_segment(args.id)}"
+    return api.run_call(args, "DELETE", path if args.offset is None else f"{path}?offset={args.offset}")
