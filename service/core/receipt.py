@@ -45,6 +45,8 @@ class Receipt(Struct, frozen=True):
     channels: Mapping[str, ReceiptChannel]
     is_polled: bool = False
     """True for the receipt of a poll, which the next poll continues. The session of a stream is its connection's alone."""
+    announced_expiry: float | None = None
+    """The expiry of the token for which the polling client has got `expiring`."""
 
 
 _encode = msgspec.json.Encoder().encode

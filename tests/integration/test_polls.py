@@ -150,6 +150,18 @@ async def test_session_goes_on_with_as_many_channels_as_the_settings_allow() -> 
         assert texts(await poller.poll(server)) == ["hi"]
 
 
+async def test_expiry_is_announced_in_one_poll_for_each_token(server: Running) -> None:
+    poller = Poller(headers=authorization(ttl=50))
+    await poller.poll(server, "room:1")
+    [expiring] = await poller.poll(server)
+    assert expiring["type"] == "expiring"
+    assert await poller.poll(server, wait=1.5) == []  # the node looks at the expiry every half a second
+    poller.headers = authorization(ttl=55)
+    [expiring] = await poller.poll(server)
+    assert expiring["type"] == "expiring"
+    assert await poller.poll(server, wait=0) == []
+
+
 async def test_channels_are_added_and_dropped_in_one_session(server: Running) -> None:
     poller = Poller()
     await poller.poll(server, "room:1", "room:2")

@@ -38,11 +38,18 @@ class Receipts:
         started_at: float,
         *,
         is_polled: bool = False,
+        is_expiry_announced: bool = False,
     ) -> SessionReceipt:
-        """Returns the message with a new receipt. `is_polled`: the next poll may continue the session."""
+        """Returns the message with a new receipt.
+
+        `is_polled`: the next poll may continue the session. `is_expiry_announced`: the client has got `expiring` for its token.
+        """
         now = self._clock.wall()
         expires_at = min(now + RECEIPT_TTL, inf if identity.expires_at is None else identity.expires_at)
-        receipt = Receipt(identity.tenant, identity.user, session, started_at, now, expires_at, channels, is_polled)
+        announced = identity.expires_at if is_expiry_announced else None
+        receipt = Receipt(
+            identity.tenant, identity.user, session, started_at, now, expires_at, channels, is_polled, announced
+        )
         return SessionReceipt(receipt=self._signer.sign(receipt), expires_in=max(0, int(expires_at - now)))
 
     def send(self, connection: Connection, channels: Mapping[str, object] | None = None) -> None:

@@ -44,7 +44,17 @@ class PolledChannel(Struct, frozen=True):
 class PollTransport:
     """Implements Transport: collects what is written until the response."""
 
-    __slots__ = ("_held_bytes", "_ready", "account", "closed", "handler", "heads", "is_finished", "payloads")
+    __slots__ = (
+        "_held_bytes",
+        "_ready",
+        "account",
+        "closed",
+        "handler",
+        "heads",
+        "is_expiry_announced",
+        "is_finished",
+        "payloads",
+    )
 
     answers_pings = True
     has_received = True
@@ -63,6 +73,8 @@ class PollTransport:
         """How far each live channel is served by `payloads`."""
         self.closed: tuple[int, str] | None = None
         self.is_finished = False
+        self.is_expiry_announced = False
+        """True if the client has got `expiring` for its token, in this poll or before."""
         self._held_bytes = 0
         self._ready = asyncio.Event()
 
@@ -90,7 +102,9 @@ class PollTransport:
     def _advance(self, message: Positioned) -> None:
         channel = message.channel
         head = self.heads.get(channel)
-        if message.type == "subscribed":
+        if message.type == "expiring":
+            self.is_expiry_announced = True
+        elif message.type == "subscribed":
             position = Position(message.epoch or "", message.offset or 0, message.last)
             self.heads[channel] = DeliveredHead(position, _UNKNOWN)
         elif message.type == "unsubscribed":
@@ -188,6 +202,7 @@ async def poll(
         upgrade.slot,
         node.streams.connection_context,
     )
+    connection.is_expiry_sent = transport.is_expiry_announced  # sent again, it would end every poll at once
     gauge = node.runtime.metrics.connections.polls
     gauge.inc()
     node.lifecycle.add(connection)

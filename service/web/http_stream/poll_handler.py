@@ -42,6 +42,8 @@ class _Session(Struct, frozen=True):
     started_at: float
     channels: dict[str, PolledChannel]
     ended: list[messages.Unsubscribed]
+    is_expiry_announced: bool = False
+    """Whether the client has got `expiring` for its token."""
 
 
 class _OpenPoll(Struct, eq=False):
@@ -149,7 +151,8 @@ class PollHandler:
             )
         if receipt is None:
             return _Session(None, now, channels, ended)
-        return _Session(receipt.session, receipt.started_at, channels, ended)
+        is_announced = receipt.announced_expiry is not None and receipt.announced_expiry == identity.expires_at
+        return _Session(receipt.session, receipt.started_at, channels, ended, is_announced)
 
     async def _take_over(self, text: str | None, identity: Identity) -> Receipt | None:
         """Checks a receipt, and ends the session's other poll at this node, so that the session counts once.
@@ -174,6 +177,7 @@ class PollHandler:
             raise TypeError("a poll needs an identity")
         transport = PollTransport(node.streams.budget.account(identity.tenant))
         transport.payloads += map(messages.encode, session.ended)
+        transport.is_expiry_announced = session.is_expiry_announced
         protocol = request.protocol
         if isinstance(protocol, HttpProtocol):
             protocol.on_end = transport.finish
@@ -209,7 +213,14 @@ class PollHandler:
             )
             for name, head in transport.heads.items()
         }
-        receipt = self._node.cluster.receipts.issue(identity, id, channels, session.started_at, is_polled=True)
+        receipt = self._node.cluster.receipts.issue(
+            identity,
+            id,
+            channels,
+            session.started_at,
+            is_polled=True,
+            is_expiry_announced=transport.is_expiry_announced,
+        )
         return body + b',"receipt":%b,"expires_in":%d}' % (msgspec.json.encode(receipt.receipt), receipt.expires_in)
 
 
