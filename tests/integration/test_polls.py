@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.adapters.memory.broker import MemoryBroker
+from service.errors import ErrorCode, ServiceError
 from tests.integration.cluster import cluster
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, Running, eventually, passes, serving, token
@@ -160,6 +161,25 @@ async def test_expiry_is_announced_in_one_poll_for_each_token(server: Running) -
     [expiring] = await poller.poll(server)
     assert expiring["type"] == "expiring"
     assert await poller.poll(server, wait=0) == []
+
+
+@pytest.mark.parametrize("call", ["subscribe", "stream_heads", "snapshot"])
+async def test_poll_during_an_outage_says_when_to_repeat_it(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    async def away(self: MemoryBroker, *arguments: Any) -> Any:
+        raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
+
+    async with serving() as server:
+        poller = Poller()
+        await poller.poll(server, "room:1", "room:2")
+        await publish(server, "hi")
+        with monkeypatch.context() as outage:
+            outage.setattr(MemoryBroker, call, away)
+            body = {"receipt": poller.receipt}
+            async with server.http.post(f"{server.url}/poll", json=body, headers=poller.headers) as response:
+                assert (response.status, (await response.json())["code"]) == (503, "broker_unavailable")
+                assert int(response.headers["Retry-After"]) >= 1
+        await server.at_rest()
+        assert texts(await poller.poll(server)) == ["hi"]
 
 
 async def test_channels_are_added_and_dropped_in_one_session(server: Running) -> None:

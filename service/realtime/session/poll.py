@@ -190,7 +190,8 @@ async def poll(
 ) -> str:
     """Collects what the client has missed in `transport`, or waits for at most `wait` seconds. Returns the session's id.
 
-    `session`: the id of a session that goes on; None begins one. The slot of `upgrade` is released in every case.
+    `session`: the id of a session that goes on; None begins one. The slot of `upgrade` is released in every case. Raises
+    ServiceError if a channel of the session cannot be served now; the client repeats the poll.
     """
     identity = upgrade.identity
     if identity is None:
@@ -236,14 +237,15 @@ async def _subscribe(node: Node, connection: Connection, channels: Mapping[str, 
             if waiting is not None:
                 await waiting
         except ServiceError as error:
-            _refuse(node, connection, name, error)
+            _refuse(node, connection, name, error, is_known=is_known)
 
 
 async def _go_live(
     node: Node, connection: Connection, transport: PollTransport, channels: Mapping[str, PolledChannel]
 ) -> None:
     subscriptions = node.streams.subscriptions
-    known = {name: channel.known for name, channel in channels.items() if channel.known is not None}
+    is_subscribed = connection.session.is_subscribed
+    known = {name: one.known for name, one in channels.items() if one.known is not None and is_subscribed(name)}
     if known:
         # Before the frames that come meanwhile, which `continue_live` sends.
         transport.heads.update(known)
@@ -263,14 +265,21 @@ async def _go_live(
             head = await subscriptions.go_live(connection, subscription)
         except ServiceError as error:
             await subscriptions.leave(connection, name)
-            _refuse(node, connection, name, error)
+            _refuse(node, connection, name, error, is_known=name in known)
+            transport.heads.pop(name, None)
             continue
         connection.flush()
         if head is not None:
             transport.record_version(name, head.state_version)
 
 
-def _refuse(node: Node, connection: Connection, channel: str, error: ServiceError) -> None:
+def _refuse(node: Node, connection: Connection, channel: str, error: ServiceError, *, is_known: bool) -> None:
+    """Tells the client why it does not get a channel. Raises the error if the session can go on with the channel later.
+
+    Otherwise each poll would answer at once with the same error.
+    """
+    if is_known and error.retryable:
+        raise error
     node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
     connection.reply(
         error_message(ServiceError(error.code, error.message, **{**error.details, "channel": channel}), None)
