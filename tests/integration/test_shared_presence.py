@@ -101,8 +101,11 @@ async def test_killed_node_users_leave_unless_they_reconnect_elsewhere(nodes: No
             left = await ann.until("presence.left")
             assert left["from"] == "ben"
             assert asyncio.get_running_loop().time() - died < TTL * 7 / 6 + 5  # a busy machine adds seconds
+            # Eve's connection to the dead node ends at a moment of its own, which nobody is told.
+            while members(await ann.ask("presence", channel="room:1")) != {"ann": 1, "eve": 1}:
+                assert asyncio.get_running_loop().time() - died < TTL * 7 / 6 + 10
+                await asyncio.sleep(0.1)  # no event tells the end, and more questions would exceed the rate
             await ann.silence()
-            assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "eve": 1}
 
 
 async def test_user_who_moves_in_a_drain_causes_no_presence_events() -> None:
