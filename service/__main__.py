@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from service.signals import STOP_SIGNALS, stop_signals
 
-COMMANDS = ("serve", "check", "health", "token", "publish", "remove", "purge", "erase", "tail")
+COMMANDS = ("serve", "check", "health", "token", "publish", "presence", "remove", "purge", "erase", "tail")
 """Each is a module of `service.cli`."""
 
 

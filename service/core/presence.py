@@ -104,3 +104,6 @@ class PresenceStore(Protocol):
 
     async def count(self, channel: ChannelKey) -> int:
         """Returns the number of users."""
+
+    async def counts(self, channels: Sequence[ChannelKey]) -> Sequence[int]:
+        """Returns the number of users in each of many channels, in few round trips. This is not one atomic step."""

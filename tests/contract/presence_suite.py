@@ -256,6 +256,15 @@ class PresenceSuite(Staged):
         assert await node.store.count(OTHER_ROOM) == 0
         assert await stage.story() == [(JOINED, "ann")]
 
+    async def test_counts_have_the_order_of_the_channels(self, node: Node) -> None:
+        for user in ("ann", "ben"):
+            await node.join(ROOM, user, "c-1")
+        await node.join(SAME_ROOM_OF_ANOTHER_TENANT, "ann", "c-1")
+        empty = [ChannelKey("acme", f"room:{number}") for number in range(100, 350)]
+        channels = [OTHER_ROOM, ROOM, *empty, SAME_ROOM_OF_ANOTHER_TENANT, ROOM]
+        assert list(await node.store.counts(channels)) == [0, 2, *[0] * len(empty), 1, 2]
+        assert list(await node.store.counts([])) == []
+
     async def test_update_in_channel_with_many_users_publishes_nothing(self, stage: Stage) -> None:
         for number in range(MAX_TOLD + 1):
             await stage.one.join(ROOM, f"u-{number}", "c-1")

@@ -136,6 +136,7 @@ ANSWERS: list[tuple[str, str, dict[str, Any]]] = [
     ("eraseUser", "first page", {"path_parameters": {"user": "nobody"}}),
     ("eraseUser", "next page", {"path_parameters": {"user": "nobody"}, "query": {"cursor": "room:1/7"}}),
     ("getPresence", "nobody", {"path_parameters": {"channel": "room:1"}}),
+    ("countPresence", "nobody", {"body": {"channels": ["room:1", "room:2"]}}),
     ("disconnectUser", "reason", {"path_parameters": {"user": "ann"}, "body": {"reason": "moved"}}),
     ("subscribeUser", "channel", {"path_parameters": {"user": "ann"}, "body": {"channel": "room:1"}}),
     ("unsubscribeUser", "channel", {"path_parameters": {"user": "ann"}, "body": {"channel": "room:1"}}),

@@ -482,6 +482,19 @@ def test_publish_without_key_or_service_fails_with_reason(capsys: pytest.Capture
     assert "http://127.0.0.1:1/api/v1/channels/room%3A1/events" in capsys.readouterr().err
 
 
+async def test_presence_prints_the_number_of_users_of_each_channel(capsys: pytest.CaptureFixture[str]) -> None:
+    async with harness.serving() as server, server.client("ann") as ann:
+        await ann.subscribe("room:1")
+        common = ["--url", server.url, "--api-key", harness.API_KEY]
+        assert await run("presence", "room:2", "room:1", *common) == 0
+        assert capsys.readouterr().out == "0\troom:2\n1\troom:1\n"
+        assert await run("presence", "room:1", "board:1", *common) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no_presence" in err
+    assert "(at $.channels[1])" in err
+
+
 def test_publish_with_data_that_is_not_json_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["publish", "room:1", "chat.message", "hello"])

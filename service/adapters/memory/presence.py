@@ -84,6 +84,10 @@ class MemoryPresence:
         """Returns the number of users."""
         return len(self._channels.get(channel, {}))
 
+    async def counts(self, channels: Sequence[ChannelKey]) -> Sequence[int]:
+        """Returns the number of users in each channel."""
+        return [len(self._channels.get(channel, {})) for channel in channels]
+
     def _has(self, entry: PresenceEntry) -> bool:
         return entry.connection in self._channels.get(entry.channel, {}).get(entry.user, {})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 import structlog
@@ -121,6 +121,10 @@ class Presence:
     def observe(self, event: Event) -> None:
         """Records a presence event that goes out to this node's subscribers."""
         self._reconciler.observe(event)
+
+    async def counts(self, channels: Sequence[ChannelKey]) -> Sequence[int]:
+        """Returns the number of users in each of the channels."""
+        return await self._store.counts(channels)
 
     def interrupted(self, channels: Collection[ChannelKey] | None) -> None:
         """Schedules a check, because events may have been missed and the store may have lost entries. None means all channels.

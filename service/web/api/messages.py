@@ -18,6 +18,8 @@ from service.realtime.remover import CURSOR
 
 MAX_EVENTS_PER_REQUEST = 1000
 """Events in one request. `<key>.999` must fit an event's id, even with an idempotency key of 60 characters."""
+MAX_COUNTED_CHANNELS = 1000
+"""Channels in one request for the numbers of users."""
 MAX_CURSOR = MAX_CHANNEL_BYTES + 16
 """Characters of the cursor of an erasure."""
 MAX_USER_CHARS = 128
@@ -155,6 +157,12 @@ class Subscribe(ApiRequest, frozen=True, kw_only=True):
             description="What the user may do there while subscribed, beside what the token allows.",
         ),
     ] = (Right.SUBSCRIBE, Right.HISTORY, Right.PRESENCE)
+
+
+class CountPresence(ApiRequest, frozen=True, kw_only=True):
+    """The channels whose users are counted."""
+
+    channels: Annotated[list[Channel], Meta(min_length=1, max_length=MAX_COUNTED_CHANNELS)]
 
 
 class NoQuery(ApiRequest, frozen=True, kw_only=True):
@@ -382,6 +390,19 @@ class Presence(ApiReply, frozen=True, kw_only=True):
 
     channel: str
     presence: PresenceView
+
+
+class ChannelCount(ApiReply, frozen=True, kw_only=True):
+    """How many users are in a channel."""
+
+    channel: str
+    count: Annotated[int, Meta(ge=0, description="Users, each counted once over all connections.")]
+
+
+class PresenceCounts(ApiReply, frozen=True, kw_only=True):
+    """How many users are in channels, in the order of the request."""
+
+    counts: list[ChannelCount]
 
 
 class Disconnected(ApiReply, frozen=True, kw_only=True):

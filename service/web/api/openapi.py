@@ -53,6 +53,7 @@ _BODY_EXAMPLES: Mapping[str, dict[str, Any]] = {
         "several": {"summary": "Several", "value": [_EVENT_EXAMPLE, {"type": "chat.typing", "data": {}}]},
     },
     "publish": {"several": {"summary": "In several channels", "value": [{**_EVENT_EXAMPLE, "channel": "room:42"}]}},
+    "countPresence": {"channels": {"summary": "Two channels", "value": {"channels": ["room:42", "room:43"]}}},
     "disconnectUser": {"reason": {"summary": "With a reason", "value": {"reason": "the account was closed"}}},
     "revokeUser": {"before": {"summary": "All tokens up to a moment", "value": {"before": 1795374000}}},
     "revokeToken": {"jti": {"summary": "One token", "value": {"jti": "4f1c9a"}}},

@@ -22,9 +22,11 @@ from service.web.api.call import Call, check_address_rate
 from service.web.api.messages import (
     MAX_REASON_BYTES,
     AddressedEvent,
+    ChannelCount,
     ChannelList,
     ChannelsQuery,
     ChannelView,
+    CountPresence,
     Declared,
     DeclaredEvent,
     Disconnect,
@@ -40,6 +42,7 @@ from service.web.api.messages import (
     NewEvent,
     NoQuery,
     Presence,
+    PresenceCounts,
     Published,
     Purged,
     RemoveQuery,
@@ -59,6 +62,7 @@ from service.web.api.messages import (
 from service.web.api.operation import CHANNEL_REFUSALS, Operation
 from service.web.body import decode
 
+_count_presence_decoder = msgspec.json.Decoder(CountPresence)
 _disconnect_decoder = msgspec.json.Decoder(Disconnect)
 _revoke_user_decoder = msgspec.json.Decoder(RevokeUser)
 _revoke_token_decoder = msgspec.json.Decoder(RevokeToken)
@@ -142,6 +146,21 @@ async def read_presence(call: Call, query: NoQuery) -> Presence:
     """Lists the members; in a large channel only their number."""
     channel, _ = call.channel(Right.PRESENCE)
     return Presence(channel=channel, presence=await call.node.streams.presence.view(call.channel_key(channel)))
+
+
+async def count_presence(call: Call, query: NoQuery) -> PresenceCounts:
+    """Counts the users of many channels, in one read of the store."""
+    channels = decode(await call.body(), _count_presence_decoder).channels
+    for index, channel in enumerate(channels):
+        try:
+            call.node.gate.authorise(call.identity, channel, Right.PRESENCE)
+        except ServiceError as error:
+            raise ServiceError(error.code, error.message, path=f"$.channels[{index}]") from error
+    call.charge_read(len(channels))
+    counts = await call.node.streams.presence.counts([call.channel_key(channel) for channel in channels])
+    return PresenceCounts(
+        counts=[ChannelCount(channel=channel, count=count) for channel, count in zip(channels, counts, strict=True)]
+    )
 
 
 async def remove_event(call: Call, query: RemoveQuery) -> EventRemoved:
@@ -392,6 +411,16 @@ OPERATIONS = (
         handle=read_presence,
         replies=(Presence,),
         refusals=(*CHANNEL_REFUSALS, ErrorCode.NO_PRESENCE),
+    ),
+    Operation(
+        name="countPresence",
+        method="POST",
+        path="/api/v1/presence/counts",
+        summary="Counts the users of many channels",
+        handle=count_presence,
+        replies=(PresenceCounts,),
+        body=CountPresence,
+        refusals=(ErrorCode.INVALID_CHANNEL, ErrorCode.UNKNOWN_CHANNEL, ErrorCode.NO_PRESENCE),
     ),
     Operation(
         name="disconnectUser",

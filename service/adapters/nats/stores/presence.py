@@ -195,6 +195,15 @@ class NatsPresence:
         """Reads the channel's document."""
         return len((await self._read(channel))[0].users)
 
+    async def counts(self, channels: Sequence[ChannelKey]) -> Sequence[int]:
+        """Reads the documents of all channels. A replica may answer with slightly older ones."""
+        subjects = [self._documents.subjects.members(channel) for channel in channels]
+        if not subjects:
+            return ()
+        found = await self._documents.read_all(list(dict.fromkeys(subjects)))
+        now = milliseconds(self._clock)
+        return [len(self._decode(found.get(subject), now).users) for subject in subjects]
+
     async def _read(self, channel: ChannelKey) -> tuple[MembersDocument, int]:
         data = await self._documents.read(self._documents.subjects.members(channel))
         now = milliseconds(self._clock)

@@ -103,6 +103,17 @@ class RedisClient:
         async with self._call():
             return await self._redis.execute_command(*arguments)
 
+    async def command_all(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Runs many commands, in any order and not atomically. Returns the results in the order of the commands.
+
+        The timeout applies to each batch.
+        """
+        results: list[Any] = []
+        for start in range(0, len(commands), MAX_BATCH):
+            async with self._call():
+                results += _checked(await self._pipe(commands[start : start + MAX_BATCH]))
+        return results
+
     async def check(self) -> None:
         """Returns if Redis answers."""
         await self.command("PING")
@@ -122,10 +133,7 @@ class RedisClient:
                 again = [_eval(script, *calls[index]) for index in unknown]
                 for index, result in zip(unknown, await self._pipe(again), strict=True):
                     results[index] = result
-            for result in results:
-                if isinstance(result, Exception):
-                    raise result
-            return results
+            return _checked(results)
 
     async def _pipe(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -146,6 +154,14 @@ class RedisClient:
         except (RedisError, RedisClusterException, OSError, RuntimeError) as error:
             # uvloop raises RuntimeError for a write to a connection that has just been reset.
             raise unavailable(f"Redis cannot be reached ({type(error).__name__})") from error
+
+
+def _checked(results: list[Any]) -> list[Any]:
+    """Returns the results. Raises the first that is an error."""
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
 
 
 _CODES: dict[type[RedisError], str] = {

@@ -101,6 +101,10 @@ class RedisPresence:
         """Reads the size of the hash of users."""
         return int(await self._client.command("HLEN", self._key(channel, "users")))
 
+    async def counts(self, channels: Sequence[ChannelKey]) -> Sequence[int]:
+        """Reads the sizes of the hashes of users, many in each pipeline."""
+        return await self._client.command_all([("HLEN", self._key(channel, "users")) for channel in channels])
+
     def _join_call(self, join: PresenceJoin) -> Call:
         (channel, user, connection), info, event = join
         ttls = (self._ttl, KEY_TTL_RATIO * self._ttl)
