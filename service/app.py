@@ -358,6 +358,7 @@ def _bounds(settings: Settings) -> Bounds:
         unready_after=settings.broker.unready_after,
         presence_members=settings.presence.members,
         presence_ttl=settings.presence.ttl,
+        presence_update_bytes=settings.presence.update_bytes,
         anonymous_tenant=settings.auth.anonymous_tenant if settings.auth.anonymous else None,
         revocation_ttl=settings.auth.revocation_ttl,
         revocations=settings.auth.revocations,

@@ -19,6 +19,7 @@ from service.core.access import PublishRule, SubscribeRule, may_publish, may_rea
 from service.core.channel import OWNER_PARAMETER, ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.identity import Identity, Right
+from service.core.presence import PRESENCE_UPDATE
 from service.core.session import Subscription
 from service.errors import ErrorCode, ServiceError
 from service.protocol import unique_keys
@@ -182,6 +183,35 @@ class Gate:
                 path="$.if_rev",
             )
         return replace(publication, if_version=if_rev)
+
+    def validate_presence_update(
+        self, identity: Identity, channel: str, data: bytes | Raw, subscription: Subscription | None
+    ) -> tuple[ChannelKey, bytes]:
+        """Checks a `presence.update`. `subscription`: that of the client to the channel, if it has one.
+
+        Returns the channel, and the info as JSON. Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL,
+        UNKNOWN_EVENT (the contract lets nobody set the info), NOT_SUBSCRIBED, FORBIDDEN, MALFORMED (a duplicate key),
+        INVALID_DATA.
+        """
+        resolved = self._contract.resolve(channel)
+        event = resolved.spec.presence_update
+        if event is not None and (identity.is_anonymous or identity.is_backend):
+            raise ServiceError(ErrorCode.FORBIDDEN, "presence shows only users", path="$.type")
+        is_subscribed = subscription is not None
+        if event is None or not may_publish(
+            event.publish, identity, channel, resolved.parameters, subscribed=is_subscribed
+        ):
+            event = _authorise_by_grant(identity, channel, PRESENCE_UPDATE, event, resolved, subscription)
+        if subscription is None:
+            raise ServiceError(
+                ErrorCode.NOT_SUBSCRIBED, f"subscribe to the channel before {PRESENCE_UPDATE}", path="$.channel"
+            )
+        raw = bytes(data)
+        value = _read(raw)
+        unique_keys.check_value(raw, value, "$.data")
+        if event.check is not None and not event.check.is_valid(value):
+            raise _invalid_data(event, raw, value)
+        return subscription.channel, raw
 
 
 _WHO_READS = {

@@ -19,7 +19,7 @@ from service.contract.schemas import Schemas
 from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import OWNER_PARAMETER, ChannelPattern
 from service.core.event import Delivery, Retention
-from service.core.presence import PRESENCE_PREFIX
+from service.core.presence import PRESENCE_PREFIX, PRESENCE_UPDATE
 from service.core.removal import REMOVED_TYPE
 
 MAX_WINDOW = 1.0
@@ -87,14 +87,14 @@ class _Reader:
             return None
         subscribe = self._rule(SubscribeRule, fields, "subscribe", place)
         self._check_owner(subscribe is SubscribeRule.OWNER, pattern, (*place, "subscribe"))
-        presence = self._boolean(fields, "presence", place) or False
+        presence, update = self._presence(fields, place, pattern)
         history = self._retention(fields, "history", place, "events", None)
         state = self._retention(fields, "state", place, "keys", DEFAULT_STATE)
         state_ttl = (state or DEFAULT_STATE).ttl
         events = self._events(fields, place, pattern, state_ttl)
         if pattern is None or subscribe is None:
             return None
-        return ChannelSpec(pattern, subscribe, events, presence, history, state or DEFAULT_STATE)
+        return ChannelSpec(pattern, subscribe, events, presence, history, state or DEFAULT_STATE, update)
 
     def _pattern(self, text: str, place: Place, seen: dict[tuple[str, ...], str]) -> ChannelPattern | None:
         try:
@@ -107,6 +107,26 @@ class _Reader:
             self._fault(place, f"{text!r} matches the same channels as {first!r} in line {line}")
         seen.setdefault(pattern.shape, text)
         return pattern
+
+    def _presence(
+        self, fields: Mapping[str, Any], place: Place, pattern: ChannelPattern | None
+    ) -> tuple[bool, EventSpec | None]:
+        """Reads `true`, `false` or `{update: {publish: …, schema: …}}`: whether there is presence, and who may set their info."""
+        if not isinstance(fields.get("presence"), dict):
+            return self._boolean(fields, "presence", place) or False, None
+        found = self._mapping(fields["presence"], (*place, "presence"), ("update",)) or {}
+        at = (*place, "presence", "update")
+        update = self._mapping(found["update"], at, ("publish", "schema")) if "update" in found else None
+        if update is None:
+            return True, None
+        publish = self._rule(PublishRule, update, "publish", at)
+        self._check_owner(publish is PublishRule.OWNER, pattern, (*at, "publish"))
+        if publish is PublishRule.SERVER:
+            self._fault((*at, "publish"), "presence shows only users, so the backend sends no updates")
+        if "schema" not in update:
+            self._fault(at, "update lacks schema, which says what a user may show of itself")
+        check = self._check(update, at)
+        return True, EventSpec(PRESENCE_UPDATE, publish, Delivery.EPHEMERAL, check) if publish is not None else None
 
     def _events(
         self, fields: Mapping[str, Any], place: Place, pattern: ChannelPattern | None, state_ttl: float

@@ -58,6 +58,8 @@ class ChannelSpec:
     """Retention of durable events; None without history."""
     state: Retention = DEFAULT_STATE
     """Retention of latest events."""
+    presence_update: EventSpec | None = None
+    """Who may send `presence.update`, and the schema of its data; None if nobody may."""
     has_state: bool = field(init=False)
     """True if the contract declares `latest` events in the channel."""
     is_removable: bool = field(init=False)

@@ -40,6 +40,8 @@ PRESENCE_MEMBERS = 200
 """A channel with more users shows presence as a count."""
 PRESENCE_TTL = 30.0
 """Seconds after which a presence entry expires unless it is renewed."""
+PRESENCE_UPDATE_BYTES = 1_024
+"""Bytes of `data` in a `presence.update`: as many as the info in a token may have."""
 REVOCATION_TTL = 86_400.0
 """Seconds that a revocation lasts."""
 MAX_REVOCATIONS = 10_000

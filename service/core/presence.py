@@ -11,11 +11,26 @@ from service.core.event import Publication
 
 PRESENCE_PREFIX = "presence."
 """The prefix of presence event types; contracts may not declare such types."""
+PRESENCE_UPDATE = "presence.update"
+"""The type of the message by which a client sets the info of its user."""
+_UPDATED = b" "
+"""The end of an info that a client has set. JSON allows the space, so nodes of older versions store and show such an info as any
+other."""
 
 
 def is_presence_event(event_type: str) -> bool:
     """True if events of this type need the right to presence."""
     return event_type.startswith(PRESENCE_PREFIX)
+
+
+def updated_info(data: bytes) -> bytes:
+    """Returns the info of a user whose client has set it to this JSON."""
+    return data.strip() + _UPDATED
+
+
+def is_updated(info: bytes | None) -> bool:
+    """True if a client has set the info. Otherwise it is that of a token."""
+    return info is not None and info.endswith(_UPDATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +41,7 @@ class Member:
     connections: int
     """Connections to live nodes."""
     info: bytes | None = None
-    """JSON from the user's newest token, on any connection."""
+    """JSON from a client (`is_updated`), or from the user's newest token, on any connection."""
 
 
 class PresenceEntry(NamedTuple):
@@ -67,7 +82,8 @@ class PresenceStore(Protocol):
     - A change and its event are one step. Per user, `joined` and `left` alternate in the order of the changes, on any node.
       `joined` is repeated when the user's info changes, and by a store that has lost its data.
     - A user's info is that of the newest entry with info, or of the newest `update`, until the user leaves. Further connections
-      without info do not change it, nor does the end of a connection.
+      without info do not change it, nor does the end of a connection. An info that a client has set (`is_updated`) is changed
+      only by an `update`.
     - The events are delivered as ephemeral publications. A channel with more users than the configured limit gets none.
     - A user is a member from the `joined` event until the `left` event, so reads and events never differ.
     - An entry that its node does not renew expires. The next `remove_expired` by any node removes it.
@@ -79,8 +95,8 @@ class PresenceStore(Protocol):
     async def join(self, join: PresenceJoin) -> PresenceChange:
         """Adds a connection. Adding it again changes nothing."""
 
-    async def update(self, update: PresenceJoin) -> PresenceChange:
-        """Replaces the user's info with that of the connection. Does nothing without an entry of the connection."""
+    async def update(self, update: PresenceJoin) -> PresenceChange | None:
+        """Replaces the user's info. Does nothing and returns None without an entry of the connection."""
 
     async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
         """Adds many connections. This is not one atomic step."""

@@ -45,11 +45,14 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
         messages.Unsubscribe,
         messages.History,
         messages.Presence,
+        messages.PresenceUpdate,
         messages.Refresh,
         messages.Ping,
     )
 }
 
+_PRESENCE_UPDATE = messages.TAGS[messages.PresenceUpdate]
+"""The only message with a dot in its type that is no event."""
 _TYPE_FIRST = '{"type":"'
 _TYPE_START = len(_TYPE_FIRST)
 _READY = messages.Ready()
@@ -104,7 +107,8 @@ def decode(message: str | bytes | Raw, size: int | None = None) -> Command:
     if type(message) is str and message.startswith(_TYPE_FIRST):
         # As clients send it: the type is read without decoding. Whatever is wrong or unusual is decoded again below.
         kind = message[_TYPE_START : message.find('"', _TYPE_START)]
-        likely = _publish if "." in kind else _system.get(kind)
+        # Nearly every message is a publish, so there is no look-up for it.
+        likely = _publish if "." in kind and kind != _PRESENCE_UPDATE else _system.get(kind)
         if likely is not None:
             try:
                 found: Command = likely.decode(message)
@@ -124,7 +128,7 @@ def decode(message: str | bytes | Raw, size: int | None = None) -> Command:
         raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
     kind = head.type
     decoder: msgspec.json.Decoder[Any] | None = _system.get(kind)
-    if "." in kind:
+    if decoder is None and "." in kind:
         decoder = _remove if head.removed is True else _publish
     if decoder is None:
         check_text_first(message)

@@ -28,6 +28,7 @@ FEATURES: Mapping[str, str] = MappingProxyType(
         "server_subscriptions": "Tokens and the backend subscribe clients ([how](#server-side-subscriptions)).",
         "subscription_token": "`subscribe` takes a `token` for one channel ([Subscription tokens](#subscription-tokens)).",
         "tail": "`tail` in `subscribe` brings the last durable events of the channel ([`subscribe`](#subscribe)).",
+        "presence_update": "Clients can set the info of their users: [`presence.update`](#presenceupdate).",
         "streams": "`/stream`, `/sse`, `/poll` and `/emit` serve clients without WebSockets ([streams.md](streams.md)).",
     }
 )

@@ -90,6 +90,14 @@ class Presence(ClientMessage, frozen=True, tag="presence", tag_field="type"):
     channel: Channel
 
 
+class PresenceUpdate(ClientMessage, frozen=True, tag="presence.update", tag_field="type"):
+    """Sets the info that presence shows of the user in a channel."""
+
+    channel: Channel
+    data: Raw
+    id: Id | None = None
+
+
 class Refresh(ClientMessage, frozen=True, tag="refresh", tag_field="type"):
     """Replaces the token of the connection, or that of a subscription."""
 
@@ -130,7 +138,9 @@ class Remove(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     """Only if the value of the key has this `rev`; 0: only if there is no value."""
 
 
-Command = Hello | Ready | Subscribe | Unsubscribe | History | Presence | Refresh | Ping | Publish | Remove
+Command = (
+    Hello | Ready | Subscribe | Unsubscribe | History | Presence | PresenceUpdate | Refresh | Ping | Publish | Remove
+)
 
 
 # --- server → client -------------------------------------------------------------------------------------------------
@@ -204,7 +214,8 @@ class PresenceMember(Struct, frozen=True, omit_defaults=True):
     user: str
     connections: int
     info: Raw | UnsetType = UNSET
-    """The `info` claim of the user's token."""
+    """The `info` claim of the user's token; or what its client has set, then `updated` is true."""
+    updated: bool = False
 
 
 class PresenceView(Struct, frozen=True, omit_defaults=True):
@@ -361,7 +372,7 @@ class Pong(ServerMessage, frozen=True, tag="pong", tag_field="type"):
 SYSTEM_TYPES = frozenset(
     str(message.__struct_config__.tag)
     for message in (
-        *(Hello, Ready, Subscribe, Unsubscribe, History, Presence, Refresh, Ping),
+        *(Hello, Ready, Subscribe, Unsubscribe, History, Presence, PresenceUpdate, Refresh, Ping),
         *(
             Welcome,
             Subscribed,

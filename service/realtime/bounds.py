@@ -9,6 +9,7 @@ from service.core.limits import (
     MAX_TOTAL_REVOCATIONS,
     PRESENCE_MEMBERS,
     PRESENCE_TTL,
+    PRESENCE_UPDATE_BYTES,
     REVOCATION_TTL,
     UNREADY_AFTER,
     Compression,
@@ -37,6 +38,8 @@ class Bounds:
     """A channel with more users shows presence as a count."""
     presence_ttl: float = PRESENCE_TTL
     """Seconds after which a presence entry expires unless it is renewed."""
+    presence_update_bytes: int = PRESENCE_UPDATE_BYTES
+    """Bytes of `data` in a `presence.update`."""
     anonymous_tenant: str | None = None
     """The tenant of connections without credentials; None if they are refused."""
     revocation_ttl: float = REVOCATION_TTL

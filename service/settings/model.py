@@ -28,6 +28,7 @@ from service.core.limits import (
     POSITION_TTL,
     PRESENCE_MEMBERS,
     PRESENCE_TTL,
+    PRESENCE_UPDATE_BYTES,
     REVOCATION_TTL,
     STORE_CALL_TIMEOUT,
     STORE_PING_INTERVAL,
@@ -264,6 +265,9 @@ class Presence(BaseModel):
     ttl: Annotated[float, Field(ge=1)] = PRESENCE_TTL
     """Seconds after which the users of a node without heartbeats are no longer present; `presence.left` follows within a sixth of
     that time. Must be equal on all nodes."""
+    update_bytes: Count = PRESENCE_UPDATE_BYTES
+    """Bytes of `data` in a `presence.update`; a larger one is refused. A `subscribed` has the info of up to `presence.members`
+    users."""
 
 
 class Log(BaseModel):

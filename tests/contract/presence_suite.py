@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication
-from service.core.presence import Member, PresenceChange, PresenceEntry, PresenceJoin, PresenceStore
+from service.core.presence import Member, PresenceChange, PresenceEntry, PresenceJoin, PresenceStore, updated_info
 from tests.contract.begun import Begun
 from tests.support.examples import examples
 
@@ -78,7 +78,9 @@ class Node:
     async def leave(self, channel: ChannelKey, user: str, connection: str) -> PresenceChange:
         return await self.store.leave(PresenceEntry(channel, user, connection), event(LEFT, channel, user))
 
-    async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> PresenceChange:
+    async def update(
+        self, channel: ChannelKey, user: str, connection: str, info: bytes | None
+    ) -> PresenceChange | None:
         return await self.store.update(entrance(channel, user, connection, info))
 
     async def joins(self, channel: ChannelKey, user: str, connection: str) -> bool:
@@ -247,14 +249,43 @@ class PresenceSuite(Staged):
 
     async def test_update_of_unknown_connection_changes_nothing(self, stage: Stage) -> None:
         node = stage.one
-        assert await node.update(ROOM, "ann", "c-1", b"{}") == (False, 0, False)
+        assert await node.update(ROOM, "ann", "c-1", b"{}") is None
         await node.join(ROOM, "ann", "c-1", b'{"n":1}')
-        assert await node.update(ROOM, "ann", "c-2", b"{}") == (False, 1, False)
-        assert await node.update(ROOM, "ben", "c-1", b"{}") == (False, 1, False)
-        assert await node.update(OTHER_ROOM, "ann", "c-1", b"{}") == (False, 0, False)
+        assert await node.update(ROOM, "ann", "c-2", b"{}") is None
+        assert await node.update(ROOM, "ben", "c-1", b"{}") is None
+        assert await node.update(OTHER_ROOM, "ann", "c-1", b"{}") is None
         assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')])
         assert await node.store.count(OTHER_ROOM) == 0
         assert await stage.story() == [(JOINED, "ann")]
+
+    async def test_info_of_a_client_outlives_joins_and_connections(self, stage: Stage) -> None:
+        node = stage.one
+        busy = updated_info(b'{"s":"busy"}')
+        await node.join(ROOM, "ann", "c-1", b'{"n":1}')
+        assert await node.update(ROOM, "ann", "c-1", busy) == (False, 1, True)
+        assert await node.join(ROOM, "ann", "c-2", b'{"n":2}') == (False, 1, False)
+        assert await node.join(ROOM, "ann", "c-3") == (False, 1, False)
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 3, busy)])
+        for connection in ("c-1", "c-3"):
+            assert await node.leave(ROOM, "ann", connection) == (False, 1, False)
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, busy)])
+        assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann")]
+        await node.leave(ROOM, "ann", "c-2")
+        await node.join(ROOM, "ann", "c-4", b'{"n":4}')
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":4}')])
+
+    async def test_newest_update_counts_whoever_has_set_the_info(self, stage: Stage) -> None:
+        node = stage.one
+        await node.join(ROOM, "ann", "c-1", b'{"n":1}')
+        await node.join(ROOM, "ann", "c-2", b'{"n":1}')
+        for connection, info in (
+            ("c-1", updated_info(b'{"n":1}')),
+            ("c-2", updated_info(b"2")),
+            ("c-1", updated_info(b"3")),
+            ("c-2", b'{"n":4}'),
+        ):
+            assert await node.update(ROOM, "ann", connection, info) == (False, 1, True)
+            assert await node.store.members(ROOM, 10) == (1, [Member("ann", 2, info)])
 
     async def test_counts_have_the_order_of_the_channels(self, node: Node) -> None:
         for user in ("ann", "ben"):

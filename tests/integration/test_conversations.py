@@ -33,7 +33,6 @@ PLACEHOLDER = re.compile(r"\$[a-z]\w*(:\w+)?")
 """No JSON path is one: they begin with `$.` or `$[`, or are `$` alone."""
 
 NOT_OVER_A_CONNECTION = {
-    ErrorCode.TOO_BIG: "a frame that is too big closes the connection with 1009; the code is the backend API's",
     ErrorCode.UNSUPPORTED_VERSION: "answers an upgrade",
     ErrorCode.UPGRADE_REQUIRED: "answers a plain GET",
     ErrorCode.INVALID_TICKET: "answers an upgrade",

@@ -12,9 +12,12 @@ import pytest
 
 from service.app import Service, running
 from tests.contract.redis_stage import new_prefix
+from tests.integration.test_emit import emit
+from tests.integration.test_emit import refused as emit_refused
 from tests.integration.test_presence import members
 from tests.stores import FLAVOURS, RedisServer, shared_redis
 from tests.support.harness import CONTRACT, Client, Running, eventually, loaded, settings, token
+from tests.support.streams import stream
 
 pytestmark = pytest.mark.slow
 
@@ -233,3 +236,65 @@ async def test_ticket_of_one_node_is_valid_once_on_the_other(nodes: Nodes) -> No
         with pytest.raises(aiohttp.WSServerHandshakeError) as again:
             await Client.open(node, hello=False, query=f"?ticket={ticket}")
         assert again.value.status == 401
+
+
+async def test_update_is_shown_on_both_nodes_and_outlives_the_one_that_took_it(nodes: Nodes) -> None:
+    async with nodes.one.client("ann") as ann, nodes.two.client("eve") as eve:
+        await ann.subscribe("desk:1")
+        await eve.subscribe("desk:1")
+        first = await Client.open(nodes.one, "ben", info={"name": "Ben"})
+        await first.subscribe("desk:1")
+        second = await Client.open(nodes.two, "ben", info={"name": "Benjamin"})
+        await second.subscribe("desk:1")
+        assert (await first.ask("presence.update", channel="desk:1", data={"status": "busy"}))["type"] == "ack"
+        busy = {"user": "ben", "info": {"status": "busy"}, "updated": True}
+        for client in (ann, eve):
+            await client.until("presence.joined", data=busy)
+        await die(nodes.one)
+        left = await eve.until("presence.left")
+        assert left["key"] == "ann"
+        view = (await eve.ask("presence", channel="desk:1"))["presence"]
+        assert view["members"] == [{**busy, "connections": 1}, {"user": "eve", "connections": 1}]
+        await first.close()
+        await second.close()
+
+
+async def test_update_of_a_dead_node_is_restored_after_redis_lost_its_data() -> None:
+    async with RedisServer() as server, two_nodes(server) as nodes, nodes.two.client("ben") as ben:
+        await ben.subscribe("desk:1")
+        tab = await Client.open(nodes.one, "ben", info={"name": "Ben"})
+        await tab.subscribe("desk:1")
+        assert (await tab.ask("presence.update", channel="desk:1", data={"status": "busy"}))["type"] == "ack"
+        await ben.until("presence.joined", data={"user": "ben", "info": {"status": "busy"}, "updated": True})
+        await die(nodes.one)
+        await server.restart()
+        async with asyncio.timeout(30):
+            while True:
+                reply = await ben.ask("presence", channel="desk:1")
+                if reply["type"] == "presence" and reply["presence"]["count"]:
+                    break
+                await asyncio.sleep(0.1)  # no event tells when the node is through
+        [member] = reply["presence"]["members"]
+        assert (member["info"], member["updated"]) == ({"status": "busy"}, True)
+        await tab.close()
+
+
+async def test_emit_sets_the_info_of_the_user_at_any_node(nodes: Nodes) -> None:
+    update: dict[str, Any] = {"type": "presence.update", "channel": "desk:1"}
+    async with nodes.one.client("ben") as ben:
+        await ben.subscribe("desk:1")
+        async with stream(nodes.one, "desk:1") as opened:
+            await opened.until("subscribed")
+            await ben.until("presence.joined", key="ann")
+            update["receipt"] = opened.receipt
+            for server, data in ((nodes.two, {"status": "busy"}), (nodes.one, {"status": "free"})):
+                assert await emit(server, **update, data=data) == {"type": "ack", "id": "m-1"}
+                wanted = {"user": "ann", "info": data, "updated": True}
+                assert (await ben.expect("presence.joined"))["data"] == wanted
+                assert (await opened.until("presence.joined", data=wanted))["key"] == "ann"
+            assert await emit_refused(nodes.two, **update, data={"status": 1}) == "invalid_data"
+            assert await emit_refused(nodes.two, **update, data={}, key="k") == "invalid_message"
+            assert await emit_refused(nodes.two, **{**update, "receipt": None}, data={}) == "not_subscribed"
+        await ben.until("presence.left", key="ann")
+        # The receipt lasts longer than the stream, but nobody is there whose info it could set.
+        assert await emit_refused(nodes.two, **update, data={}) == "not_subscribed"

@@ -164,6 +164,43 @@ def test_contract_with_five_faults_reports_each_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("presence", "reason"),
+    [
+        ("1", "presence is true or false"),
+        ("{updates: {}}", "unknown key 'updates'; did you mean 'update'?"),
+        ("{update: true}", "update is a mapping of names to values"),
+        ("{update: {schema: true}}", "publish is missing: one of server, subscriber"),
+        ("{update: {publish: subscriber}}", "update lacks schema, which says what a user may show of itself"),
+        ("{update: {publish: server, schema: true}}", "presence shows only users, so the backend sends no updates"),
+        ("{update: {publish: owner, schema: true}}", "owner is the user named by {user}, which 'room:{room}' has not"),
+        ("{update: {publish: grant, schema: {type: objct}}}", "'objct' is not a JSON Schema type"),
+        ("{update: {publish: grant, schema: true, delivery: latest}}", "unknown key 'delivery'"),
+    ],
+)
+def test_wrong_presence_is_reported(tmp_path: Path, presence: str, reason: str) -> None:
+    [(_, line, found)] = faults_in(
+        tmp_path, f'channels:\n  "room:{{room}}":\n    subscribe: grant\n    presence: {presence}\n'
+    )
+    assert line == 4
+    assert found.startswith(reason)
+
+
+def test_presence_is_read_with_its_updates(tmp_path: Path) -> None:
+    path = tmp_path / "contract.yaml"
+    path.write_text(
+        "channels:\n  a: {subscribe: everyone}\n  b: {subscribe: everyone, presence: {}}\n"
+        "  c: {subscribe: everyone, presence: {update: {publish: grant, schema: {type: string}}}}\n"
+    )
+    a, b, c = (load(path).resolve(name).spec for name in "abc")
+    assert [(spec.presence, spec.presence_update) for spec in (a, b)] == [(False, None), (True, None)]
+    assert c.presence
+    assert c.presence_update is not None
+    assert c.presence_update.publish is PublishRule.GRANT
+    assert c.presence_update.check is not None
+    assert (c.presence_update.check.is_valid("x"), c.presence_update.check.is_valid(1)) == (True, False)
+
+
+@pytest.mark.parametrize(
     ("event", "reason"),
     [
         ("{publish: subscribr, delivery: ephemeral}", "publish is one of server, subscriber"),
@@ -456,7 +493,7 @@ def test_lone_surrogate_is_reported(tmp_path: Path) -> None:
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
     st.sampled_from(["channels", "room:{room}", "a", "events", "a.b", "subscribe", "publish", "delivery", "history", "state",
                      "schema", "$ref", "type", "properties", "key", "window", "compress", "ttl",
-                     "keys", "removable"]) | st.text(), inner)))  # fmt: skip
+                     "keys", "removable", "presence", "update"]) | st.text(), inner)))  # fmt: skip
 def test_any_content_is_a_contract_or_faults(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("any") / "contract.yaml"
     path.write_text(yaml.safe_dump(value, allow_unicode=True))

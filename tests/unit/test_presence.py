@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from msgspec import Raw
 from structlog.testing import capture_logs
 
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
 from service.core.channel import ChannelKey
-from service.core.event import Event, Publication
-from service.core.presence import LeaveEventFactory, PresenceChange, PresenceEntry, PresenceJoin
+from service.core.event import Event, Publication, accepted_event
+from service.core.presence import LeaveEventFactory, PresenceChange, PresenceEntry, PresenceJoin, updated_info
 from service.errors import ErrorCode, ServiceError
+from service.protocol.messages import PresenceMember
 from service.realtime.presence.events import JOINED, LEFT
 from service.realtime.presence.lease import RETRY_INTERVAL
 from service.realtime.presence.presence import Presence
@@ -35,14 +37,20 @@ class Store(MemoryPresence):
         super().__init__(self._tell, max_announced_users=10)
         self.clock = clock
         self.events: list[tuple[str, str | None]] = []
+        self.published: list[Publication] = []
         self.away = False
         self.sweeps: list[float] = []
         self.renewed: list[PresenceEntry] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.update_gate = asyncio.Event()
+        self.update_gate.set()
+        self.waiting = asyncio.Event()
+        """Set when an update has reached its gate."""
 
     async def _tell(self, event: Publication) -> None:
         self.events.append((event.type, event.sender))
+        self.published.append(event)
 
     def story(self) -> list[tuple[str, str | None]]:
         events = list(self.events)
@@ -60,8 +68,10 @@ class Store(MemoryPresence):
         self._there()
         return await super().join(entrance)
 
-    async def update(self, entrance: PresenceJoin) -> PresenceChange:
+    async def update(self, entrance: PresenceJoin) -> PresenceChange | None:
         self._there()
+        self.waiting.set()
+        await self.update_gate.wait()
         return await super().update(entrance)
 
     async def leave(self, entry: PresenceEntry, left: Publication) -> PresenceChange:
@@ -86,9 +96,9 @@ class Store(MemoryPresence):
 class Stage:
     """One node, its time and its store."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store | None = None) -> None:
         self.clock = FakeClock()
-        self.store = Store(self.clock)
+        self.store = Store(self.clock) if store is None else store
         self.metrics = Metrics()
         self.delivered: list[tuple[str, str | None]] = []
         self.runtime = Runtime.create(self.clock, self.metrics)
@@ -144,6 +154,15 @@ async def stage() -> AsyncIterator[Stage]:
     await stage.runtime.tasks.close()
     assert stage.clock.pending == 0
     assert not stage.metrics.process.supervised_task_deaths.children
+
+
+@pytest.fixture
+async def other(stage: Stage) -> AsyncIterator[Stage]:
+    """Another node with the same store."""
+    other = Stage(stage.store)
+    yield other
+    other.presence.close()
+    await other.runtime.tasks.close()
 
 
 async def test_leave_is_published_after_the_debounce_unless_the_user_returns(stage: Stage) -> None:
@@ -426,3 +445,124 @@ async def test_outage_of_the_store_is_logged_once_with_its_end(stage: Stage, use
     told = [(entry["event"], entry.get("entries")) for entry in logs if "renewal" in entry["event"]]
     assert told == [("presence_renewal_failed", len(users)), ("presence_renewal_recovered", len(users))]
     assert all(entry["seconds"] >= 15 for entry in logs if entry["event"] == "presence_renewal_recovered")
+
+
+class TestUpdates:
+    """The info that clients have set."""
+
+    BUSY, FREE = updated_info(b'{"s":"busy"}'), updated_info(b'{"s":"free"}')
+
+    @staticmethod
+    async def join(node: Stage, connection: str, info: bytes | None = None) -> None:
+        await node.presence.join(ROOM, "ann", connection, info, is_updatable=True)
+
+    @staticmethod
+    def hear(*nodes: Stage) -> None:
+        """Each node gets what the others have published, too."""
+        events = [accepted_event(one) for node in nodes for one in node.store.published]
+        for node in nodes:
+            node.store.published.clear()
+            for one in events:
+                node.presence.observe(one)
+
+    @staticmethod
+    async def info(store: Store) -> bytes | None:
+        _, [member] = await store.members(ROOM, 10)
+        return member.info
+
+    async def test_update_while_the_store_is_away_is_postponed(self, stage: Stage) -> None:
+        await self.join(stage, "c-1")
+        stage.store.away = True
+        await stage.presence.update(ROOM, "ann", "c-1", self.BUSY)
+        await stage.presence.update(ROOM, "ann", "c-1", self.FREE)
+        stage.store.away = False
+        assert await self.info(stage.store) is None
+        await stage.pass_time(TTL)
+        assert await self.info(stage.store) == self.FREE
+        assert stage.store.story() == [(JOINED, "ann")] * 2
+
+    async def test_postponed_updates_of_two_connections_keep_their_order(self, stage: Stage) -> None:
+        for connection in ("c-1", "c-2"):
+            await self.join(stage, connection)
+        stage.store.away = True
+        for connection, info in (("c-1", b"1"), ("c-2", b"2"), ("c-1", b"3")):
+            await stage.presence.update(ROOM, "ann", connection, updated_info(info))
+        stage.store.away = False
+        await stage.pass_time(TTL)
+        assert await self.info(stage.store) == updated_info(b"3")
+
+    async def test_update_of_a_lost_entry_is_restored_with_it(self, stage: Stage) -> None:
+        await self.join(stage, "c-1", b'{"n":1}')
+        await stage.presence.update(ROOM, "ann", "c-1", self.BUSY)
+        stage.store.lose()
+        await stage.pass_time(TTL)
+        assert await self.info(stage.store) == self.BUSY
+
+    async def test_info_is_restored_by_the_node_that_did_not_set_it(self, stage: Stage, other: Stage) -> None:
+        await self.join(stage, "c-1", b'{"n":1}')
+        await self.join(other, "c-2", b'{"n":2}')
+        await stage.presence.update(ROOM, "ann", "c-1", self.BUSY)
+        await other.presence.update(ROOM, "ann", "c-2", self.FREE)
+        self.hear(stage, other)
+        other.presence.close()  # as if the node had died
+        stage.store.lose()
+        await stage.pass_time(TTL)
+        assert await self.info(stage.store) == self.FREE
+
+    async def test_info_in_the_list_of_members_is_restored(self, stage: Stage, other: Stage) -> None:
+        await self.join(stage, "c-1")
+        await stage.presence.update(ROOM, "ann", "c-1", self.BUSY)
+        await self.join(other, "c-2", b'{"n":2}')
+        view = await other.presence.view(ROOM)
+        assert view.members == [PresenceMember("ann", 2, Raw(b'{"s":"busy"}'), updated=True)]
+        stage.presence.close()
+        other.store.lose()
+        await other.pass_time(TTL)
+        assert await self.info(other.store) == self.BUSY
+
+    async def test_same_token_again_keeps_the_info_of_the_client(self, stage: Stage) -> None:
+        await self.join(stage, "c-1", b'{"n":1}')
+        await stage.presence.update(ROOM, "ann", "c-1", self.BUSY)
+        await stage.presence.replace_token(ROOM, "ann", "c-1", b'{"n":1}')
+        assert await self.info(stage.store) == self.BUSY
+        await stage.presence.replace_token(ROOM, "ann", "c-1", b'{"n":2}')
+        assert await self.info(stage.store) == b'{"n":2}'
+
+    async def test_update_of_two_calls_at_a_time_ends_with_the_newer(self, stage: Stage) -> None:
+        await self.join(stage, "c-1")
+        late = asyncio.Event()
+        stage.store.update_gate, open_gate = late, stage.store.update_gate
+        older = asyncio.ensure_future(stage.presence.update(ROOM, "ann", "c-1", self.BUSY))
+        await stage.store.waiting.wait()
+        stage.store.update_gate = open_gate
+        await stage.presence.update(ROOM, "ann", "c-1", self.FREE)
+        late.set()  # the older call arrives last
+        await older
+        assert await self.info(stage.store) == self.FREE
+
+    async def test_update_at_once_needs_the_store_and_an_entry_of_any_node(self, stage: Stage, other: Stage) -> None:
+        await self.join(stage, "c-1")
+        for node, info in ((other, self.BUSY), (stage, self.FREE)):
+            assert await node.presence.update_at_once(ROOM, "ann", "c-1", info)
+            assert await self.info(stage.store) == info
+        assert not await other.presence.update_at_once(ROOM, "ann", "c-9", self.BUSY)
+        stage.store.away = True
+        for node in (stage, other):
+            with pytest.raises(ServiceError):
+                await node.presence.update_at_once(ROOM, "ann", "c-1", self.BUSY)
+        stage.store.away = False
+        stage.store.lose()
+        assert not await other.presence.update_at_once(ROOM, "ann", "c-1", self.BUSY)
+        assert await stage.presence.update_at_once(ROOM, "ann", "c-1", self.BUSY)  # restored with the entry
+        await stage.pass_time(TTL)
+        assert await self.info(stage.store) == self.BUSY
+
+    async def test_reconciler_tells_the_missed_info_once(self, stage: Stage) -> None:
+        await self.join(stage, "c-1")
+        await stage.presence.view(ROOM)
+        await stage.presence.update(ROOM, "ann", "c-1", self.BUSY)
+        stage.store.published.clear()  # the event is missed
+        for _ in range(2):
+            stage.presence.interrupted(None)
+            await stage.pass_time(TTL)
+        assert stage.delivered == [(JOINED, "ann")]

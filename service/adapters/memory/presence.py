@@ -42,12 +42,12 @@ class MemoryPresence:
             effect = channel_members.add(members, join, _NEVER)
             return await self._announce(len(members), effect, join.event)
 
-    async def update(self, update: PresenceJoin) -> PresenceChange:
+    async def update(self, update: PresenceJoin) -> PresenceChange | None:
         """Replaces the user's info, and publishes the event."""
         async with self._lock(update.entry.channel):
             members = self._channels.get(update.entry.channel, {})
-            effect = channel_members.update(members, update) or Effect(changed=False, is_news=False)
-            return await self._announce(len(members), effect, update.event)
+            effect = channel_members.update(members, update)
+            return None if effect is None else await self._announce(len(members), effect, update.event)
 
     async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
         """Adds one connection after another."""

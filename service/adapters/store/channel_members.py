@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from service.core.presence import PresenceJoin
+from service.core.presence import PresenceJoin, is_updated
 
 
 class MemberConnection(NamedTuple):
@@ -36,7 +36,7 @@ def add(members: Members, join: PresenceJoin, expiry: int) -> Effect:
     connections = members.setdefault(user, {})
     before = join.info if joined else shown_info(connections)
     known = connections.get(connection)
-    new_info = before if join.info is None else join.info
+    new_info = before if join.info is None or is_updated(before) else join.info
     connections[connection] = MemberConnection(expiry, new_info if known is None else known.info)
     return Effect(joined, joined or shown_info(connections) != before)
 

@@ -8,7 +8,7 @@ from msgspec import Raw
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Event, Publication
-from service.core.presence import PresenceEntry, PresenceJoin
+from service.core.presence import PresenceEntry, PresenceJoin, is_updated, updated_info
 from service.realtime.ids import new_id
 
 JOINED, LEFT, COUNT = "presence.joined", "presence.left", "presence.count"
@@ -22,9 +22,11 @@ class PresenceEvents:
 
     def join(self, entry: PresenceEntry, info: bytes | None) -> PresenceJoin:
         """Returns an entry for the store, with the event that announces its user."""
-        data: dict[str, str | Raw] = {"user": entry.user}
+        data: dict[str, str | Raw | bool] = {"user": entry.user}
         if info is not None:
-            data["info"] = Raw(info)
+            data["info"] = Raw(info.rstrip())
+        if is_updated(info):
+            data["updated"] = True
         return PresenceJoin(entry, info, self._publication(entry.channel, JOINED, data, entry.user))
 
     def left(self, channel: ChannelKey, user: str) -> Publication:
@@ -52,14 +54,17 @@ class _JoinedData(msgspec.Struct):
     """The part of a `presence.joined` event that shows the user."""
 
     info: Raw = Raw(b"")
+    updated: bool = False
 
 
 _decode_joined = msgspec.json.Decoder(_JoinedData).decode
 
 
 def shown_info(joined: Event) -> bytes | None:
-    """Returns the info in a `presence.joined` event. None if it has no info, or if another version made it."""
+    """Returns the info in a `presence.joined` event, as stores keep it. None if it has none, or if another version made it."""
     try:
-        return bytes(_decode_joined(joined.data).info) or None
+        data = _decode_joined(joined.data)
     except msgspec.DecodeError:
         return None
+    info = bytes(data.info)
+    return updated_info(info) if data.updated else info or None

@@ -12,11 +12,11 @@ from service.aio.timers import PeriodicTask
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Event
-from service.core.presence import PresenceEntry, PresenceStore
+from service.core.presence import PresenceEntry, PresenceStore, is_updated
 from service.errors import ServiceError
 from service.protocol.messages import PresenceMember, PresenceView
 from service.realtime.presence.counts import CountPublisher
-from service.realtime.presence.events import LEFT, PresenceEvents
+from service.realtime.presence.events import JOINED, LEFT, PresenceEvents
 from service.realtime.presence.lease import Lease
 from service.realtime.presence.reconciler import PresenceReconciler
 from service.realtime.presence.tracker import PresenceTracker, sliced
@@ -80,16 +80,32 @@ class Presence:
         """From now on, entries of connections that leave stay until they expire. By then, most users have reconnected."""
         self._tracker.drain()
 
-    async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
-        """Adds a connection, and announces the user if it is its first. If this raises, the caller must call `leave`."""
-        await self._tracker.join(PresenceEntry(channel, user, connection), info)
+    async def join(
+        self, channel: ChannelKey, user: str, connection: str, info: bytes | None, *, is_updatable: bool = False
+    ) -> None:
+        """Adds a connection, and announces the user if it is its first. If this raises, the caller must call `leave`.
 
-    async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
-        """Changes the user's info and announces it. Does nothing if the info is the same, or if the connection has not joined.
+        `info`: that of the token. `is_updatable`: the contract lets clients set their users' info.
+        """
+        await self._tracker.join(PresenceEntry(channel, user, connection), info, is_updatable=is_updatable)
 
-        While the store is away, the update is postponed until its return.
+    async def replace_token(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
+        """Changes the user's info if that of the connection's token has changed, and announces it.
+
+        While the store is away, the change is postponed until its return.
+        """
+        await self._tracker.replace_token(PresenceEntry(channel, user, connection), info)
+
+    async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes) -> None:
+        """Sets the user's info on behalf of a connection of this node (`updated_info`), and announces it.
+
+        While the store is away, the change is postponed until its return.
         """
         await self._tracker.update(PresenceEntry(channel, user, connection), info)
+
+    async def update_at_once(self, channel: ChannelKey, user: str, connection: str, info: bytes) -> bool:
+        """Does the same for a connection of any node, but raises ServiceError if the store is away. False if it has left."""
+        return await self._tracker.update_at_once(PresenceEntry(channel, user, connection), info)
 
     def leave(self, channel: ChannelKey, user: str, connection: str) -> None:
         """Removes a connection after the debounce, and announces the leave if it was the user's last."""
@@ -106,13 +122,15 @@ class Presence:
             return PresenceView(count=count)
         count, members = await self._store.members(channel, self._max_members)
         self._reconciler.record_members(channel, members)
+        self._tracker.record_members(channel, members)
         return PresenceView(
             count=count,
             members=[
                 PresenceMember(
                     user=member.user,
                     connections=member.connections,
-                    info=Raw(member.info) if member.info is not None else msgspec.UNSET,
+                    info=Raw(member.info.rstrip()) if member.info is not None else msgspec.UNSET,
+                    updated=is_updated(member.info),
                 )
                 for member in members
             ],
@@ -121,6 +139,8 @@ class Presence:
     def observe(self, event: Event) -> None:
         """Records a presence event that goes out to this node's subscribers."""
         self._reconciler.observe(event)
+        if event.type == JOINED:
+            self._tracker.observe(event)
 
     async def counts(self, channels: Sequence[ChannelKey]) -> Sequence[int]:
         """Returns the number of users in each of the channels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -12,9 +12,10 @@ import structlog
 
 from service.core.channel import ChannelKey
 from service.core.clock import Timer
-from service.core.presence import PresenceChange, PresenceEntry, PresenceStore
+from service.core.event import Event
+from service.core.presence import Member, PresenceChange, PresenceEntry, PresenceStore
 from service.errors import ServiceError
-from service.realtime.presence.events import JOINED, LEFT, PresenceEvents
+from service.realtime.presence.events import JOINED, LEFT, PresenceEvents, shown_info
 from service.realtime.presence.lease import Lease
 from service.realtime.runtime import Runtime
 
@@ -29,7 +30,10 @@ _T = TypeVar("_T")
 class _LocalEntry:
     """One entry of this node."""
 
+    token_info: bytes | None
+    """The info in the token of the connection."""
     info: bytes | None
+    """The info with which the entry is added again: that of the user, as far as this node knows."""
     is_confirmed: bool = False
     """True if the store has confirmed the entry. The store may also have an unconfirmed entry: that is removed, never renewed."""
     leave_timer: Timer | None = None
@@ -65,6 +69,8 @@ class PresenceTracker:
         self._debounce = debounce
         self._is_shared = is_shared
         self._entries: dict[PresenceEntry, _LocalEntry] = {}
+        self._updatable: dict[ChannelKey, dict[str, list[PresenceEntry]]] = {}
+        """The entries of each user in the channels whose contract allows updates."""
         self._leaving: dict[PresenceEntry, asyncio.Task[None]] = {}
         """The tasks of leaves that the store has not answered yet."""
         self._stale_info: dict[PresenceEntry, None] = {}
@@ -77,27 +83,74 @@ class PresenceTracker:
     def __len__(self) -> int:
         return len(self._entries)
 
-    async def join(self, entry: PresenceEntry, info: bytes | None) -> None:
-        """Adds a connection. If this raises, the caller must call `leave`."""
+    async def join(self, entry: PresenceEntry, token_info: bytes | None, *, is_updatable: bool) -> None:
+        """Adds a connection. `is_updatable`: clients may set their users' info. If this raises, the caller must call `leave`."""
         while leaving := self._leaving.get(entry):  # a join must not overtake the leave before it
             await asyncio.wait([leaving])
-        local = self._entries.setdefault(entry, _LocalEntry(info))
+        local = self._entries.get(entry)
+        if local is None:
+            local = self._entries[entry] = _LocalEntry(token_info, token_info)
+            if is_updatable:
+                self._updatable.setdefault(entry.channel, {}).setdefault(entry.user, []).append(entry)
         if local.leave_timer is not None:
             local.leave_timer.cancel()
             local.leave_timer = None
         local.is_leave_overdue = False
-        change = await self._store.join(self._events.join(entry, info))
+        change = await self._store.join(self._events.join(entry, local.info))
         local.is_confirmed = True
         self._on_change(JOINED, entry.channel, change)
-        await self.update(entry, info)  # the store still has the old info of a connection that joins again
+        await self.replace_token(entry, token_info)  # the store still has the old info of a connection that joins again
 
-    async def update(self, entry: PresenceEntry, info: bytes | None) -> None:
-        """Changes the user's info. While the store is away, the update is postponed until its return."""
+    async def replace_token(self, entry: PresenceEntry, token_info: bytes | None) -> None:
+        """Changes the user's info if that of the connection's token has changed. Postpones the change as `update` does."""
         local = self._entries.get(entry)
-        if local is None or local.info == info:
-            return
+        if local is not None and local.token_info != token_info:
+            local.token_info = token_info
+            await self._change(entry, local, token_info)
+
+    async def update(self, entry: PresenceEntry, info: bytes) -> None:
+        """Sets the user's info on behalf of a client. While the store is away, the change is postponed until its return."""
+        local = self._entries.get(entry)
+        if local is not None:
+            # Even if the info is the same here: another node may have changed it meanwhile.
+            await self._change(entry, local, info)
+
+    async def update_at_once(self, entry: PresenceEntry, info: bytes) -> bool:
+        """Does the same for an entry of any node, but raises ServiceError if the store is away.
+
+        Returns False if neither this node nor the store has the entry.
+        """
+        is_known = await self._send_info(entry, info)
+        if entry in self._entries:
+            self._record_info([entry], info)
+            return True
+        return is_known
+
+    def observe(self, joined: Event) -> None:
+        """Records the info in a `presence.joined` event. So every node that has a connection of the user can restore it."""
+        users = self._updatable.get(joined.channel)
+        if users is not None and joined.key in users:
+            self._record_info(users[joined.key], shown_info(joined))
+
+    def record_members(self, channel: ChannelKey, members: Iterable[Member]) -> None:
+        """Records the info that the store has of the users of a channel."""
+        users = self._updatable.get(channel)
+        if users is not None:
+            for member in members:
+                if member.user in users:
+                    self._record_info(users[member.user], member.info)
+
+    def _record_info(self, entries: Iterable[PresenceEntry], info: bytes | None) -> None:
+        for entry in entries:
+            if entry not in self._stale_info:  # else this node's own change is newer
+                self._entries[entry].info = info
+
+    async def _change(self, entry: PresenceEntry, local: _LocalEntry, info: bytes | None) -> None:
         local.info = info
-        self._stale_info[entry] = None
+        self._stale_info.pop(entry, None)
+        self._stale_info[entry] = (
+            None  # the last: of two connections of a user, the one that has changed the info last counts
+        )
         try:
             await self._update_store(entry)
         except ServiceError as error:
@@ -113,7 +166,7 @@ class PresenceTracker:
         if local is None or local.leave_timer is not None or local.is_leave_overdue or entry in self._leaving:
             return
         if self._is_draining:
-            del self._entries[entry]
+            self._forget(entry)
             return
         local.leave_timer = self._runtime.clock.call_later(seconds, partial(self._start_leave, entry))
 
@@ -123,9 +176,10 @@ class PresenceTracker:
         In a store of this process alone, entries do not expire. There it is removed after the same time.
         """
         if self._is_shared:
-            local = self._entries.pop(entry, None)
+            local = self._entries.get(entry)
             if local is not None and local.leave_timer is not None:
                 local.leave_timer.cancel()
+            self._forget(entry)
             self._stale_info.pop(entry, None)
         else:
             self._leave_after(entry, self._lease.ttl)
@@ -140,6 +194,7 @@ class PresenceTracker:
             if local.leave_timer is not None:
                 local.leave_timer.cancel()
         self._entries.clear()
+        self._updatable.clear()
         self._stale_info.clear()
 
     async def renew(self) -> None:
@@ -172,14 +227,36 @@ class PresenceTracker:
     async def _update_store(self, entry: PresenceEntry) -> None:
         local = self._entries.get(entry)
         if local is not None and entry not in self._leaving:
-            change = await self._store.update(self._events.join(entry, local.info))
-            self._on_change(JOINED, entry.channel, change)
+            while True:
+                info = local.info
+                await self._send_info(entry, info)
+                if (
+                    local.info == info
+                ):  # else it has changed meanwhile. Of two calls at a time, the older may arrive last
+                    break
         self._stale_info.pop(entry, None)
+
+    async def _send_info(self, entry: PresenceEntry, info: bytes | None) -> bool:
+        """Returns False if the store has no such entry."""
+        change = await self._store.update(self._events.join(entry, info))
+        if change is not None:
+            self._on_change(JOINED, entry.channel, change)
+        return change is not None
 
     async def _add_again(self, missing: Sequence[PresenceEntry]) -> None:
         joins = [self._events.join(entry, self._entries[entry].info) for entry in missing if self._is_present(entry)]
         for join, change in zip(joins, await self._store.join_all(joins), strict=True):
             self._on_change(JOINED, join.entry.channel, change)
+
+    def _forget(self, entry: PresenceEntry) -> None:
+        self._entries.pop(entry, None)
+        users = self._updatable.get(entry.channel, {})
+        if entry in users.get(entry.user, ()):
+            users[entry.user].remove(entry)
+            if not users[entry.user]:
+                del users[entry.user]
+            if not users:
+                del self._updatable[entry.channel]
 
     def _start_leave(self, entry: PresenceEntry) -> None:
         self._entries[entry].leave_timer = None
@@ -193,7 +270,7 @@ class PresenceTracker:
                 self._entries[entry].is_leave_overdue = True
                 return
             change = await self._store.leave(entry, self._events.left(entry.channel, entry.user))
-            self._entries.pop(entry, None)
+            self._forget(entry)
             self._on_change(LEFT, entry.channel, change)
         except ServiceError as error:
             _log.debug("presence_leave_postponed", code=error.code.code)

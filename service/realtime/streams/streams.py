@@ -22,6 +22,7 @@ from service.realtime.connections.transport import BatchSender
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.delivery.hub import Hub
 from service.realtime.presence.presence import Presence
+from service.realtime.presence.updates import PresenceUpdates
 from service.realtime.runtime import Runtime
 from service.realtime.streams.broker_relay import BrokerRelay
 from service.realtime.streams.channel_membership import ChannelMembership
@@ -63,6 +64,7 @@ class Streams:
             ttl=bounds.presence_ttl,
             is_shared=admission.quota.is_shared,
         )
+        self.presence_updates = PresenceUpdates(gate, self.presence, runtime.metrics, bounds.presence_update_bytes)
         self.relay = BrokerRelay(
             self.hub,
             broker,

@@ -182,7 +182,13 @@ class Subscriptions:
             if start is Start.POSITION and not self._may_resume(identity, channel, spec):
                 await self._membership.forgo_history(subscription)
             if spec.presence and not identity.is_anonymous:
-                await self._presence.join(subscription.channel, identity.user, connection.id, identity.info)
+                await self._presence.join(
+                    subscription.channel,
+                    identity.user,
+                    connection.id,
+                    identity.info,
+                    is_updatable=spec.presence_update is not None,
+                )
             if session.find(channel) is not subscription:
                 # The backend has ended the subscription meanwhile.
                 waiting = self._leave(connection, subscription)
@@ -333,7 +339,7 @@ class Subscriptions:
                 connection.reply(PresenceReply(id=None, channel=channel.name, presence=view))
                 self._send(connection, after)
         if subscription.presence is not PresenceAccess.NONE and not identity.is_anonymous:
-            await self._presence.update(channel, identity.user, connection.id, identity.info)
+            await self._presence.replace_token(channel, identity.user, connection.id, identity.info)
 
     async def renew(self, connection: Connection, channel: str, grant: Identity) -> None:
         """Replaces the token of a subscription, as `reauthorise` does for that of the connection.

@@ -322,6 +322,9 @@ class Declared(ApiReply, frozen=True, kw_only=True):
     pattern: str
     subscribe: SubscribeRule
     presence: bool
+    presence_update: (
+        Annotated[PublishRule, Meta(description="Who may set what presence shows of them; absent: nobody.")] | UnsetType
+    ) = UNSET
     history: KeptEvents | UnsetType = UNSET
     state: KeptKeys
     events: dict[str, DeclaredEvent]

@@ -294,6 +294,7 @@ def _declare(spec: ChannelSpec) -> Declared:
         pattern=spec.pattern.text,
         subscribe=spec.subscribe,
         presence=spec.presence,
+        presence_update=spec.presence_update.publish if spec.presence_update is not None else UNSET,
         history=KeptEvents(events=history.entries, ttl=history.ttl) if history is not None else UNSET,
         state=KeptKeys(keys=spec.state.entries, ttl=spec.state.ttl),
         events={

@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 from service.core.broker import PublishResult
 from service.core.channel import channel_key
 from service.core.identity import Identity, Right
+from service.core.presence import PRESENCE_UPDATE
 from service.core.receipt import Receipt
 from service.core.session import Subscription
 from service.errors import ErrorCode, ServiceError
@@ -64,6 +65,9 @@ async def _read(request: web.Request, node: Node, identity: Identity) -> EmitReq
 
 async def _publish(node: Node, identity: Identity, emitted: EmitRequest) -> Ack:
     receipt = None if emitted.receipt is None else node.cluster.receipts.check(emitted.receipt, identity)
+    subscription = None if receipt is None else _find_subscription(node, identity, receipt, emitted.channel)
+    if emitted.type == PRESENCE_UPDATE and emitted.removed is not True:
+        return await _update_presence(node, identity, emitted, receipt, subscription)
     result = node.publisher.publish(
         identity,
         channel=emitted.channel,
@@ -72,7 +76,7 @@ async def _publish(node: Node, identity: Identity, emitted: EmitRequest) -> Ack:
         id=emitted.id,
         key=emitted.key,
         sender=_sender(identity, receipt),
-        subscription=None if receipt is None else _find_subscription(node, identity, receipt, emitted.channel),
+        subscription=subscription,
         removed=emitted.removed is True,
         if_rev=emitted.if_rev,
         connection=None if receipt is None else receipt.session,
@@ -80,6 +84,17 @@ async def _publish(node: Node, identity: Identity, emitted: EmitRequest) -> Ack:
     if not isinstance(result, PublishResult):
         result = await result
     return Ack(emitted.id, result.offset, result.state_version, result.duplicate)
+
+
+async def _update_presence(
+    node: Node, identity: Identity, emitted: EmitRequest, receipt: Receipt | None, subscription: Subscription | None
+) -> Ack:
+    for name in ("key", "if_rev"):
+        if getattr(emitted, name) is not None:
+            raise ServiceError(ErrorCode.INVALID_MESSAGE, f"{PRESENCE_UPDATE} has no {name}", path=f"$.{name}")
+    data, session = data_of(emitted.data, removed=False), "" if receipt is None else receipt.session
+    await node.streams.presence_updates.update_at_once(identity, emitted.channel, data, session, subscription)
+    return Ack(emitted.id)
 
 
 def _sender(identity: Identity, receipt: Receipt | None) -> str:

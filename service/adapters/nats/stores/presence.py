@@ -97,13 +97,13 @@ class NatsPresence:
         document.renewed = now
         return events, changes
 
-    async def update(self, update: PresenceJoin) -> PresenceChange:
+    async def update(self, update: PresenceJoin) -> PresenceChange | None:
         """Replaces the user's info in the channel's document."""
 
-        def show(document: MembersDocument, now: int) -> tuple[Sequence[Publication] | None, PresenceChange]:
+        def show(document: MembersDocument, now: int) -> tuple[Sequence[Publication] | None, PresenceChange | None]:
             effect = channel_members.update(document.users, update)
             if effect is None:
-                return None, PresenceChange(False, len(document.users), False)
+                return None, None
             outcome = self._outcome(document, effect, update.event)
             return outcome.events, outcome.change
 

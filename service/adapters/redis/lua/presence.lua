@@ -32,6 +32,11 @@ local function info_of(user, list)
   return redis.call('HGET', KEYS[3], entry_of(user, string.match(list, '%S+$'))) or ''
 end
 
+-- Whether a client has set the info: it ends with a space (service/core/presence.py).
+local function is_updated(info)
+  return string.byte(info, -1) == 32
+end
+
 local function set_info(user, connection, info)
   if info ~= '' then
     redis.call('HSET', KEYS[3], entry_of(user, connection), info)

@@ -9,7 +9,7 @@ local list = redis.call('HGET', KEYS[1], user)
 local _, is_known = without(list or '', connection)
 redis.call('ZADD', KEYS[2], now + ARGV[4], entry_of(user, connection))
 local before = list and info_of(user, list) or info
-if info == '' then info = before end
+if info == '' or is_updated(before) then info = before end
 local is_news = not list or (not is_known and before ~= info)
 if not is_known then
   redis.call('HSET', KEYS[1], user, list and list .. ' ' .. connection or connection)

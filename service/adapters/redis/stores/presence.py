@@ -44,11 +44,12 @@ class RedisPresence:
         """Runs lua/presence_join.lua."""
         return _change(await self._client.run(_JOIN, *self._join_call(join)))
 
-    async def update(self, update: PresenceJoin) -> PresenceChange:
+    async def update(self, update: PresenceJoin) -> PresenceChange | None:
         """Runs lua/presence_update.lua."""
         (channel, user, connection), info, event = update
         arguments = (user, connection, info or b"", *self._event_arguments(event))
-        return _change(await self._client.run(_UPDATE, self._keys_and_events(channel), arguments))
+        reply = await self._client.run(_UPDATE, self._keys_and_events(channel), arguments)
+        return _change(reply) if reply else None
 
     async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
         """Runs lua/presence_join.lua for each connection."""
