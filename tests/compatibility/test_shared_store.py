@@ -38,7 +38,9 @@ async def pair(old_checkout: Path, folder: Path, kind: str = "redis") -> AsyncIt
     """An old and a new node with one store. The contract of the new one has what old nodes cannot read."""
     contract = folder / "contract.yaml"
     plain = CONTRACT.read_text(encoding="utf-8")
-    contract.write_text(plain.replace("key: /who}", "key: /who, ttl: 1h, removable: true}"), encoding="utf-8")
+    newer = plain.replace("key: /who}", "key: /who, ttl: 1h, removable: true}")
+    newer = newer.replace("presence: true", "presence: {update: {publish: subscriber, schema: true}}")
+    contract.write_text(newer, encoding="utf-8")
     async with STORES[kind]() as store:
         old = Node("old", store.url, {"CONTRACT": str(CONTRACT)}, checkout=old_checkout)
         new = Node("new", store.url, {"CONTRACT": str(contract)}, checkout=CHECKOUT)
@@ -52,7 +54,7 @@ async def pair(old_checkout: Path, folder: Path, kind: str = "redis") -> AsyncIt
 
 @asynccontextmanager
 async def subscribed(
-    node: Node, user: str, query: str = "", **since: Any
+    node: Node, user: str, query: str = "", channel: str = CHANNEL, **since: Any
 ) -> AsyncIterator[tuple[Client, dict[str, Any]]]:
     """A client on the node in the channel, and the `subscribed` that it got."""
     async with (
@@ -63,7 +65,7 @@ async def subscribed(
         await client.send(type="hello", token=token(user, TENANT))
         await client.expect("welcome")
         await client.send(type="ready")
-        yield client, await client.subscribe(CHANNEL, **since)
+        yield client, await client.subscribe(channel, **since)
 
 
 async def publish(node: Node, *events: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +158,38 @@ async def test_removed_event_is_told_on_nodes_of_both_ages(kind: str, old_checko
             # An old node does not find the tombstone in Redis; in NATS it stands in the stream.
             assert found["recovered"] is (kind == "nats")
             assert all(event["type"] == "event.removed" for event in found["events"] if event["id"] == "m-2")
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_info_of_a_client_is_shown_and_kept_by_nodes_of_both_ages(
+    kind: str, old_checkout: Path, tmp_path: Path
+) -> None:
+    room = "room:1"
+    async with (
+        pair(old_checkout, tmp_path, kind) as nodes,
+        subscribed(nodes["old"], "ann", channel=room) as (ann, _),
+        subscribed(nodes["new"], "ben", channel=room) as (ben, _),
+    ):
+        await ann.until("presence.joined", key="ben")
+        assert (await ben.ask("presence.update", channel=room, data={"status": "busy"}))["type"] == "ack"
+        joined = await ann.expect("presence.joined", key="ben")
+        assert joined["data"] == {"user": "ben", "info": {"status": "busy"}, "updated": True}
+        # An old node knows no such message. Its clients ask only if `welcome` lists the feature.
+        refused = await ann.ask("presence.update", channel=room, data={"status": "busy"})
+        assert (refused["type"], refused["code"]) == ("error", "unknown_event")
+        # A connection at an old node whose token has no info changes nothing, and both nodes show the info.
+        async with subscribed(nodes["old"], "ben", channel=room) as (tab, found):
+            for presence in (
+                found["presence"],
+                (await ben.ask("presence", channel=room))["presence"],
+                (await ann.ask("presence", channel=room))["presence"],
+            ):
+                [member] = [one for one in presence["members"] if one["user"] == "ben"]
+                assert (member["connections"], member["info"]) == (2, {"status": "busy"})
+            await ben.ask("unsubscribe", channel=room)
+            await tab.silence()
+        left = await ann.until("presence.left")
+        assert left["key"] == "ben"
 
 
 async def test_stream_gets_events_of_an_old_node_and_is_unknown_there(old_checkout: Path, tmp_path: Path) -> None:
