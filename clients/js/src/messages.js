@@ -9,7 +9,8 @@
  *   Durable events have an `offset`, latest ones a `rev` and a `key`, ephemeral ones neither. `ttl`: milliseconds until a value ends.
  *   A removal has `removed`, and no `data`. `exclude`: the connection of `from` that drops the event.
  *
- * @typedef {{user: string, connections?: number, info?: any}} Member
+ * @typedef {{user: string, connections?: number, info?: any, updated?: boolean}} Member
+ *   `updated`: the user's client has set `info` with `presence.update`; else it is that of the token.
  * @typedef {{count: number, members?: Member[]}} Presence
  *   `members` is absent in channels too large to list.
  *

@@ -24,9 +24,9 @@ export class PresenceList {
   apply({ type, data }) {
     if (type === 'presence.count') return this.replace(data);
     if (type === 'presence.joined') {
-      const joined = { ...this.#members?.get(data.user), user: data.user, info: data.info };
+      const joined = { ...this.#members?.get(data.user), user: data.user, info: data.info, updated: data.updated };
       if (this.#members) this.#members.set(data.user, joined);
-      else this.#count += 1;
+      else if (!data.updated) this.#count += 1; // else the user was there before
       return { ...this.view, joined };
     }
     if (type !== 'presence.left') return undefined;
