@@ -14,7 +14,7 @@ from benchmarks import compare, machine, report
 from benchmarks.build import BuildError, build
 from benchmarks.cases import QUICK, WORKLOADS, Workload, quick
 from benchmarks.figures import Figures, Sample
-from benchmarks.interrupts import cancelled_by
+from benchmarks.interrupts import cancelled_by, terminated_as_interrupted
 from benchmarks.measuring import Stage
 from benchmarks.peers import Peer, UnavailableError, everyone
 from benchmarks.peers.peer import CHECKOUT, TOOLS
@@ -190,17 +190,14 @@ def _judged(samples: Sequence[Sample]) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status."""
     asked = arguments(words)
-    # Whoever ends us ends what we have started, as with an interrupt.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return asyncio.run(compared(asked) if asked.compare is not None else measured(asked))
+        with terminated_as_interrupted():
+            return asyncio.run(compared(asked) if asked.compare is not None else measured(asked))
     except (BuildError, ChangedError, compare.UnknownRevisionError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,16 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Lets SIGTERM raise KeyboardInterrupt, as SIGINT does, so that the programs that a run has started end with it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def cancelled_by(number: signal.Signals) -> Iterator[None]:
     """Lets a signal cancel this task, as asyncio does with SIGINT, and raises KeyboardInterrupt.
 

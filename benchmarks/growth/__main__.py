@@ -15,7 +15,7 @@ from benchmarks import machine
 from benchmarks.growth import channels, history, nodes, presence, report, tenants
 from benchmarks.growth.figures import Part
 from benchmarks.growth.ground import Ground
-from benchmarks.interrupts import cancelled_by
+from benchmarks.interrupts import cancelled_by, terminated_as_interrupted
 from benchmarks.peers.peer import TOOLS
 from benchmarks.processes import Cores, FailedError
 from benchmarks.progress import Progress
@@ -65,18 +65,14 @@ async def measured(asked: argparse.Namespace) -> Path:
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status."""
     asked = arguments(words)
-    # Whoever ends us ends what we have started, as with an interrupt.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with terminated_as_interrupted(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             written = runner.run(measured(asked))
     except FailedError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     print(f"{written.read_text()}\nreport: {written}")
     return 0
 

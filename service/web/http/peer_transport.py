@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from service.realtime.connections.byte_budget import Account
+from service.realtime.connections.transport import MessageHandler
 
 
 class PeerTransport(asyncio.Protocol):
     """Counts held bytes on an account, unsent ones included, at most until the connection is lost."""
 
-    __slots__ = ("_held_bytes", "_transport", "_unsent_bytes", "account", "is_writing_paused")
+    __slots__ = ("_held_bytes", "_transport", "_unsent_bytes", "account", "handler", "is_writing_paused")
+
+    handler: MessageHandler
+    """Must be set before any other use."""
 
     def __init__(self, transport: asyncio.Transport, account: Account) -> None:
         self.account = account
@@ -45,6 +49,12 @@ class PeerTransport(asyncio.Protocol):
         )
         change, self._unsent_bytes = unsent - self._unsent_bytes, unsent
         self.count_held(change)
+
+    def pause_writing(self) -> None:
+        """Reports to the handler that bytes wait in this process."""
+        self.is_writing_paused = True
+        self.count_unsent()
+        self.handler.pause_writing()
 
     def _release_held(self) -> None:
         """Subtracts all held bytes. Call it when the connection is lost."""

@@ -18,7 +18,6 @@ from service.protocol import framing, messages, sse
 from service.protocol.close import CloseCode
 from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import Account
-from service.realtime.connections.transport import MessageHandler
 from service.telemetry.metrics import Metrics
 from service.web.http.peer_transport import NULL_HANDLER, PeerTransport
 
@@ -93,7 +92,6 @@ class EventStream(PeerTransport):
         "_late_bytes_left",
         "_state",
         "_tracker",
-        "handler",
     )
 
     answers_pings = False
@@ -102,8 +100,6 @@ class EventStream(PeerTransport):
     is_reading_paused = False
     window_bits = 0
     fd = -1
-    handler: MessageHandler
-    """Must be set before any other use."""
 
     def __init__(
         self,
@@ -154,12 +150,6 @@ class EventStream(PeerTransport):
             handler, self.handler = self.handler, NULL_HANDLER
             handler.connection_lost()
         self._release_held()
-
-    def pause_writing(self) -> None:
-        """Reports to the handler that bytes wait in this process."""
-        self.is_writing_paused = True
-        self.count_unsent()
-        self.handler.pause_writing()
 
     def resume_writing(self) -> None:
         """Reports to the handler that all bytes are sent."""

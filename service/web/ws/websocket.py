@@ -16,7 +16,7 @@ from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, PING, PING_FRAME, PONG, TEXT, close_frame, frame
 from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import Account
-from service.realtime.connections.transport import MessageHandler, Writer
+from service.realtime.connections.transport import Writer
 from service.telemetry.metrics import Metrics
 from service.web.http.half_close import half_close
 from service.web.http.peer_transport import NULL_HANDLER, PeerTransport
@@ -79,7 +79,6 @@ class WebSocket(PeerTransport):
         "_ping_sent_at",
         "_reader",
         "_state",
-        "handler",
         "has_received",
         "is_reading_paused",
         "window_bits",
@@ -87,8 +86,6 @@ class WebSocket(PeerTransport):
 
     answers_pings = True
     may_continue = False
-    handler: MessageHandler
-    """Must be set before any other use."""
 
     def __init__(
         self, context: WebSocketContext, transport: asyncio.Transport, window_bits: int = 0, *, account: Account
@@ -268,12 +265,6 @@ class WebSocket(PeerTransport):
         self._finish()
         self._release_held()
         self._state = _State.LOST
-
-    def pause_writing(self) -> None:
-        """Reports to the handler that bytes wait in this process."""
-        self.is_writing_paused = True
-        self.count_unsent()
-        self.handler.pause_writing()
 
     def resume_writing(self) -> None:
         """Reports to the handler that all bytes are sent."""
