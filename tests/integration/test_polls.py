@@ -12,6 +12,7 @@ import pytest
 
 from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode, ServiceError
+from service.realtime.cluster.revocations import EFFECTIVE_WITHIN
 from tests.integration.cluster import cluster
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, Running, eventually, passes, serving, token
@@ -316,6 +317,26 @@ async def test_unsubscribe_and_disconnect_between_two_polls_are_known_at_every_n
                 server, "POST", "/poll", json={"receipt": poller.receipt}, headers=authorization()
             )
             assert (status, problem["code"]) == (403, "invalid_receipt")
+
+
+async def test_receipt_of_a_replaced_session_ends_at_once_and_soon_at_every_node(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, limits={"connections_per_user": 1, "on_user_cap": "replace"}) as nodes:
+        one, other = [member.server for member in nodes.members]
+        async with stream(one, "room:1") as replaced, stream(one, "room:1") as newest:
+            assert (await replaced.closed())["code"] == 4409
+
+            async def emit(server: Running, receipt: str) -> int:
+                body = {"type": "chat.message", "channel": "room:1", "id": "m", "data": {"text": "hi"}}
+                async with server.http.post(
+                    f"{server.url}/emit", json={**body, "receipt": receipt}, headers=authorization()
+                ) as response:
+                    return response.status
+
+            assert await emit(one, replaced.receipt) == 403
+            async with asyncio.timeout(EFFECTIVE_WITHIN):
+                while await emit(other, replaced.receipt) != 403:  # noqa: ASYNC110  # another node has no event to wait for
+                    await asyncio.sleep(0.05)
+            assert [await emit(server, newest.receipt) for server in (one, other)] == [200, 200]
 
 
 async def test_drain_ends_polls_and_the_session_goes_on_at_another_node(make_bus: Callable[[], Bus]) -> None:

@@ -18,6 +18,7 @@ class NullTransport:
     is_reading_paused = False
     has_received = True
     answers_pings = True
+    has_receipts = False
     may_continue = False
     window_bits = 0
     fd = -1

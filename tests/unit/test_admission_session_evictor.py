@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 
@@ -11,8 +11,9 @@ from service.core.identity import Identity, anonymous
 from service.core.limits import Limits
 from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
+from service.realtime.admission import session_evictor
 from service.realtime.admission.quota import RELEASE_DELAY, RENEWAL_INTERVAL
-from service.realtime.admission.session_evictor import SessionEvictor
+from service.realtime.admission.session_evictor import REPORT_DELAY, ReplacedSessions, SessionEvictor
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -51,7 +52,8 @@ class Stage:
         self.evictor = SessionEvictor(self.store, limits, self.runtime, self.end)
         self.evictor.start()
 
-    async def end(self, connections: Sequence[str]) -> None:
+    def end(self, scope: QuotaScope, connections: Sequence[str]) -> None:
+        assert scope == OF_ANN
         self.ended += connections
 
     async def pass_time(self, seconds: float) -> list[tuple[list[str], list[str], list[str]]]:
@@ -118,3 +120,25 @@ async def test_refuse_mode_keeps_no_session_order() -> None:
     assert await stage.pass_time(2 * RENEWAL_INTERVAL) == []
     assert stage.clock.pending == 0
     await stage.close()
+
+
+async def test_replaced_sessions_are_ended_together_and_again_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_evictor, "MAX_REPLACED", 3)
+    clock, ended, failures = FakeClock(), list[list[str]](), [ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")]
+    runtime = Runtime.create(clock, Metrics())
+
+    async def close(sessions: Mapping[str, QuotaScope]) -> None:
+        if failures:
+            raise failures.pop()
+        ended.append(list(sessions))
+
+    replaced = ReplacedSessions(close, runtime)
+    for number in range(5):
+        replaced.add(OF_ANN, [f"c-{number}"])
+    for _ in range(3):
+        clock.advance(REPORT_DELAY)
+        while running := runtime.tasks.running:
+            await asyncio.wait(running)
+    assert ended == [["c-2", "c-3", "c-4"]]
+    assert runtime.metrics.limits.limit_hits.labels(limit="replaced_sessions").value == 2
+    assert clock.pending == 0

@@ -21,6 +21,7 @@ from service.realtime.cluster.session_endings import (
     subscription_ended,
     user_ended,
 )
+from service.telemetry.metrics import Metrics
 
 NOW = 1_795_374_000.0
 RECEIPT = Receipt(
@@ -75,7 +76,7 @@ def test_receipt_for_another_user_under_an_old_signature_is_refused() -> None:
 
 @pytest.mark.parametrize("ended", [session_ended("c-1"), user_ended("acme", "ann")])
 def test_session_that_began_before_its_ending_has_ended(ended: session_endings.Ended) -> None:
-    endings = SessionEndings()
+    endings = SessionEndings(Metrics())
     endings.record([ended], NOW + 10)
     assert endings.has_ended(RECEIPT)
     assert endings.has_ended(structs.replace(RECEIPT, started_at=NOW + 10 + MAX_SKEW))
@@ -83,7 +84,7 @@ def test_session_that_began_before_its_ending_has_ended(ended: session_endings.E
 
 
 def test_endings_of_others_end_nothing() -> None:
-    endings = SessionEndings()
+    endings = SessionEndings(Metrics())
     endings.record(
         [
             session_ended("c-2"),
@@ -99,7 +100,7 @@ def test_endings_of_others_end_nothing() -> None:
 
 
 def test_subscription_ends_alone_and_only_if_it_is_older() -> None:
-    endings = SessionEndings()
+    endings = SessionEndings(Metrics())
     endings.record([subscription_ended("acme", "ann", channel) for channel in ("room:1", "room:2")], NOW + 30)
     assert not endings.has_ended(RECEIPT)
     assert not endings.is_subscribed(RECEIPT, "room:1")
@@ -107,7 +108,7 @@ def test_subscription_ends_alone_and_only_if_it_is_older() -> None:
 
 
 def test_endings_are_forgotten_after_every_receipt_has_expired() -> None:
-    endings = SessionEndings()
+    endings = SessionEndings(Metrics())
     endings.record([session_ended("c-1")], NOW)
     endings.record([session_ended("c-2")], NOW + RECEIPT_TTL)
     assert len(endings) == 2
@@ -115,9 +116,42 @@ def test_endings_are_forgotten_after_every_receipt_has_expired() -> None:
     assert len(endings) == 2
 
 
-def test_forgotten_ending_ends_every_receipt_from_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def issued(user: str, seconds: float, tenant: str = "acme") -> Receipt:
+    return structs.replace(RECEIPT, tenant=tenant, user=user, session="x", issued_at=NOW + MAX_DELAY + seconds)
+
+
+def test_user_with_too_many_endings_loses_only_receipts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_endings, "MAX_USER_ENDINGS", 2)
+    endings = SessionEndings(Metrics())
+    endings.record([session_ended("b-1", "acme", "ben")], NOW)
+    for number in range(50):
+        endings.record([session_ended(f"a-{number}", "acme", "ann")], NOW + number)
+    assert len(endings) == 4  # two of ann, the mark that others are forgotten, and ben's
+    assert endings.has_ended(structs.replace(RECEIPT, user="ben", session="b-1"))
+    assert endings.has_ended(issued("ann", 46))
+    assert not endings.has_ended(issued("ann", 47))
+    assert not endings.has_ended(issued("ben", 0))
+
+
+def test_tenant_with_most_endings_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_endings, "MAX_ENDINGS", 6)
+    endings = SessionEndings(Metrics())
+    endings.record([user_ended("other", "ben")], NOW)
+    for number in range(50):
+        endings.record([user_ended("acme", f"user-{number}")], NOW + number)
+    assert len(endings) == 6
+    assert endings.has_ended(structs.replace(RECEIPT, tenant="other", user="ben"))
+    assert endings.has_ended(issued("zoe", 44))
+    assert not endings.has_ended(issued("zoe", 46))
+    assert not endings.has_ended(issued("zoe", 0, "other"))
+    for tenant in range(8):
+        endings.record([user_ended(f"tenant-{tenant}", "ann")], NOW + 60 + tenant)
+    assert len(endings) == 6
+
+
+def test_forgotten_ending_without_a_user_ends_every_receipt_from_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_endings, "MAX_ENDINGS", 2)
-    endings = SessionEndings()
+    endings = SessionEndings(Metrics())
     for number in range(3):
         endings.record([session_ended(f"c-{number}")], NOW + number)
     assert len(endings) == 2

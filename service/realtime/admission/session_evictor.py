@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 
 import structlog
 
@@ -18,6 +19,51 @@ from service.realtime.runtime import Runtime
 _log = structlog.get_logger("session_evictor")
 
 
+REPORT_DELAY = 0.5
+"""Seconds that a replaced session waits for others, so that one command ends many."""
+MAX_REPLACED = 10_000
+"""Replaced sessions that wait for a command. One more drops the oldest, which only happens while the broker is away."""
+
+
+class ReplacedSessions:
+    """Ends replaced sessions on every node, with their receipts: with a few commands a second, however many there are."""
+
+    def __init__(self, close: Callable[[Mapping[str, QuotaScope]], Awaitable[object]], runtime: Runtime) -> None:
+        """`close` closes sessions on all nodes. Raises ServiceError."""
+        self._close = close
+        self._metrics = runtime.metrics
+        self._waiting: dict[str, QuotaScope] = {}
+        self._outage = runtime.outages.log(
+            _log, "replaced_session_close_failed", "replaced_session_close_recovered", runtime.clock.monotonic
+        )
+        self._reports = DelayedTask(runtime.clock, runtime.tasks, "replaced sessions", self._report)
+
+    def add(self, scope: QuotaScope, sessions: Sequence[str]) -> None:
+        """Closes sessions of a user soon."""
+        self._waiting.update(dict.fromkeys(sessions, scope))
+        while len(self._waiting) > MAX_REPLACED:
+            del self._waiting[next(iter(self._waiting))]
+            self._metrics.limits.limit_hits.labels(limit="replaced_sessions").inc()
+        self._reports.schedule(REPORT_DELAY)
+
+    def close(self) -> None:
+        """Cancels the timer."""
+        self._reports.close()
+
+    async def _report(self) -> None:
+        sessions = dict(islice(self._waiting.items(), MAX_CALL_CLAIMS))
+        try:
+            await self._close(sessions)
+        except ServiceError as error:
+            self._outage.failed(code=error.code.code)
+        else:
+            self._outage.recovered()
+            for session in sessions:
+                self._waiting.pop(session, None)
+        if self._waiting:
+            self._reports.schedule(REPORT_DELAY)
+
+
 class SessionEvictor:
     """Reports this node's connections to the store, and closes the sessions that the store reports as over the cap.
 
@@ -29,9 +75,9 @@ class SessionEvictor:
         store: QuotaStore,
         limits: Limits,
         runtime: Runtime,
-        close_sessions: Callable[[Sequence[str]], Awaitable[object]],
+        close_sessions: Callable[[QuotaScope, Sequence[str]], object],
     ) -> None:
-        """`close_sessions` closes connections by their ids, on any node."""
+        """`close_sessions` closes connections of a user by their ids, on any node."""
         self._store = store
         self._max_connections = limits.connections_per_user
         self._is_enabled = limits.on_user_cap == "replace"
@@ -99,14 +145,12 @@ class SessionEvictor:
         try:
             for start in range(0, len(updates), MAX_CALL_CLAIMS):
                 part = updates[start : start + MAX_CALL_CLAIMS]
-                evicted = [
-                    connection for sessions in await self._store.update_session_order(part) for connection in sessions
-                ]
-                for update in part:
+                evicted = await self._store.update_session_order(part)
+                for update, oldest in zip(part, evicted, strict=True):
                     sessions = self._sessions.get(update.scope, {})
                     sessions.update((connection, True) for connection in update.added if connection in sessions)
-                if evicted:
-                    await self._close_sessions(evicted)
+                    if oldest:
+                        self._close_sessions(update.scope, oldest)
             self._outage.recovered()
         except ServiceError as error:  # the next renewal reports additions again, and removals expire
             self._outage.failed(code=error.code.code)

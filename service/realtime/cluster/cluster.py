@@ -40,7 +40,7 @@ class Cluster:
         self.membership = Membership(self.node_id, runtime.clock)
         self.actions = NodeActions(streams.registry, streams.hub, streams.subscriptions)
         subscribe_internally = streams.relay.subscribe_internally
-        endings = SessionEndings()
+        endings = SessionEndings(runtime.metrics)
         self.receipts = Receipts(ReceiptSigner(receipt_key), endings, store_runtime.clock)
         self.requests = ClusterRequests(
             self.node_id, self.membership, self.actions, endings, broker, subscribe_internally, runtime

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import zip_longest
 from operator import or_
 from typing import Annotated, ClassVar
 
@@ -145,11 +146,14 @@ class CloseConnections(Request, frozen=True, kw_only=True, tag="close"):
     code: str
     """The name of a CloseCode."""
     reason: str
+    users: list[tuple[str, str]] = []
+    """Tenant and user of each connection. Empty in requests of older versions."""
 
     @property
     def endings(self) -> Sequence[Ended]:
         """The sessions of these connections."""
-        return tuple(map(session_ended, self.connections))
+        users = zip_longest(self.connections, self.users, fillvalue=("", ""))
+        return tuple(session_ended(str(session), tenant, user) for session, (tenant, user) in users)
 
     async def run(self, node: NodeActions) -> list[int]:
         """Closes those of this node."""

@@ -10,7 +10,7 @@ from service.core.identity import Identity
 from service.core.receipt import Receipt, ReceiptChannel, ReceiptSigner
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import SessionReceipt
-from service.realtime.cluster.session_endings import RECEIPT_TTL, SessionEndings
+from service.realtime.cluster.session_endings import RECEIPT_TTL, SessionEndings, session_ended
 from service.realtime.connections.connection import Connection
 
 RENEWAL_INTERVAL = RECEIPT_TTL / 3
@@ -84,6 +84,10 @@ class Receipts:
                 ErrorCode.INVALID_RECEIPT, "the receipt is forged, expired, ended or of another user", path="$.receipt"
             )
         return receipt
+
+    def end_session(self, session: str, identity: Identity) -> None:
+        """Ends the receipts of a session at this node. A command must end them at the others."""
+        self._endings.record([session_ended(session, identity.tenant, identity.user)], self._clock.wall())
 
     def is_subscribed(self, receipt: Receipt, channel: str) -> bool:
         """True if the session is subscribed to the channel, as far as this node knows."""

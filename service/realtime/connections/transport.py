@@ -72,6 +72,8 @@ class Transport(Protocol):
     """True between `pause_reading` and `resume_reading`."""
     answers_pings: bool
     """True if the client answers pings. Else a ping only keeps a silent connection open at proxies."""
+    has_receipts: bool
+    """True if the client has a receipt, with which it also sends requests without this transport."""
     may_continue: bool
     """True if the client's session goes on after this transport, at any node. Then its user stays present for a while."""
     window_bits: int

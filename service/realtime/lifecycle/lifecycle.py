@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from math import nan
 
 from service.core.broker import Broker
-from service.core.quota import QuotaStore
+from service.core.quota import QuotaScope, QuotaStore
 from service.protocol.close import CloseCode
 from service.realtime.admission.admission import Admission
-from service.realtime.admission.session_evictor import SessionEvictor
+from service.realtime.admission.session_evictor import ReplacedSessions, SessionEvictor
 from service.realtime.bounds import Bounds
 from service.realtime.cluster.cluster import Cluster
 from service.realtime.cluster.messages import CloseConnections
@@ -74,7 +74,8 @@ class Lifecycle:
         )
         streams.relay.subscribe_internally(self.probe.channel, self.probe)
         self._drain = Drain(registry, self.reconnects, rollout, bounds.deadlines, metrics)
-        self._evictor = SessionEvictor(quota, bounds.limits, runtime, self._evict)
+        self._replaced = ReplacedSessions(self._close_replaced, runtime)
+        self._evictor = SessionEvictor(quota, bounds.limits, runtime, self._replaced.add)
         metrics.lifecycle.draining.set_function(lambda: float(availability.is_draining))
         metrics.lifecycle.drain_left.set_function(lambda: len(registry) if availability.is_draining else 0)
         for quantile in (0.5, 0.9, 1.0):
@@ -96,6 +97,7 @@ class Lifecycle:
         self.reconnects.close()
         self.probe.close()
         self._evictor.close()
+        self._replaced.close()
 
     @property
     def drain_timed_out(self) -> bool:
@@ -140,11 +142,16 @@ class Lifecycle:
         for oldest in connections[: -self._limits.connections_per_user]:
             oldest.close(CloseCode.REPLACED, REPLACED)
             self.remove(oldest)
+            if oldest.transport.has_receipts:
+                self._cluster.receipts.end_session(oldest.id, identity)
+                self._replaced.add(QuotaScope(identity.tenant, identity.user), [oldest.id])
         self._evictor.add(identity, newest.id)
 
-    async def _evict(self, ids: Sequence[str]) -> None:
-        request = CloseConnections(connections=list(ids), code=CloseCode.REPLACED.name, reason=REPLACED)
-        await self._cluster.requests.send(request)
+    async def _close_replaced(self, sessions: Mapping[str, QuotaScope]) -> None:
+        users = [(scope.tenant, scope.user or "") for scope in sessions.values()]
+        await self._cluster.requests.send(
+            CloseConnections(connections=list(sessions), users=users, code=CloseCode.REPLACED.name, reason=REPLACED)
+        )
 
     def _age_quantile(self, quantile: float) -> float:
         """Returns this quantile of the connections' ages in seconds; NaN without connections."""

@@ -58,6 +58,7 @@ class PollTransport:
 
     answers_pings = True
     has_received = True
+    has_receipts = True
     may_continue = True
     is_reading_paused = False
     is_writing_paused = False

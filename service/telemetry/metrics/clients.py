@@ -30,6 +30,7 @@ _LIMITS = (
     "heartbeat",
     "broker_queue",
     "revocations",
+    "replaced_sessions",
     "accept_rate",
 )
 _RATES = (

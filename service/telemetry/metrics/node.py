@@ -67,6 +67,16 @@ class ClusterMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.nodes = make.gauge("nodes", "Live nodes that share the broker, including this one.")
         self.revocations = make.gauge("revocations", "Revoked users and tokens known to this node.")
+        self.session_endings = make.gauge(
+            "session_endings",
+            "Ended sessions and subscriptions that this node remembers, so that receipts end with them.",
+        )
+        self.session_endings_forgotten = make.fast_counters(
+            "session_endings_forgotten",
+            "Endings that were forgotten early, by whose bound was reached: then older receipts of that user or tenant end.",
+            "scope",
+        )
+        start_at_zero(self.session_endings_forgotten, ("user", "tenant"))
         self.control_commands = make.fast_counters(
             "control_commands", "Cluster commands that this node has run, by kind.", "kind"
         )

@@ -95,6 +95,7 @@ class EventStream(PeerTransport):
     )
 
     answers_pings = False
+    has_receipts = True
     may_continue = False
     has_received = True
     is_reading_paused = False

@@ -85,6 +85,7 @@ class WebSocket(PeerTransport):
     )
 
     answers_pings = True
+    has_receipts = False
     may_continue = False
 
     def __init__(
