@@ -135,7 +135,42 @@ async def test_poll_of_many_channels_reads_all_positions_in_one_call(monkeypatch
         counted("snapshot")
         counted("stream_heads")
         assert await poller.poll(server, wait=0) == []
+        assert calls == [], "the rooms know their heads"
+        for channel in channels[:3]:
+            await ben.ask("unsubscribe", channel=channel)
+        assert await poller.poll(server, wait=0) == []
         assert calls == ["stream_heads"]
+
+
+async def test_replayed_receipts_pay_for_every_channel_that_is_read() -> None:
+    limits = {"user_rate": {"per_second": 0.1, "burst": 60}, "connections_per_user": 1}
+    async with serving(limits={**limits, "subscriptions": 20}) as server:
+        poller = Poller()
+        channels = [f"room:{number}" for number in range(20)]
+        await poller.poll(server, *channels)
+        receipt = poller.receipt
+        for channel in channels:
+            await publish(server, "news", channel)
+        for _ in range(2):
+            poller.receipt = receipt
+            assert len(texts(await poller.poll(server))) == 20
+        for _ in range(2):
+            body = {"receipt": receipt}
+            status, problem = await refusal(server, "POST", "/poll", json=body, headers=poller.headers)
+            assert (status, problem["code"], problem["details"]["scope"]) == (429, "rate_limited", "user")
+        await server.at_rest()
+
+
+async def test_poll_pays_for_the_positions_of_its_channels() -> None:
+    async with serving(limits={"user_rate": {"per_second": 0.1, "burst": 20}, "subscriptions": 64}) as server:
+        poller = Poller()
+        await poller.poll(server, *(f"room:{number}" for number in range(64)))
+        receipt = poller.receipt
+        for _ in range(4):
+            assert await poller.poll(server, wait=0) == []
+        body = {"receipt": receipt, "wait": 0}
+        status, problem = await refusal(server, "POST", "/poll", json=body, headers=poller.headers)
+        assert (status, problem["code"], problem["details"]["scope"]) == (429, "rate_limited", "user")
 
 
 async def test_session_goes_on_with_as_many_channels_as_the_settings_allow() -> None:

@@ -102,18 +102,23 @@ class Admission:
         if exceeded is not None:
             raise self._rate_limited(exceeded, "messages")
 
-    def check_sender(self, network: str, identity: Identity, nodes: int) -> None:
-        """Counts a message that comes over HTTP, without a connection. `nodes`: all that the client may send to.
+    def check_sender(self, network: str, identity: Identity, nodes: int, messages: int = 1) -> None:
+        """Counts messages that come over HTTP, without a connection. `nodes`: all that the client may send to.
 
-        Raises ServiceError(RATE_LIMITED). The message costs the shared rates of its user, address and tenant as much as one over
+        Raises ServiceError(RATE_LIMITED). A message costs the shared rates of its user, address and tenant as much as one over
         a connection.
         """
-        self.requests.check_sender(network, identity, nodes)
+        self.requests.check_sender(network, identity, nodes, messages)
         rates = self._rates.register(network, identity)
-        exceeded = self._rates.acquire_message(rates, self._clock.monotonic())
+        exceeded = self._rates.acquire(rates, "messages", self._clock.monotonic(), messages)
         self._rates.unregister(network, identity)
         if exceeded is not None:
             raise self._rate_limited(exceeded, "messages")
+
+    def check_polled_channel(self, slot: ConnectionSlot, identity: Identity, nodes: int) -> None:
+        """Counts a channel that a poll reads at the store, as a subscribe. Raises ServiceError(RATE_LIMITED)."""
+        self.requests.check_polled_channel(slot.network, identity, nodes)
+        self._count_subscribes(slot.rates, 1)
 
     def check_subscribes(self, slot: ConnectionSlot, count: int, *, is_upgrade: bool) -> None:
         """Counts the channels in an upgrade's URL. Only checks them for a plain request. Raises ServiceError(RATE_LIMITED)."""

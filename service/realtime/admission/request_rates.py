@@ -37,9 +37,18 @@ class RequestRates:
         self._senders = KeyedBuckets(limits.user_rate, limits.tracked)
         self._sender_addresses = KeyedBuckets(limits.ip_rate, limits.tracked)
         self._user_burst = limits.user_rate.burst
+        self._polled_channels = KeyedBuckets(limits.user_subscribe_rate, limits.tracked)
+        self._subscribe_burst = limits.user_subscribe_rate.burst
         self._api_addresses = KeyedBuckets(limits.api_rate_per_ip, limits.tracked)
         self._api_keys = KeyedBuckets(limits.api_rate_per_key, limits.tracked)
-        self._all = (self._connects, self._senders, self._sender_addresses, self._api_addresses, self._api_keys)
+        self._all = (
+            self._connects,
+            self._senders,
+            self._sender_addresses,
+            self._polled_channels,
+            self._api_addresses,
+            self._api_keys,
+        )
 
     @property
     def tracked(self) -> int:
@@ -62,19 +71,28 @@ class RequestRates:
             message = "too many messages from this address"
             raise rate_limited(self._metrics, "ip", message, bucket.schedule_retry(now), scope="ip")
 
-    def check_sender(self, network: str, identity: Identity, nodes: int) -> None:
-        """Counts a message over HTTP. Raises ServiceError(RATE_LIMITED).
+    def check_sender(self, network: str, identity: Identity, nodes: int, messages: int = 1) -> None:
+        """Counts messages over HTTP. Raises ServiceError(RATE_LIMITED).
 
         A client may send each message to another node. So a message costs one for each node: all nodes together allow the rate
         of one user. Anonymous clients share the rate of their address.
         """
         now = self._clock.monotonic()
-        key = ("", network) if identity.is_anonymous else (identity.tenant, identity.user)
-        bucket = self._senders.bucket(key, now)
-        cost = float(min(nodes, self._user_burst))
+        bucket = self._senders.bucket(_sender_key(network, identity), now)
+        cost = float(min(nodes * messages, self._user_burst))
         if bucket.acquire(now, cost):
             message = "too many messages from this user"
             raise rate_limited(self._metrics, "user", message, bucket.schedule_retry(now, cost), scope="user")
+
+    def check_polled_channel(self, network: str, identity: Identity, nodes: int) -> None:
+        """Counts a channel that a poll reads at the store, in the same way. Raises ServiceError(RATE_LIMITED)."""
+        now = self._clock.monotonic()
+        bucket = self._polled_channels.bucket(_sender_key(network, identity), now)
+        cost = float(min(nodes, self._subscribe_burst))
+        if bucket.acquire(now, cost):
+            message = "too many channels with news in the polls of this user"
+            wait = bucket.schedule_retry(now, cost)
+            raise rate_limited(self._metrics, "user_subscribes", message, wait, scope="user")
 
     def check_api_address(self, network: str) -> None:
         """Counts a request of the backend API before its key is checked. Raises ServiceError(RATE_LIMITED)."""
@@ -108,3 +126,7 @@ class RequestRates:
         """Evicts addresses and keys whose buckets are full: at most `max_evicted` of each."""
         for buckets in self._all:
             buckets.evict_full(now, max_evicted)
+
+
+def _sender_key(network: str, identity: Identity) -> tuple[str, str]:
+    return ("", network) if identity.is_anonymous else (identity.tenant, identity.user)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from service.contract.model import ChannelSpec
-from service.core.broker import Snapshot
+from service.core.broker import DeliveredHead, Snapshot
 from service.core.channel import ChannelKey
 from service.core.position import Position
 from service.core.session import PresenceAccess, Subscription
@@ -168,6 +168,17 @@ class Room:
         if cursor is None or self.sequencer.is_reading or self.spec.has_state or not self.is_listening():
             return None
         return cursor.position
+
+    def has_news(self, known: DeliveredHead) -> bool | None:
+        """Whether anything has come after a head. None if only the store can tell: this room is not in order, or is behind."""
+        cursor = self.sequencer.cursor
+        if cursor is None or self.sequencer.is_reading:
+            return None
+        head, position = cursor.head, known.position
+        version = known.state_version if self.spec.has_state else head.state_version
+        if head.epoch != position.epoch or head.offset < position.offset or head.state_version < version:
+            return None
+        return cursor.position != position or head.state_version != version
 
     def make_live(self, connection: Connection, subscription: Subscription) -> None:
         """Delivers to a member every frame after `local_position`."""

@@ -19,6 +19,7 @@ from service.core.session import Phase, Session
 from service.errors import ServiceError
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
+from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.byte_budget import Account, overloaded
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.transport import MessageHandler
@@ -215,7 +216,7 @@ async def poll(
             node.admission.client_versions.count(upgrade.announcement)
             node.admission.recent_clients.record_connect(upgrade.slot.network, identity)
         await _subscribe(node, connection, channels)
-        await _go_live(node, connection, transport, channels)
+        await _go_live(node, upgrade.slot, connection, transport, channels)
         connection.session.is_ready = True
         if not transport.payloads:
             await transport.wait(wait)
@@ -242,7 +243,11 @@ async def _subscribe(node: Node, connection: Connection, channels: Mapping[str, 
 
 
 async def _go_live(
-    node: Node, connection: Connection, transport: PollTransport, channels: Mapping[str, PolledChannel]
+    node: Node,
+    slot: ConnectionSlot,
+    connection: Connection,
+    transport: PollTransport,
+    channels: Mapping[str, PolledChannel],
 ) -> None:
     subscriptions = node.streams.subscriptions
     is_subscribed = connection.session.is_subscribed
@@ -258,7 +263,7 @@ async def _go_live(
         name = subscription.channel.name
         if subscription.phase is not Phase.PENDING or connection.is_closing:
             continue
-        if transport.size > node.bounds.outbox.bytes and name in known:
+        if name in known and not _may_read(node, slot, connection, transport):
             continue  # the next poll reads it
         try:
             if not transport.account.has_capacity():
@@ -272,6 +277,20 @@ async def _go_live(
         connection.flush()
         if head is not None:
             transport.record_version(name, head.state_version)
+
+
+def _may_read(node: Node, slot: ConnectionSlot, connection: Connection, transport: PollTransport) -> bool:
+    """Charges the client for a channel that is read at the store. Raises ServiceError if it may read none now."""
+    if transport.size > node.bounds.outbox.bytes:
+        return False
+    try:
+        nodes = 1 + len(node.cluster.membership.states())
+        node.admission.check_polled_channel(slot, connection.session.identity, nodes)
+    except ServiceError:
+        if not transport.payloads:
+            raise
+        return False
+    return True
 
 
 def _refuse(node: Node, connection: Connection, channel: str, error: ServiceError, *, is_known: bool) -> None:

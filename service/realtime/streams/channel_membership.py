@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from service.contract.model import ChannelSpec
-from service.core.broker import Broker, DeliveredHead, Snapshot
+from service.core.broker import Broker, DeliveredHead, Snapshot, StreamHead
 from service.core.limits import OutboxLimits
 from service.core.position import Position
 from service.core.session import Phase, PresenceAccess, Start, Subscription
@@ -181,19 +181,33 @@ class ChannelMembership:
     async def continue_live(
         self, connection: Connection, subscriptions: Sequence[Subscription], known: Sequence[DeliveredHead]
     ) -> list[tuple[Subscription, list[Frame]]]:
-        """Starts delivery in the channels whose head is the known one; the others stay pending. One call of the broker reads all.
+        """Starts delivery in the channels whose head is the known one; the others stay pending.
 
-        Returns the subscriptions whose delivery has started, each with the frames to send.
+        A room that is in order knows its head. One call of the broker reads the heads of all others. Returns the subscriptions
+        whose delivery has started, each with the frames to send.
         """
         started: list[tuple[Subscription, list[Frame]]] = []
-        waiting: list[tuple[Room, Subscription, DeliveredHead]] = []
+        unknown: list[tuple[Room, Subscription, DeliveredHead]] = []
         for subscription, last in zip(subscriptions, known, strict=True):
             room = self._hub.get(subscription.channel)
-            if room is not None and room.has_member(connection):
-                room.start_subscribing(connection, subscription)
-                waiting.append((room, subscription, last))
-        if not waiting:
-            return started
+            if room is None or not room.has_member(connection):
+                continue
+            room.start_subscribing(connection, subscription)
+            has_news = room.has_news(last)
+            if has_news is None:
+                unknown.append((room, subscription, last))
+            elif not has_news and (frames := self._continue(room, connection, subscription, last)) is not None:
+                started.append((subscription, frames))
+            else:
+                room.cancel_subscribing(connection, subscription)
+        if unknown:
+            started += await self._continue_at_heads(connection, unknown)
+        return started
+
+    async def _continue_at_heads(
+        self, connection: Connection, waiting: Sequence[tuple[Room, Subscription, DeliveredHead]]
+    ) -> list[tuple[Subscription, list[Frame]]]:
+        started: list[tuple[Subscription, list[Frame]]] = []
         try:
             heads = await self._broker.stream_heads(
                 [room.key for room, _, _ in waiting], [one for _, _, one in waiting]
@@ -206,16 +220,27 @@ class ChannelMembership:
         for (room, subscription, last), head in zip(waiting, heads, strict=True):
             if not room.is_subscribing(connection):
                 continue
-            position = last.position
             version = last.state_version if room.spec.has_state or head is None else head.state_version
-            snapshot = Snapshot(position, (), (), recovered=True, state_version=version)
-            if head == snapshot.head:
-                self._align_room(room, snapshot)
-                if room.is_contiguous(connection, snapshot):
-                    started.append((subscription, room.finish_subscribing(connection, subscription, snapshot)))
+            reached = DeliveredHead(last.position, version)
+            if head == StreamHead(last.position.epoch, last.position.offset, version):
+                frames = self._continue(room, connection, subscription, reached)
+                if frames is not None:
+                    started.append((subscription, frames))
                     continue
             room.cancel_subscribing(connection, subscription)
         return started
+
+    def _continue(
+        self, room: Room, connection: Connection, subscription: Subscription, last: DeliveredHead
+    ) -> list[Frame] | None:
+        """Starts delivery after a head. None, and nothing is done, if the room has news that the buffer has not."""
+        cursor = room.sequencer.cursor
+        version = last.state_version if room.spec.has_state or cursor is None else cursor.state_version
+        snapshot = Snapshot(last.position, (), (), recovered=True, state_version=max(version, last.state_version))
+        self._align_room(room, snapshot)
+        if not room.is_contiguous(connection, snapshot):
+            return None
+        return room.finish_subscribing(connection, subscription, snapshot)
 
     def _align_room(self, room: Room, snapshot: Snapshot) -> None:
         """Starts a room's order at its first snapshot. A later snapshot ahead of the room is a sign of a gap in the room."""

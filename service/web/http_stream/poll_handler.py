@@ -33,6 +33,9 @@ from service.web.problem import problem_response
 MAX_WAIT_RATIO = 0.6
 """The part of `presence.ttl` that a poll waits at most: the rest is for the client to poll again."""
 
+CHANNELS_PER_MESSAGE = 16
+"""Channels whose positions a poll may check for one message of the rates."""
+
 
 class _Session(Struct, frozen=True):
     """The session of a poll, and what the client gets before everything else."""
@@ -88,10 +91,15 @@ class PollHandler:
             asked, wanted = parse_poll(await read_json(request, node.bounds, node.runtime.metrics, holding))
         finally:
             holding.release()
-        node.admission.check_sender(network, identity, 1 + len(node.cluster.membership.states()))
+        nodes = 1 + len(node.cluster.membership.states())
+        node.admission.check_sender(network, identity, nodes)
         receipt = await self._take_over(asked.receipt, identity)
         # From here to the session's entry in the registry, nothing waits: what ends sessions finds it there.
         session = self._continue(client, wanted, receipt)
+        new = sum(channel.known is None for channel in session.channels.values())
+        further = (len(session.channels) - new - 1) // CHANNELS_PER_MESSAGE
+        if further > 0:
+            node.admission.check_sender(network, identity, nodes, further)
         if receipt is not None:
             node.admission.check_open()  # the drain may have begun while the body arrived
             node.admission.slots.check(network)
@@ -103,7 +111,6 @@ class PollHandler:
             waiting = slot.identify(identity, is_known=receipt is not None)
             if waiting is not None:
                 await waiting
-            new = sum(channel.known is None for channel in session.channels.values())
             if new:
                 node.admission.check_subscribes(slot, new, is_upgrade=True)
         except BaseException:
