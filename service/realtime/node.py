@@ -19,6 +19,7 @@ from service.core.presence import PresenceStore
 from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
 from service.realtime.admission.admission import Admission
+from service.realtime.admission.message_rates import MessageRates
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.bounds import Bounds
 from service.realtime.cluster.cluster import Cluster
@@ -69,8 +70,16 @@ class Node:
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics)
         self.remover = Remover(gate, broker, store_runtime.clock, metrics)
-        quota = ConnectionQuota(ports.quota, bounds.limits, runtime)
-        self.admission = Admission(bounds.limits, bounds.rollout, quota, runtime.clock, metrics, gate.contract_hash)
+        rates = MessageRates(bounds.limits)
+        self.admission = Admission(
+            bounds.limits,
+            bounds.rollout,
+            rates,
+            ConnectionQuota(ports.quota, bounds.limits, rates, runtime),
+            runtime.clock,
+            metrics,
+            gate.contract_hash,
+        )
         self.streams = Streams(
             gate, broker, ports.presence, ports.batch_sender, self.admission, bounds, runtime, store_runtime
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rate
 from service.core.token_bucket import TokenBucket
-from service.realtime.admission.message_rates import ConnectionRates, KeyedRates, MessageRates
+from service.realtime.admission.message_rates import ConnectionRates, MessageRates
+from service.realtime.admission.shared_rates import SharedRates
 
 ANN = Identity("t", "ann")
 PLENTY = Rate(per_second=1e6, burst=10**6)
@@ -122,42 +124,103 @@ def test_connections_share_all_buckets_but_their_own(scope: str) -> None:
     assert spend(rates, other, 1, 0.0) == [True]
 
 
-def test_bucket_of_idle_key_is_kept() -> None:
-    keyed = KeyedRates(max_idle=10)
-    keyed.acquire("ann").messages = 5.0
-    keyed.release("ann")
-    assert keyed.acquire("ann").messages == 5.0
+SHARED: dict[str, Callable[[MessageRates], Sized]] = {
+    "address": lambda rates: rates.addresses.idle,
+    "tenant": lambda rates: rates.tenants.idle,
+    "user": lambda rates: rates.users.idle,
+}
+shared = pytest.mark.parametrize("kind", SHARED)
 
 
-def test_bucket_in_use_is_never_evicted() -> None:
-    keyed = KeyedRates(max_idle=1)
-    used = keyed.acquire("ann")
-    for name in ("ben", "cid", "dan"):
-        keyed.acquire(name).messages = 1.0
-        keyed.release(name)
-    keyed.evict_full(100.0, 10)
-    assert keyed.acquire("ann") is used
-    assert len(keyed) == 1
+class Keyed:
+    """The buckets of some addresses, tenants or users, and how many of them are kept without a connection."""
+
+    def __init__(self, kind: str, max_idle: int) -> None:
+        self._kind = kind
+        self.rates = MessageRates(replace(FREE, tracked=max_idle))
+        self._place = {"address": "192.0.2.1", "tenant": "t", "user": "ann"}
+
+    def acquire(self, name: str) -> SharedRates:
+        place = {**self._place, self._kind: name}
+        connection = self.rates.register(place["address"], Identity(place["tenant"], place["user"]))
+        found: SharedRates = getattr(connection, self._kind)
+        return found
+
+    def release(self, name: str) -> None:
+        place = {**self._place, self._kind: name}
+        self.rates.unregister(place["address"], Identity(place["tenant"], place["user"]))
+
+    def keep(self, *names: str, full_at: float) -> None:
+        for name in names:
+            self.acquire(name).messages = full_at
+            self.release(name)
+
+    @property
+    def idle(self) -> int:
+        return len(SHARED[self._kind](self.rates))
 
 
-def test_idle_key_above_the_maximum_evicts_the_longest_idle() -> None:
-    keyed = KeyedRates(max_idle=2)
-    for name in ("ann", "ben", "cid"):
-        keyed.acquire(name).messages = 5.0
-        keyed.release(name)
-    assert len(keyed) == 2
-    assert keyed.acquire("ann").messages == 0.0, "idle for longest, so it is evicted"
-    assert keyed.acquire("cid").messages == 5.0
+@shared
+def test_bucket_of_idle_key_is_kept(kind: str) -> None:
+    keyed = Keyed(kind, max_idle=10)
+    keyed.keep("one", full_at=5.0)
+    assert keyed.acquire("one").messages == 5.0
 
 
-def test_idle_key_is_evicted_once_both_buckets_are_full() -> None:
-    keyed = KeyedRates(max_idle=10)
-    keyed.acquire("ann").subscribes = 1.0
-    keyed.release("ann")
-    keyed.evict_full(0.5, 10)
-    assert len(keyed) == 1
-    keyed.evict_full(1.0, 10)
-    assert len(keyed) == 0
+@shared
+def test_bucket_in_use_is_never_evicted(kind: str) -> None:
+    keyed = Keyed(kind, max_idle=1)
+    used = keyed.acquire("one")
+    keyed.keep("two", "three", "four", full_at=1.0)
+    keyed.rates.evict_full(100.0, 10)
+    assert keyed.acquire("one") is used
+    assert keyed.idle == 0
+
+
+@shared
+def test_idle_key_above_the_maximum_evicts_the_longest_idle(kind: str) -> None:
+    keyed = Keyed(kind, max_idle=2)
+    keyed.keep("one", "two", "three", full_at=5.0)
+    assert keyed.idle == 2
+    assert keyed.acquire("one").messages == 0.0, "idle for longest, so it is evicted"
+    assert keyed.acquire("three").messages == 5.0
+
+
+@shared
+def test_idle_key_is_evicted_once_both_buckets_are_full(kind: str) -> None:
+    keyed = Keyed(kind, max_idle=10)
+    keyed.acquire("one").subscribes = 1.0
+    keyed.release("one")
+    keyed.rates.evict_full(0.5, 10)
+    assert keyed.idle == 1
+    keyed.rates.evict_full(1.0, 10)
+    assert keyed.idle == 0
+
+
+@shared
+def test_idle_key_with_new_buckets_evicts_no_other(kind: str) -> None:
+    keyed = Keyed(kind, max_idle=1)
+    keyed.keep("one", full_at=5.0)
+    keyed.keep("two", full_at=0.0)
+    assert keyed.acquire("one").messages == 5.0
+
+
+@scopes
+def test_reset_of_full_buckets_changes_no_rate(scope: str) -> None:
+    """A bucket that is not full keeps its time, whoever has charged it."""
+    rates, reset = (MessageRates(limited(scope, burst=3, per_second=2.0)) for _ in range(2))
+    connections = [[each.register("192.0.2.1", ANN) for _ in range(2)] for each in (rates, reset)]
+    for step in range(40):
+        now = 100.0 + step * (0.3 if step % 5 else 1.7)
+        reset.reset_full(now)
+        expected, found = (
+            each.acquire_subscribes(pair[step % 2], now, 1 + step % 2) is None
+            for each, pair in zip((rates, reset), connections, strict=True)
+        )
+        assert found is expected
+    rates.reset_full(1_000.0)
+    assert [connection.subscribes for connection in connections[0]] == [0.0, 0.0]
+    assert [connection.user and connection.user.subscribes for connection in connections[0]] == [0.0, 0.0]
 
 
 def test_violation_counts_within_the_window() -> None:

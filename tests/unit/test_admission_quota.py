@@ -12,6 +12,7 @@ from service.core.limits import Limits, Rollout
 from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.admission import Admission
+from service.realtime.admission.message_rates import MessageRates
 from service.realtime.admission.quota import RELEASE_DELAY, RENEWAL_INTERVAL, RETRY_INTERVAL, ConnectionQuota
 from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.runtime import Runtime
@@ -59,8 +60,9 @@ class Stage:
     def __init__(self, limits: Limits) -> None:
         self.clock, self.store, self.metrics = FakeClock(), Store(), Metrics()
         self.runtime = Runtime.create(self.clock, self.metrics)
-        self.quota = ConnectionQuota(self.store, limits, self.runtime)
-        self.admission = Admission(limits, Rollout(), self.quota, self.clock, self.metrics)
+        rates = MessageRates(limits)
+        self.quota = ConnectionQuota(self.store, limits, rates, self.runtime)
+        self.admission = Admission(limits, Rollout(), rates, self.quota, self.clock, self.metrics)
         self.quota.start()
 
     async def enter(self, identity: Identity) -> ConnectionSlot:

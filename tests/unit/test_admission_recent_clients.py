@@ -9,6 +9,7 @@ from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
 from service.core.recent_keys import RecentKeys
 from service.realtime.admission.admission import Admission
+from service.realtime.admission.message_rates import MessageRates
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.recent_clients import CLOSE_WINDOW, CONNECT_WINDOW, RecentClients
 from service.realtime.admission.slots import MIN_PROXY_CONNECTIONS as MANY
@@ -27,8 +28,9 @@ class Stage:
         self.clock = FakeClock()
         self.metrics = Metrics()
         limits = Limits(connections_per_user=1_000)
-        caps = ConnectionQuota(MemoryQuota(), limits, Runtime.create(self.clock, self.metrics))
-        self.admission = Admission(limits, Rollout(), caps, self.clock, self.metrics)
+        rates = MessageRates(limits)
+        caps = ConnectionQuota(MemoryQuota(), limits, rates, Runtime.create(self.clock, self.metrics))
+        self.admission = Admission(limits, Rollout(), rates, caps, self.clock, self.metrics)
         self.clients = RecentClients(self.admission.slots, limits.connections, self.clock, self.metrics)
 
     def value(self, name: str) -> float:

@@ -10,6 +10,7 @@ from service.adapters.memory.quota import MemoryQuota
 from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.admission import Admission
+from service.realtime.admission.message_rates import MessageRates
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.refusals import MAX_ADDRESSES, WINDOW, Refusals
 from service.realtime.admission.slots import MIN_PROXY_CONNECTIONS as MANY
@@ -26,8 +27,9 @@ class Stage:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
-        caps = ConnectionQuota(MemoryQuota(), Limits(), Runtime.create(self.clock, self.metrics))
-        self.admission = Admission(Limits(), Rollout(), caps, self.clock, self.metrics)
+        rates = MessageRates(Limits())
+        caps = ConnectionQuota(MemoryQuota(), Limits(), rates, Runtime.create(self.clock, self.metrics))
+        self.admission = Admission(Limits(), Rollout(), rates, caps, self.clock, self.metrics)
         self.refusals = Refusals(self.admission.slots, self.clock, self.metrics)
 
     def count(self, cause: str) -> float:

@@ -40,6 +40,7 @@ class Admission:
         self,
         limits: Limits,
         rollout: Rollout,
+        rates: MessageRates,
         quota: ConnectionQuota,
         clock: Clock,
         metrics: Metrics,
@@ -47,8 +48,8 @@ class Admission:
     ) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._rates = MessageRates(limits)
-        self.slots = Slots(limits, quota, self._rates, metrics)
+        self._rates = rates
+        self.slots = Slots(limits, quota, rates, metrics)
         self.requests = RequestRates(limits, clock, metrics)
         self.upgrades = UpgradeRate(rollout, clock, metrics)
         self.quota = quota
@@ -89,16 +90,15 @@ class Admission:
         The first `ready` and each `unsubscribe` from a subscribed channel are free. If they were refused, the client would
         receive nothing, or would stay present in the channel.
         """
-        rates = slot.rates
         if type(command) is not Publish:
             if isinstance(command, Subscribe):
-                self._count_subscribes(rates, 1)
+                self._count_subscribes(slot, 1)
                 return
             if isinstance(command, Unsubscribe) and session.is_subscribed(command.channel):
                 return
             if isinstance(command, Ready) and not session.is_ready:
                 return
-        exceeded = self._rates.acquire_message(rates, self._clock.monotonic())
+        exceeded = self._rates.acquire_message(slot, self._clock.monotonic())
         if exceeded is not None:
             raise self._rate_limited(exceeded, "messages")
 
@@ -122,16 +122,17 @@ class Admission:
 
     def check_subscribes(self, slot: ConnectionSlot, count: int, *, is_upgrade: bool) -> None:
         """Counts the channels in an upgrade's URL. Only checks them for a plain request. Raises ServiceError(RATE_LIMITED)."""
-        self._count_subscribes(slot.rates, count)
+        self._count_subscribes(slot, count)
         if not is_upgrade:
-            self._rates.refund(slot.rates, "subscribes", count)
+            self._rates.refund(slot, "subscribes", count)
 
     def is_abusive(self, slot: ConnectionSlot, refusal: ServiceError) -> bool:
         """Records a frame with messages above a rate. True if the connection had too many such frames lately."""
-        return self._rates.is_abusive(slot.rates, refusal.details["scope"], self._clock.monotonic())
+        return self._rates.is_abusive(slot, refusal.details["scope"], self._clock.monotonic())
 
     def evict_idle(self, now: float) -> None:
         """Evicts idle users and addresses whose buckets are full. A new full bucket replaces them when they return."""
+        self._rates.reset_full(now)
         self.requests.evict_full(now, MAX_EVICTED)
         self._rates.evict_full(now, MAX_EVICTED)
 

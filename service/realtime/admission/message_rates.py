@@ -15,61 +15,40 @@ Example:
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections import deque
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from service.core.backoff import next_retry_slot
 from service.core.identity import Identity
 from service.core.limits import Limits, Rate
-from service.core.quota import QuotaScope
 from service.core.token_bucket import TokenBucket
+from service.realtime.admission.shared_rates import (
+    AddressRates,
+    KeyedRates,
+    Refused,
+    SharedRates,
+    TenantRates,
+    UserRates,
+)
 
 VIOLATION_WINDOW = 10.0
 """Seconds within which `limits.rate_violations` frames above its rate close a connection."""
 _TOLERANCE = 1e-3
 """Messages that rounding of added times may cost."""
+_MAX_RESET = 4_000
+"""Connections whose buckets one `reset_full` looks at: more than a node can accept between two calls."""
 
 Kind = Literal["messages", "subscribes"]
-
-
-class Refused(Struct, gc=False):
-    """What is known of refused messages. Most connections and users have none, so they have no such object."""
-
-    messages_retry_at: float = 0.0
-    """Monotonic seconds at which the last refused message should be retried."""
-    subscribes_retry_at: float = 0.0
-    """Monotonic seconds at which the last refused subscribe should be retried."""
-    violations: tuple[float, ...] = ()
-    """Monotonic seconds of recent frames above the rate. Only of connections."""
-    shared_refusals: TokenBucket | None = None
-    """Refusals by shared buckets that are no violations: as many as the connection's own rate allows."""
-
-
-class SharedRates(Struct, gc=False):
-    """The buckets of one user, address or tenant."""
-
-    messages: float = 0.0
-    """Monotonic seconds at which the bucket for messages is full again."""
-    subscribes: float = 0.0
-    """Monotonic seconds at which the bucket for subscribes is full again."""
-    refused: Refused | None = None
-    connections: int = 0
-    """Open connections that share these buckets."""
-
-    def is_full(self, now: float) -> bool:
-        """True if both buckets are full, as new buckets are."""
-        return self.messages <= now and self.subscribes <= now
 
 
 class ConnectionRates(Struct, gc=False):
     """The own and the shared buckets of one connection. The fields have the same meaning as in SharedRates."""
 
-    address: SharedRates
-    tenant: SharedRates
-    user: SharedRates | None
+    address: AddressRates
+    tenant: TenantRates = UNSET  # type: ignore[assignment]  # set with the identity, before anything reads it
+    user: SharedRates | None = None
     """None for an anonymous connection."""
     messages: float = 0.0
     subscribes: float = 0.0
@@ -92,45 +71,6 @@ _Buckets = tuple[_Bucket, _Bucket, _Bucket, _Bucket]
 """The buckets of a connection, an address, a tenant and a user, in this order."""
 
 
-class KeyedRates:
-    """The buckets of every key with a connection, and of at most `max_idle` idle keys. The key that is idle longest is evicted
-    first."""
-
-    def __init__(self, max_idle: int) -> None:
-        self._max_idle = max_idle
-        self._used: dict[Hashable, SharedRates] = {}
-        self._idle: OrderedDict[Hashable, SharedRates] = OrderedDict()
-
-    def acquire(self, key: Hashable) -> SharedRates:
-        """Returns the key's buckets for one more connection. Call `release` when it ends."""
-        rates = self._used.get(key)
-        if rates is None:
-            rates = self._used[key] = self._idle.pop(key) if key in self._idle else SharedRates()
-        rates.connections += 1
-        return rates
-
-    def release(self, key: Hashable) -> None:
-        """Removes one connection from the key's buckets."""
-        rates = self._used[key]
-        rates.connections -= 1
-        if not rates.connections:
-            del self._used[key]
-            self._idle[key] = rates
-            if len(self._idle) > self._max_idle:
-                self._idle.popitem(last=False)
-
-    def evict_full(self, now: float, max_keys: int) -> None:
-        """Evicts at most `max_keys` idle keys whose buckets are full."""
-        for _ in range(max_keys):
-            key = next(iter(self._idle), None)
-            if key is None or not self._idle[key].is_full(now):
-                return
-            del self._idle[key]
-
-    def __len__(self) -> int:
-        return len(self._used) + len(self._idle)
-
-
 class Exceeded(Struct, frozen=True):
     """The bucket that refused a message."""
 
@@ -144,9 +84,11 @@ class MessageRates:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._users = KeyedRates(limits.tracked)
-        self._addresses = KeyedRates(limits.tracked)
-        self._tenants = KeyedRates(limits.tracked)
+        self.addresses: KeyedRates[AddressRates] = KeyedRates(limits.tracked, lambda key: AddressRates(network=key))
+        self.tenants: KeyedRates[TenantRates] = KeyedRates(limits.tracked, lambda _: TenantRates())
+        self.users = UserRates(limits.tracked)
+        self._charged: deque[ConnectionRates] = deque()
+        """Connections whose buckets for subscribes `reset_full` has to look at, the oldest first."""
         message_buckets = _buckets(limits.connection_rate, limits.ip_rate, limits.tenant_rate, limits.user_rate)
         self._message_costs = tuple(
             seconds for bucket in message_buckets for seconds in (bucket.interval, bucket.slack)
@@ -163,23 +105,18 @@ class MessageRates:
             "subscribes": self._subscribe_buckets,
         }
 
-    def register(self, network: str, identity: Identity, scope: QuotaScope | None = None) -> ConnectionRates:
-        """Returns the buckets of a new connection. Call `unregister` when it ends.
-
-        `scope`: that of the user, if the caller keeps it. One object as the key of several dictionaries saves memory.
-        """
-        tenant = identity.tenant
-        user = None
-        if not identity.is_anonymous:
-            user = self._users.acquire(QuotaScope(tenant, identity.user) if scope is None else scope)
-        return ConnectionRates(self._addresses.acquire(network), self._tenants.acquire(tenant), user)
+    def register(self, network: str, identity: Identity) -> ConnectionRates:
+        """Returns the buckets of a new connection. Call `unregister` when it ends."""
+        tenant = self.tenants.acquire(identity.tenant)
+        user = None if identity.is_anonymous else self.users.acquire(tenant, identity)
+        return ConnectionRates(self.addresses.acquire(network), tenant, user)
 
     def unregister(self, network: str, identity: Identity) -> None:
         """Removes a connection from its shared buckets."""
-        self._addresses.release(network)
-        self._tenants.release(identity.tenant)
+        self.addresses.release(network)
         if not identity.is_anonymous:
-            self._users.release(QuotaScope(identity.tenant, identity.user))
+            self.users.release(self.tenants.used[identity.tenant], identity)
+        self.tenants.release(identity.tenant)
 
     def acquire_message(self, rates: ConnectionRates, now: float) -> Exceeded | None:
         """Does what `acquire` does for one message. Written out for speed, because it runs for every message."""
@@ -235,12 +172,28 @@ class MessageRates:
             or user_full - now > of_user.full
         ):
             return self.acquire(rates, "subscribes", now, count)
+        charged = self._charged
+        if not rates.subscribes:
+            while charged and charged[0].subscribes <= now:
+                _reset(charged.popleft(), now)
+            charged.append(rates)
         rates.subscribes = connection_full
         address.subscribes = address_full
         tenant.subscribes = tenant_full
         if user is not None:
             user.subscribes = user_full
         return None
+
+    def reset_full(self, now: float) -> None:
+        """Resets buckets for subscribes that are full again to the value of new ones, which all share. Two times of its own would
+        take 64 bytes of an idle connection."""
+        charged = self._charged
+        for _ in range(min(len(charged), _MAX_RESET)):
+            rates = charged.popleft()
+            if rates.subscribes <= now:
+                _reset(rates, now)
+            else:
+                charged.append(rates)
 
     def acquire(self, rates: ConnectionRates, kind: Kind, now: float, cost: int = 1) -> Exceeded | None:
         """Removes `cost` messages from every bucket. If one bucket has too few, removes none and returns that bucket."""
@@ -287,8 +240,17 @@ class MessageRates:
 
     def evict_full(self, now: float, max_keys: int) -> None:
         """Evicts users, addresses and tenants without connections whose buckets are full: at most `max_keys` of each."""
-        for keyed in (self._users, self._addresses, self._tenants):
-            keyed.evict_full(now, max_keys)
+        self.users.idle.evict_full(now, max_keys)
+        self.addresses.idle.evict_full(now, max_keys)
+        self.tenants.idle.evict_full(now, max_keys)
+
+
+def _reset(rates: ConnectionRates, now: float) -> None:
+    """Resets the own bucket, which is full, and that of the user if it is full, too."""
+    rates.subscribes = 0.0
+    user = rates.user
+    if user is not None and user.subscribes <= now:
+        user.subscribes = 0.0
 
 
 def _owners(rates: ConnectionRates) -> tuple[ConnectionRates | SharedRates, ...]:

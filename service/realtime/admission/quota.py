@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import structlog
 
@@ -13,6 +13,7 @@ from service.core.identity import Identity
 from service.core.limits import Limits
 from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore
 from service.errors import ErrorCode, ServiceError
+from service.realtime.admission.message_rates import ConnectionRates, MessageRates
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 
@@ -28,13 +29,9 @@ MAX_CALL_CLAIMS = 1_000
 _log = structlog.get_logger("quota")
 
 
-_tenant_scope = lru_cache(maxsize=1024)(QuotaScope)
-"""The scope of a tenant. Its connections share one object."""
-
-
 def scopes_of(identity: Identity) -> tuple[QuotaScope, ...]:
     """Returns the scopes of a connection: its tenant, and its user unless it is anonymous."""
-    tenant = _tenant_scope(identity.tenant)
+    tenant = QuotaScope(identity.tenant)
     return (tenant,) if identity.is_anonymous else (tenant, QuotaScope(identity.tenant, identity.user))
 
 
@@ -53,14 +50,14 @@ class ConnectionQuota:
     does not answer. After the first failed call, new connections do not wait for the store.
     """
 
-    def __init__(self, store: QuotaStore, limits: Limits, runtime: Runtime) -> None:
+    def __init__(self, store: QuotaStore, limits: Limits, rates: MessageRates, runtime: Runtime) -> None:
+        """`rates` counts the connections of this node."""
         self._store = store
         self.is_shared = store.is_shared
         """True if other nodes may have connections in the same scopes."""
         self._limits = limits
+        self._rates = rates
         self._metrics = runtime.metrics
-        self._local: dict[QuotaScope, int] = {}
-        """Connections of this node."""
         self._released: set[QuotaScope] = set()
         """Scopes in which this node has fewer connections than the store knows."""
         self._is_store_away = False
@@ -88,32 +85,40 @@ class ConnectionQuota:
     @property
     def scopes(self) -> int:
         """Tenants and users that have connections on this node."""
-        return len(self._local)
+        return sum(1 + len(tenant.users) for tenant in self._rates.tenants.used.values())
+
+    def _scopes(self) -> Iterator[QuotaScope]:
+        for name, tenant in self._rates.tenants.used.items():
+            yield QuotaScope(name)
+            yield from (QuotaScope(name, user) for user in tenant.users)
 
     def count(self, scope: QuotaScope) -> int:
         """Returns the number of this node's connections in the scope."""
-        return self._local.get(scope, 0)
+        tenant = self._rates.tenants.used.get(scope.tenant)
+        if tenant is None or scope.user is None:
+            return 0 if tenant is None else tenant.connections
+        user = tenant.users.get(scope.user)
+        return 0 if user is None else user.connections
 
-    def reserve(self, identity: Identity) -> QuotaScope:
-        """Counts a connection on this node. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap.
+    def reserve(self, rates: ConnectionRates, identity: Identity) -> None:
+        """Counts a connection on this node, and sets the rates that it shares with its tenant and user.
 
-        Returns the scope of the user, or that of the tenant for an anonymous connection.
+        Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap; then the connection is not counted.
         """
-        local, limits = self._local, self._limits
-        tenant = _tenant_scope(identity.tenant)
-        of_tenant = local.get(tenant, 0)
-        if of_tenant >= limits.connections_per_tenant:
-            raise self._cap_reached(tenant)
-        local[tenant] = of_tenant + 1
-        if identity.is_anonymous:
-            return tenant
-        user = QuotaScope(identity.tenant, identity.user)
-        of_user = local.get(user, 0)
-        if of_user >= limits.connections_per_user and limits.on_user_cap == "refuse":
-            local[tenant] = of_tenant
-            raise self._cap_reached(user)
-        local[user] = of_user + 1
-        return user
+        limits, tenants = self._limits, self._rates.tenants
+        tenant = tenants.acquire(identity.tenant)
+        if tenant.connections > limits.connections_per_tenant:
+            tenants.release(identity.tenant)
+            raise self._cap_reached("connections_per_tenant")
+        if not identity.is_anonymous:
+            users = self._rates.users
+            user = users.acquire(tenant, identity)
+            if user.connections > limits.connections_per_user and limits.on_user_cap == "refuse":
+                users.release(tenant, identity)
+                tenants.release(identity.tenant)
+                raise self._cap_reached("connections_per_user")
+            rates.user = user
+        rates.tenant = tenant
 
     async def confirm(self, identity: Identity) -> None:
         """Counts a reserved connection over all nodes, if the quota `is_shared`.
@@ -132,20 +137,16 @@ class ConnectionQuota:
             return
         for claim, total in zip(claims, totals, strict=True):
             if claim.max_connections is not None and total > claim.max_connections:
-                raise self._cap_reached(claim.scope)
+                is_tenant = claim.scope.user is None
+                raise self._cap_reached("connections_per_tenant" if is_tenant else "connections_per_user")
 
-    def release(self, identity: Identity) -> None:
+    def release(self, rates: ConnectionRates, identity: Identity) -> None:
         """Subtracts a connection: on this node at once, over all nodes after RELEASE_DELAY."""
-        local = self._local
-        for scope in scopes_of(identity):
-            left = local[scope] - 1
-            if left:
-                local[scope] = left
-            else:
-                local.pop(scope)
-            if self.is_shared:
-                self._released.add(scope)
+        if rates.user is not None:
+            self._rates.users.release(rates.tenant, identity)
+        self._rates.tenants.release(identity.tenant)
         if self.is_shared:
+            self._released.update(scopes_of(identity))
             self._releases.schedule(RELEASE_DELAY)
 
     def _cap(self, scope: QuotaScope) -> int | None:
@@ -153,8 +154,7 @@ class ConnectionQuota:
             return self._limits.connections_per_tenant
         return self._limits.connections_per_user if self._limits.on_user_cap == "refuse" else None
 
-    def _cap_reached(self, scope: QuotaScope) -> ServiceError:
-        setting = "connections_per_tenant" if scope.user is None else "connections_per_user"
+    def _cap_reached(self, setting: Literal["connections_per_tenant", "connections_per_user"]) -> ServiceError:
         return cap_reached(setting, getattr(self._limits, setting), self._metrics)
 
     async def _send_releases(self) -> None:
@@ -168,7 +168,7 @@ class ConnectionQuota:
 
     async def _renew(self) -> float:
         try:
-            await self._claim(list(self._local))
+            await self._claim(list(self._scopes()))
         except ServiceError as error:
             self._record_failure(error)
             return RETRY_INTERVAL

@@ -6,8 +6,6 @@ import ipaddress
 from collections.abc import Awaitable
 from functools import lru_cache
 
-from msgspec import UNSET, Struct
-
 from service.core.identity import Identity
 from service.core.limits import Limits
 from service.realtime.admission.message_rates import ConnectionRates, MessageRates
@@ -32,15 +30,17 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-class ConnectionSlot(Struct, eq=False, gc=False):
-    """The place of one connection under the caps."""
+class ConnectionSlot(ConnectionRates, eq=False, gc=False, kw_only=True):
+    """The place of one connection under the caps, and its rates. One object, to save memory."""
 
     _slots: Slots | None
     """None once the slot is released."""
-    network: str
-    rates: ConnectionRates = UNSET  # type: ignore[assignment]  # set by `identify`, before anything reads it
-    """How much the connection may send."""
     _identity: Identity | None = None
+
+    @property
+    def network(self) -> str:
+        """The client's address, or its network, by which limits count."""
+        return self.address.network
 
     def identify(self, identity: Identity, *, is_known: bool = False) -> Awaitable[None] | None:
         """Counts the slot for its tenant and user. Returns what has to be waited for; None if other nodes need not be asked.
@@ -52,7 +52,7 @@ class ConnectionSlot(Struct, eq=False, gc=False):
         slots = self._slots
         if slots is None or self._identity is not None:
             return None
-        self.rates = slots.identify(self.network, identity)
+        slots.identify(self, identity)
         self._identity = identity  # set before the wait, so that a release meanwhile also frees the quota
         return slots.quota.confirm(identity) if slots.quota.is_shared and not is_known else None
 
@@ -60,7 +60,7 @@ class ConnectionSlot(Struct, eq=False, gc=False):
         """Frees the slot. A second call does nothing."""
         slots, self._slots = self._slots, None
         if slots is not None:
-            slots.release(self.network, self._identity)
+            slots.release(self, self._identity)
 
 
 class Slots:
@@ -78,16 +78,19 @@ class Slots:
         self._pending = 0
         """Occupied slots without an identity."""
         self._pending_gauge = metrics.connections.pending_connections
-        self._by_network: dict[str, int] = {}
 
     @property
     def networks(self) -> int:
         """Addresses that have connections on this node."""
-        return len(self._by_network)
+        return len(self._rates.addresses.used)
 
     def is_proxy(self, network: str) -> bool:
         """True if so many connections come from this address that it must be shared by many clients."""
-        return self.total >= MIN_PROXY_CONNECTIONS and 2 * self._by_network.get(network, 0) > self.total
+        return self.total >= MIN_PROXY_CONNECTIONS and 2 * self._count(network) > self.total
+
+    def _count(self, network: str) -> int:
+        address = self._rates.addresses.used.get(network)
+        return 0 if address is None else address.connections
 
     def lower_max_connections(self, max_connections: int) -> None:
         """Lowers the cap to the number that the process's file descriptors allow."""
@@ -101,35 +104,28 @@ class Slots:
             raise cap_reached("connections", self.max_connections, self._metrics)
         if self._pending >= limits.pending:
             raise cap_reached("pending", limits.pending, self._metrics)
-        if self._by_network.get(network, 0) >= limits.connections_per_ip:
+        if self._count(network) >= limits.connections_per_ip:
             raise cap_reached("connections_per_ip", limits.connections_per_ip, self._metrics)
 
     def acquire(self, network: str) -> ConnectionSlot:
         """Occupies a slot for a connection that has passed `check`."""
         self.total += 1
         self._pending += 1
-        self._by_network[network] = self._by_network.get(network, 0) + 1
         self._pending_gauge.value += 1.0
-        return ConnectionSlot(self, network)
+        return ConnectionSlot(self._rates.addresses.acquire(network), _slots=self)
 
-    def identify(self, network: str, identity: Identity) -> ConnectionRates:
-        """Reserves the quota of an identity, and returns the connection's rates. For ConnectionSlot."""
-        scope = self.quota.reserve(identity)
+    def identify(self, slot: ConnectionSlot, identity: Identity) -> None:
+        """Reserves the quota of an identity. For ConnectionSlot."""
+        self.quota.reserve(slot, identity)
         self._pending -= 1
         self._pending_gauge.value -= 1.0
-        return self._rates.register(network, identity, scope)
 
-    def release(self, network: str, identity: Identity | None) -> None:
+    def release(self, slot: ConnectionSlot, identity: Identity | None) -> None:
         """Frees a slot. For ConnectionSlot."""
         self.total -= 1
-        left = self._by_network[network] - 1
-        if left:
-            self._by_network[network] = left
-        else:
-            self._by_network.pop(network)
+        self._rates.addresses.release(slot.address.network)
         if identity is None:
             self._pending -= 1
             self._pending_gauge.value -= 1.0
         else:
-            self.quota.release(identity)
-            self._rates.unregister(network, identity)
+            self.quota.release(slot, identity)
