@@ -118,7 +118,7 @@ class Admission:
     def check_polled_channel(self, slot: ConnectionSlot, identity: Identity, nodes: int) -> None:
         """Counts a channel that a poll reads at the store, as a subscribe. Raises ServiceError(RATE_LIMITED)."""
         self.requests.check_polled_channel(slot.network, identity, nodes)
-        self._count_subscribes(slot.rates, 1)
+        self._count_subscribes(slot, 1)
 
     def check_subscribes(self, slot: ConnectionSlot, count: int, *, is_upgrade: bool) -> None:
         """Counts the channels in an upgrade's URL. Only checks them for a plain request. Raises ServiceError(RATE_LIMITED)."""
