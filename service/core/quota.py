@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 CLAIM_TTL = 30.0
@@ -25,6 +27,44 @@ class QuotaClaim(NamedTuple):
     """All connections of the node in the scope, not only new ones. So a claim can be repeated, and only the last one counts."""
     max_connections: int | None = None
     """The limit for all nodes together; None stores the claim without a limit."""
+
+
+def node_number(node: str) -> int:
+    """Returns a number above 0 that stands for a node's id in holds."""
+    return int.from_bytes(hashlib.sha256(node.encode()).digest()[:6]) or 1
+
+
+class HoldChange(Enum):
+    """What a node does with a session."""
+
+    TAKE = "take"
+    """Holds it from now on, instead of any other node."""
+    RENEW = "renew"
+    """Holds it on, unless another node has taken it."""
+    RELEASE = "release"
+    """Ends it, unless another node has taken it."""
+
+
+class SessionHold(NamedTuple):
+    """A session of long polls. It counts as one connection of its user, whichever node holds it, and beside the nodes' claims."""
+
+    scope: QuotaScope
+    """The user."""
+    session: str
+    node: int
+    """The `node_number` of the calling node."""
+    change: HoldChange = HoldChange.TAKE
+    max_connections: int | None = None
+    """The limit for all nodes together, for a session that no node holds; None takes it without a limit."""
+
+
+class Held(NamedTuple):
+    """The answer to a SessionHold."""
+
+    total: int
+    """The connections of the user to all nodes, with the session."""
+    holder: int
+    """The number of the node that held the session before the call; 0 if none did, or its hold has expired."""
 
 
 class SessionOrderUpdate(NamedTuple):
@@ -56,6 +96,12 @@ class QuotaStore(Protocol):
 
         Returns the total of all nodes with each claim, also if the claim was not stored. Of claims made at the same time, the
         last one stays. Raises ServiceError(BROKER_UNAVAILABLE).
+        """
+
+    async def hold_sessions(self, holds: Sequence[SessionHold]) -> Sequence[Held]:
+        """Takes, renews or releases sessions. A hold lasts `CLAIM_TTL` seconds, and counts in the totals of `claim`.
+
+        A session that no node holds is not taken if the total would exceed the limit. Raises ServiceError(BROKER_UNAVAILABLE).
         """
 
     async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:

@@ -29,6 +29,9 @@ class ReceiptChannel(Struct, frozen=True, array_like=True, omit_defaults=True):
     offset: int = 0
     id: str | None = None
     state_version: int = 0
+    rights: tuple[str, ...] = ()
+    """What the backend has granted with the subscription: names of `Right`."""
+    granted_at: float = 0.0
 
 
 class Receipt(Struct, frozen=True):

@@ -24,6 +24,7 @@ from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.bounds import Bounds
 from service.realtime.cluster.cluster import Cluster
 from service.realtime.connections.transport import BatchSender
+from service.realtime.ids import new_id
 from service.realtime.lifecycle.availability import Availability
 from service.realtime.lifecycle.broker_health import BrokerHealth
 from service.realtime.lifecycle.latency_probe import Connect
@@ -70,12 +71,13 @@ class Node:
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics)
         self.remover = Remover(gate, broker, store_runtime.clock, metrics)
+        node_id = new_id()
         rates = MessageRates(bounds.limits)
         self.admission = Admission(
             bounds.limits,
             bounds.rollout,
             rates,
-            ConnectionQuota(ports.quota, bounds.limits, rates, runtime),
+            ConnectionQuota(ports.quota, bounds.limits, rates, runtime, node_id),
             runtime.clock,
             metrics,
             gate.contract_hash,
@@ -90,6 +92,7 @@ class Node:
             runtime.tasks,
         )
         self.cluster = Cluster(
+            node_id,
             broker,
             ports.authenticator,
             self.availability,

@@ -15,7 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore, SessionOrderUpdate
+from service.core.quota import (
+    CLAIM_TTL,
+    Held,
+    HoldChange,
+    QuotaClaim,
+    QuotaScope,
+    QuotaStore,
+    SessionHold,
+    SessionOrderUpdate,
+)
 from tests.contract.begun import Begun
 from tests.support.examples import examples
 
@@ -48,6 +57,17 @@ class Staged(ABC):
 async def update_session_order(store: QuotaStore, step: SessionOrderUpdate) -> list[str]:
     [oldest] = await store.update_session_order([step])
     return list(oldest)
+
+
+ONE, TWO = 2**48 - 1, 7
+"""The numbers of the nodes."""
+
+
+async def hold(
+    store: QuotaStore, session: str, node: int, change: HoldChange = HoldChange.TAKE, limit: int | None = CAP
+) -> Held:
+    [held] = await store.hold_sessions([SessionHold(ANN, session, node, change, limit)])
+    return held
 
 
 class QuotaSuite(Staged):
@@ -84,6 +104,9 @@ class QuotaSuite(Staged):
     async def test_claim_without_claims_returns_nothing(self, nodes: Nodes) -> None:
         assert list(await nodes.one.claim([])) == []
 
+    async def test_holds_without_sessions_return_nothing(self, nodes: Nodes) -> None:
+        assert list(await nodes.one.hold_sessions([])) == []
+
     async def test_session_order_below_limit_removes_nothing(self, nodes: Nodes) -> None:
         steps = [
             SessionOrderUpdate(ANN, 2, added=["a"]),
@@ -106,6 +129,35 @@ class SharedQuotaSuite(QuotaSuite):
         assert list(await nodes.one.claim([QuotaClaim(ANN, 4, CAP)])) == [5]
         assert list(await nodes.one.claim([QuotaClaim(ANN, 0)])) == [1]
         assert list(await nodes.two.claim([QuotaClaim(ANN, CAP, CAP)])) == [CAP]
+
+    async def test_session_counts_once_over_all_nodes(self, nodes: Nodes) -> None:
+        assert await hold(nodes.one, "a", ONE) == (1, 0)
+        assert await hold(nodes.two, "a", TWO) == (1, ONE)
+        assert await hold(nodes.two, "b", TWO) == (2, 0)
+        assert list(await nodes.one.claim([QuotaClaim(ANN, CAP - 2, CAP)])) == [CAP]
+        assert list(await nodes.two.claim([QuotaClaim(ANN, 1, CAP)])) == [CAP + 1]
+        assert await hold(nodes.one, "c", ONE) == (CAP + 1, 0)
+        assert await hold(nodes.one, "c", ONE) == (CAP + 1, 0), "not taken"
+        assert await hold(nodes.one, "c", ONE, limit=None) == (CAP + 1, 0)
+        assert await hold(nodes.one, "a", ONE) == (CAP + 1, TWO), "it has its place"
+
+    async def test_only_the_last_holder_renews_and_releases_a_session(self, nodes: Nodes) -> None:
+        await hold(nodes.one, "a", ONE)
+        await hold(nodes.two, "a", TWO)
+        for change in (HoldChange.RENEW, HoldChange.RELEASE):
+            assert await hold(nodes.one, "a", ONE, change) == (1, TWO)
+            assert list(await nodes.one.claim([QuotaClaim(ANN, 0)])) == [1]
+        assert await hold(nodes.two, "a", TWO, HoldChange.RELEASE) == (1, TWO)
+        assert list(await nodes.one.claim([QuotaClaim(ANN, 0)])) == [0]
+        assert await hold(nodes.one, "a", ONE, HoldChange.RENEW) == (1, 0), "restored after a loss"
+        assert list(await nodes.two.claim([QuotaClaim(ANN, 0)])) == [1]
+
+    async def test_session_at_many_nodes_at_once_has_one_holder(self, nodes: Nodes) -> None:
+        await hold(nodes.one, "a", 1)
+        helds = await asyncio.gather(*(hold(nodes[number % 2], "a", number) for number in range(2, 22)))
+        assert {total for total, _ in helds} == {1}
+        last = await hold(nodes.one, "a", 99, HoldChange.RENEW)
+        assert len({holder for _, holder in (*helds, last)}) == len(helds) + 1, "each has taken it from another"
 
     async def test_claim_of_similar_names_is_counted_apart(self, nodes: Nodes) -> None:
         holders = [
@@ -201,6 +253,15 @@ class TimedQuotaSuite(Staged):
         assert list(await nodes.two.claim([QuotaClaim(ACME, 1), QuotaClaim(ANN, 1)])) == [4, 4]
         await self.advance(2)
         assert list(await nodes.two.claim([QuotaClaim(ACME, 1), QuotaClaim(ANN, 1)])) == [1, 1]
+
+    async def test_session_that_its_node_does_not_renew_expires(self, nodes: Nodes) -> None:
+        await hold(nodes.one, "a", ONE)
+        await hold(nodes.one, "b", ONE)
+        await self.advance(CLAIM_TTL - 1)
+        assert await hold(nodes.one, "b", ONE, HoldChange.RENEW) == (2, ONE)
+        await self.advance(2)
+        assert list(await nodes.two.claim([QuotaClaim(ANN, 1)])) == [2]
+        assert await hold(nodes.two, "a", TWO, limit=2) == (3, 0), "it is new, and over the limit"
 
     async def test_claim_repeated_in_time_does_not_expire(self, nodes: Nodes) -> None:
         for _ in range(4):

@@ -48,9 +48,7 @@ def texts(messages: list[dict[str, Any]]) -> list[str]:
 async def waiting(server: Running, count: int = 1) -> None:
     """Waits until this many polls wait at the server, and all their channels are live."""
     node = server.service.node
-    await eventually(
-        lambda: len(node.streams.registry) == count and all(one.session.is_ready for one in node.streams.registry)
-    )
+    await eventually(lambda: sum(one.session.is_ready for one in node.streams.registry) == count)
 
 
 async def test_first_poll_answers_at_once_and_the_next_waits_for_an_event(server: Running) -> None:
@@ -208,6 +206,8 @@ async def test_poll_during_an_outage_says_when_to_repeat_it(monkeypatch: pytest.
         poller = Poller()
         await poller.poll(server, "room:1", "room:2")
         await publish(server, "hi")
+        if call == "subscribe":
+            await server.at_rest()  # else the node is still subscribed
         with monkeypatch.context() as outage:
             outage.setattr(MemoryBroker, call, away)
             body = {"receipt": poller.receipt}
@@ -296,6 +296,171 @@ async def test_session_counts_once_under_the_caps() -> None:
         await publish(server, "hi")
         assert texts(await again) == ["hi"]
         await server.at_rest()
+
+
+async def refused_at(server: Running, code: str) -> None:
+    body = {"subscriptions": [{"channel": "room:1"}]}
+    status, problem = await refusal(server, "POST", "/poll", json=body, headers=authorization())
+    assert problem["code"] == code, (status, problem)
+
+
+async def status_of_poll(server: Running, poller: Poller) -> int:
+    body = {"receipt": poller.receipt, "wait": 0}
+    async with server.http.post(f"{server.url}/poll", json=body, headers=poller.headers) as response:
+        return response.status
+
+
+async def test_session_counts_between_two_polls_until_its_lease_ends() -> None:
+    clock = FakeClock(time.time())
+    async with serving(clock=clock, limits={"connections_per_user": 1}) as server:
+        poller = Poller(headers=authorization(ttl=7200))
+        await poller.poll(server, "room:1")
+        for _ in range(3):
+            await passes(clock, 25)
+            await refused_at(server, "too_many_connections")
+            assert await poller.poll(server, wait=0) == []
+        assert await server.metric("poll_sessions") == 1
+        await passes(clock, 30)
+        other = Poller()
+        await other.poll(server, "room:1")
+        receipt = {"receipt": poller.receipt}
+        status, problem = await refusal(server, "POST", "/poll", json=receipt, headers=poller.headers)
+        assert (status, problem["code"]) == (429, "too_many_connections"), "it has lost its place to another"
+
+
+async def test_session_counts_once_over_all_nodes(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, limits={"connections_per_user": 2}) as nodes:
+        one, other = [member.server for member in nodes.members]
+        first, second = Poller(), Poller()
+        await first.poll(one, "room:1")
+        await second.poll(other, "room:1")
+        for server in (other, one, other, other, one):
+            assert await first.poll(server, wait=0) == []
+            assert await second.poll(server, wait=0) == []
+            if one.service.node.admission.quota.is_shared:
+                await refused_at(one, "too_many_connections")
+                await refused_at(other, "too_many_connections")
+
+
+async def test_receipt_shown_at_two_nodes_at_once_has_one_poll(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, limits={"connections_per_user": 1}) as nodes:
+        one, other = [member.server for member in nodes.members]
+        if not one.service.node.admission.quota.is_shared:
+            return
+        first, second = Poller(), Poller()
+        await first.poll(one, "room:1")
+        second.receipt = first.receipt
+        at_one = asyncio.ensure_future(first.poll(one))
+        await waiting(one)
+        at_other = asyncio.ensure_future(second.poll(other))
+        assert await at_one == [], "the session goes on at the other node"
+        await waiting(other)
+        await eventually(lambda: len(one.service.node.streams.registry) == 0)
+        await publish(one, "hi")
+        assert texts(await at_other) == ["hi"]
+
+
+async def test_session_that_the_cap_has_closed_between_two_polls_stays_closed(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, limits={"connections_per_user": 1, "on_user_cap": "replace"}) as nodes:
+        one, other = [member.server for member in nodes.members]
+        replaced = Poller()
+        await replaced.poll(one, "room:1")
+        newest = Poller()
+        await newest.poll(one, "room:1")
+        for server in (one, other):
+            async with asyncio.timeout(EFFECTIVE_WITHIN):
+                while await status_of_poll(server, replaced) != 403:  # noqa: ASYNC110  # a node has no event to wait for
+                    await asyncio.sleep(0.05)
+        assert await newest.poll(other, wait=0) == []
+        if one.service.node.admission.quota.is_shared:
+            async with other.client("ann"):
+                await eventually(
+                    lambda: all(not each.transport.may_continue for each in other.service.node.streams.registry)
+                )
+
+
+async def test_new_token_of_a_session_changes_its_rights(server: Running) -> None:
+    async with server.client("ben") as ben:
+        await ben.subscribe("room:1")
+        poller = Poller()
+        await poller.poll(server, "room:1", "room:2")
+        poller.headers = authorization(grants=[{"channel": "room:1", "rights": ["subscribe"]}])
+        [ended] = await poller.poll(server, wait=0)
+        assert (ended["type"], ended["channel"], ended["code"]) == ("unsubscribed", "room:2", "forbidden")
+        polling = asyncio.ensure_future(poller.poll(server))
+        await waiting(server)
+        async with server.client("zoe") as zoe:
+            await zoe.subscribe("room:1")  # which this token may not see
+        await publish(server, "hi")
+        assert [message["type"] for message in await polling] == ["chat.message"]
+
+
+async def test_poll_from_another_address_counts_there() -> None:
+    async with serving(limits={"connections_per_ip": 1}, proxy={"hops": 1}) as server:
+        poller = Poller(headers=authorization() | {"X-Forwarded-For": "192.0.2.1"})
+        await poller.poll(server, "room:1")
+        poller.headers = authorization() | {"X-Forwarded-For": "192.0.2.2"}
+        assert await poller.poll(server, wait=0) == []
+        for address, code in (("192.0.2.2", "too_many_connections"), ("192.0.2.1", "")):
+            other = Poller(user="ben", headers=authorization("ben") | {"X-Forwarded-For": address})
+            if code:
+                body = {"subscriptions": [{"channel": "room:1"}]}
+                status, problem = await refusal(server, "POST", "/poll", json=body, headers=other.headers)
+                assert (status, problem["code"]) == (429, code)
+            else:
+                await other.poll(server, "room:1")
+
+
+# --- what the server subscribes to ------------------------------------------------------------------------------------
+
+
+async def subscribe_by_backend(server: Running, channel: str) -> None:
+    await command(server, "subscribe", {"channel": channel})
+
+
+async def test_poll_brings_the_last_events_that_it_asks_for(server: Running) -> None:
+    for number in range(5):
+        await publish(server, str(number))
+    poller = Poller()
+    _, subscribed = await poller.poll(server, {"channel": "room:1", "tail": 2})
+    assert [event["data"]["text"] for event in subscribed["tail"]] == ["3", "4"]
+    assert await poller.poll(server, wait=0) == []
+
+
+async def test_token_subscribes_a_polling_client_to_its_channels(server: Running) -> None:
+    poller = Poller(headers=authorization(channels=["room:7", "secret:1"]))
+    first = await poller.poll(server)
+    assert [message["type"] for message in first] == ["welcome", "error", "subscribed"]
+    assert (first[1]["details"]["channel"], first[2]["channel"]) == ("secret:1", "room:7")
+    await publish(server, "hi", "room:7")
+    assert texts(await poller.poll(server)) == ["hi"]
+    status, problem = await refusal(server, "POST", "/poll", json={}, headers=authorization())
+    assert (status, problem["code"]) == (400, "invalid_message")
+
+
+async def test_backend_subscribes_a_waiting_and_an_absent_poll(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus) as nodes:
+        one, other = [member.server for member in nodes.members]
+        grants = [{"channel": "room:1", "rights": ["subscribe"]}]
+        poller = Poller(headers=authorization(grants=grants))
+        await poller.poll(one, "room:1")
+        polling = asyncio.ensure_future(poller.poll(one))
+        await waiting(one)
+        await subscribe_by_backend(other, "room:8")
+        [subscribed] = await polling
+        assert (subscribed["type"], subscribed["channel"]) == ("subscribed", "room:8")
+        await subscribe_by_backend(other, "room:9")
+        await publish(other, "between", "room:9")
+        messages: list[dict[str, Any]] = []
+        while not messages:
+            messages = await poller.poll(one)
+        assert {message["channel"] for message in messages} == {"room:9"}
+        for server in (other, one):  # the receipt has the rights that the backend has granted
+            await publish(server, "granted", "room:8")
+            assert texts(await poller.poll(server)) == ["granted"]
+        await command(one, "unsubscribe", {"channel": "room:8"})
+        [ended] = await poller.poll(other)
+        assert (ended["type"], ended["channel"], ended["code"]) == ("unsubscribed", "room:8", "removed")
 
 
 async def test_poll_receipt_publishes_and_stream_receipt_polls_not(server: Running) -> None:
@@ -417,7 +582,7 @@ async def test_polls_of_one_session_at_once_leave_one_that_the_backend_can_end(s
     await waiting(server)
     polling |= {asyncio.ensure_future(other.poll(server)) for other in others}
     await eventually(lambda: sum(not one.done() for one in polling) == 1)
-    assert await server.metric("connections") == await server.metric("polls") == 1
+    assert [await server.metric(name) for name in ("polls", "poll_sessions", "connections")] == [1, 9, 9]
     await command(server, "disconnect", {"reason": "bye"})
     messages = [await one for one in polling]
     assert messages.count([{"type": "closed", "code": 4403, "reason": "bye"}]) == 1

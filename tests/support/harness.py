@@ -22,6 +22,7 @@ from service.contract.model import Contract
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock
+from service.protocol.close import CloseCode
 from service.settings import Settings
 from tests.support.clock import FakeClock
 from tests.support.exported import exported
@@ -109,11 +110,14 @@ class Running:
         self.service.node.lifecycle.pending_handshakes.expire()
 
     async def at_rest(self) -> None:
-        """Waits until no client is connected, and every count of connections is zero again."""
+        """Ends sessions between two polls, and waits until every count of connections is zero again."""
         node = self.service.node
         admission = node.admission
 
         def counted() -> tuple[object, ...]:
+            for connection in node.streams.registry:
+                if connection.transport.may_continue and not connection.session.is_ready:
+                    connection.close(CloseCode.RESTART, "at rest")
             return (
                 len(node.streams.registry),
                 admission.slots.total,

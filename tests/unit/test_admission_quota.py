@@ -9,12 +9,12 @@ import pytest
 
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
-from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
+from service.core.quota import Held, HoldChange, QuotaClaim, QuotaScope, SessionHold, SessionOrderUpdate, node_number
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.admission import Admission
 from service.realtime.admission.message_rates import MessageRates
 from service.realtime.admission.quota import RELEASE_DELAY, RENEWAL_INTERVAL, RETRY_INTERVAL, ConnectionQuota
-from service.realtime.admission.slots import ConnectionSlot
+from service.realtime.admission.slots import ConnectionSlot, SessionSlot
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -32,6 +32,9 @@ class Store:
     def __init__(self) -> None:
         self.elsewhere: dict[QuotaScope, int] = {}
         self.claimed: dict[QuotaScope, int] = {}
+        self.holds: list[SessionHold] = []
+        self.holder = 0
+        """The number of the node that held the sessions before."""
         self.calls = 0
         self.away = False
         self.gate = asyncio.Event()
@@ -49,6 +52,13 @@ class Store:
             if claim.max_connections is None or total <= claim.max_connections:
                 self.claimed[claim.scope] = claim.connections
         return totals
+
+    async def hold_sessions(self, holds: Sequence[SessionHold]) -> Sequence[Held]:
+        self.calls += 1
+        if self.away:
+            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
+        self.holds += holds
+        return [Held(1 + self.elsewhere.get(hold.scope, 0), self.holder) for hold in holds]
 
     async def update_session_order(self, steps: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
         raise AssertionError("nobody is replaced here")
@@ -182,3 +192,77 @@ async def test_connection_that_ends_during_a_claim_is_released(stage: Stage) -> 
     await stage.pass_time(2 * RELEASE_DELAY)
     assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0}
     assert stage.quota.scopes == 0
+
+
+# --- sessions of long polls -------------------------------------------------------------------------------------------
+
+
+async def open_session(stage: Stage, session: str, moved: list[str], identity: Identity = ANN) -> SessionSlot:
+    slot = stage.admission.slots.acquire_session("192.0.2.1", session)
+    try:
+        await slot.hold(identity, lambda: moved.append(session))
+    except BaseException:
+        slot.release()
+        raise
+    return slot
+
+
+async def test_session_is_a_claim_of_its_own_until_it_is_released(stage: Stage) -> None:
+    slot = await open_session(stage, "s", [])
+    await stage.enter(ANN)
+    assert stage.store.claimed == {OF_ACME: 2, OF_ANN: 1}, "the session counts beside the node's own connections"
+    await stage.pass_time(RENEWAL_INTERVAL + 0.2)
+    slot.release()
+    slot.release()
+    await stage.pass_time(2 * RELEASE_DELAY)
+    assert [(hold.session, hold.change) for hold in stage.store.holds] == [
+        ("s", HoldChange.TAKE),
+        ("s", HoldChange.RENEW),
+        ("s", HoldChange.RELEASE),
+    ]
+    assert stage.store.claimed == {OF_ACME: 1, OF_ANN: 1}
+    assert stage.admission.slots.total == 1
+
+
+async def test_new_session_is_refused_at_the_cap_of_all_nodes_and_a_moved_one_is_not(stage: Stage) -> None:
+    stage.store.elsewhere = {OF_ANN: 3}
+    with pytest.raises(ServiceError) as refusal:
+        await open_session(stage, "s", [])
+    assert refusal.value.details["scope"] == "connections_per_user"
+    assert (stage.admission.slots.total, stage.quota.scopes) == (0, 0)
+    stage.store.holder = node_number("another")
+    stage.store.elsewhere |= {OF_ACME: 5}
+    await open_session(stage, "s", [])
+    await open_session(stage, "x", [], anonymous("acme"))
+    assert stage.quota.count(OF_ANN) == 1
+
+
+async def test_session_that_another_node_has_taken_is_reported(stage: Stage) -> None:
+    moved: list[str] = []
+    slot = await open_session(stage, "s", moved)
+    stage.store.holder = node_number("another")
+    await stage.pass_time(RENEWAL_INTERVAL + 0.2)
+    assert moved == ["s"]
+    slot.is_moved = True
+    slot.release()
+    stage.store.holds.clear()
+    await stage.pass_time(2 * RELEASE_DELAY)
+    assert stage.store.holds == []
+
+
+async def test_session_that_polls_from_another_address_counts_there() -> None:
+    stage = Stage(Limits(connections_per_ip=1))
+    slot = await open_session(stage, "s", [])
+    other = stage.admission.slots.acquire("192.0.2.2")
+    with pytest.raises(ServiceError):
+        slot.move("192.0.2.2")
+    assert slot.network == "192.0.2.1"
+    other.release()
+    slot.move("192.0.2.2")
+    stage.admission.slots.check("192.0.2.1")
+    with pytest.raises(ServiceError):
+        stage.admission.slots.check("192.0.2.2")
+    slot.release()
+    assert (stage.admission.slots.total, stage.admission.slots.networks) == (0, 0)
+    stage.quota.close()
+    await stage.runtime.tasks.close()

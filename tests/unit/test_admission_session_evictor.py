@@ -9,7 +9,7 @@ import pytest
 
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits
-from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
+from service.core.quota import Held, QuotaClaim, QuotaScope, SessionHold, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission import session_evictor
 from service.realtime.admission.quota import RELEASE_DELAY, RENEWAL_INTERVAL
@@ -34,6 +34,9 @@ class Store:
 
     async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
         raise AssertionError("nothing is counted here")
+
+    async def hold_sessions(self, holds: Sequence[SessionHold]) -> Sequence[Held]:
+        raise AssertionError("no session is held here")
 
     async def update_session_order(self, steps: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
         if self.away:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.core.quota import QuotaClaim, SessionOrderUpdate
+from service.core.quota import Held, QuotaClaim, SessionHold, SessionOrderUpdate
 
 
 class MemoryQuota:
@@ -17,6 +17,10 @@ class MemoryQuota:
     async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
         """Returns the claims as totals."""
         return [claim.connections for claim in claims]
+
+    async def hold_sessions(self, holds: Sequence[SessionHold]) -> Sequence[Held]:
+        """Holds every session: no other node can have it."""
+        return [Held(1, hold.node) for hold in holds]
 
     async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
         """Removes no connection."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import structlog
@@ -11,7 +11,7 @@ from service.aio.timers import DelayedTask, PeriodicTask
 from service.core.backoff import jittered
 from service.core.identity import Identity
 from service.core.limits import Limits
-from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore
+from service.core.quota import CLAIM_TTL, HoldChange, QuotaClaim, QuotaScope, QuotaStore, SessionHold, node_number
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.message_rates import ConnectionRates, MessageRates
 from service.realtime.runtime import Runtime
@@ -35,6 +35,11 @@ def scopes_of(identity: Identity) -> tuple[QuotaScope, ...]:
     return (tenant,) if identity.is_anonymous else (tenant, QuotaScope(identity.tenant, identity.user))
 
 
+def _session_scope(identity: Identity, session: str) -> QuotaScope:
+    """Returns the scope that counts a session: its user. An anonymous session has one of its own, without a cap."""
+    return QuotaScope(identity.tenant, f"anonymous-{session}" if identity.is_anonymous else identity.user)
+
+
 def cap_reached(setting: str, cap: int, metrics: Metrics) -> ServiceError:
     """Counts a refusal for the setting `limits.<setting>`, and returns the error."""
     metrics.limits.limit_hits.labels(limit=setting).inc()
@@ -50,9 +55,12 @@ class ConnectionQuota:
     does not answer. After the first failed call, new connections do not wait for the store.
     """
 
-    def __init__(self, store: QuotaStore, limits: Limits, rates: MessageRates, runtime: Runtime) -> None:
-        """`rates` counts the connections of this node."""
+    def __init__(
+        self, store: QuotaStore, limits: Limits, rates: MessageRates, runtime: Runtime, node_id: str = ""
+    ) -> None:
+        """`rates` counts the connections of this node. `node_id` tells the nodes apart that hold sessions."""
         self._store = store
+        self._node = node_number(node_id)
         self.is_shared = store.is_shared
         """True if other nodes may have connections in the same scopes."""
         self._limits = limits
@@ -60,6 +68,10 @@ class ConnectionQuota:
         self._metrics = runtime.metrics
         self._released: set[QuotaScope] = set()
         """Scopes in which this node has fewer connections than the store knows."""
+        self._held: dict[QuotaScope, dict[str, Callable[[], None]]] = {}
+        """Sessions of long polls that this node holds, by user. What is called when another node has taken the session."""
+        self._given_up: list[SessionHold] = []
+        """Sessions that have ended, which the store may still count."""
         self._is_store_away = False
         self._outage = runtime.outages.log(
             _log, "quota_store_unavailable", "quota_store_available", runtime.clock.monotonic
@@ -128,7 +140,46 @@ class ConnectionQuota:
         if self._is_store_away:
             self._metrics.limits.caps_unshared.inc()
             return
-        claims = [QuotaClaim(scope, self.count(scope), self._cap(scope)) for scope in scopes_of(identity)]
+        await self._confirm([self._claim_of(scope, self._cap(scope)) for scope in scopes_of(identity)])
+
+    async def hold(self, identity: Identity, session: str, on_moved: Callable[[], None]) -> int:
+        """Counts a reserved session of long polls over all nodes, and takes it from the node that has held it.
+
+        Returns the number of that node; 0 if there is none. Then the session is new, and raises as `confirm` does. `on_moved` is
+        called when another node has taken the session. The caller must `drop` the session, also after an error.
+        """
+        scope = _session_scope(identity, session)
+        self._held.setdefault(scope, {})[session] = on_moved
+        if not self.is_shared:
+            return 0
+        if self._is_store_away:
+            self._metrics.limits.caps_unshared.inc()
+            return 0
+        cap = None if identity.is_anonymous else self._cap(scope)
+        try:
+            [held] = await self._store.hold_sessions([SessionHold(scope, session, self._node, max_connections=cap)])
+        except ServiceError as error:
+            self._record_failure(error)
+            self._metrics.limits.caps_unshared.inc()
+            return 0
+        tenant = QuotaScope(identity.tenant)
+        if not held.holder and cap is not None and held.total > cap:
+            raise self._cap_reached("connections_per_user")
+        await self._confirm([self._claim_of(tenant, None if held.holder else self._cap(tenant))])
+        return 0 if held.holder == self._node else held.holder
+
+    def drop(self, identity: Identity, session: str, *, is_moved: bool) -> None:
+        """Ends a session that `hold` has counted. `is_moved`: it goes on at another node. Call `release` afterwards."""
+        scope = _session_scope(identity, session)
+        sessions = self._held.get(scope, {})
+        if sessions.pop(session, None) is None:
+            return
+        if not sessions:
+            del self._held[scope]
+        if self.is_shared and not is_moved:
+            self._given_up.append(SessionHold(scope, session, self._node, HoldChange.RELEASE))
+
+    async def _confirm(self, claims: Sequence[QuotaClaim]) -> None:
         try:
             totals = await self._store.claim(claims)
         except ServiceError as error:
@@ -139,6 +190,10 @@ class ConnectionQuota:
             if claim.max_connections is not None and total > claim.max_connections:
                 is_tenant = claim.scope.user is None
                 raise self._cap_reached("connections_per_tenant" if is_tenant else "connections_per_user")
+
+    def _claim_of(self, scope: QuotaScope, cap: int | None = None) -> QuotaClaim:
+        sessions = self._held.get(scope, ()) if scope.user is not None else ()
+        return QuotaClaim(scope, self.count(scope) - len(sessions), cap)
 
     def release(self, rates: ConnectionRates, identity: Identity) -> None:
         """Subtracts a connection: on this node at once, over all nodes after RELEASE_DELAY."""
@@ -159,16 +214,19 @@ class ConnectionQuota:
 
     async def _send_releases(self) -> None:
         released, self._released = self._released, set()
+        given_up, self._given_up = self._given_up, []
         if self._is_store_away:  # the next renewal sends all counts, and scopes without connections expire
             return
         try:
             await self._claim(list(released))
+            await self._change_holds(given_up)
         except ServiceError as error:
             self._record_failure(error)
 
     async def _renew(self) -> float:
         try:
             await self._claim(list(self._scopes()))
+            await self._renew_holds()
         except ServiceError as error:
             self._record_failure(error)
             return RETRY_INTERVAL
@@ -179,7 +237,26 @@ class ConnectionQuota:
     async def _claim(self, scopes: Sequence[QuotaScope]) -> None:
         for start in range(0, len(scopes), MAX_CALL_CLAIMS):
             part = scopes[start : start + MAX_CALL_CLAIMS]
-            await self._store.claim([QuotaClaim(scope, self.count(scope)) for scope in part])
+            await self._store.claim([self._claim_of(scope) for scope in part])
+
+    async def _renew_holds(self) -> None:
+        holds = [
+            SessionHold(scope, session, self._node, HoldChange.RENEW)
+            for scope, sessions in self._held.items()
+            for session in sessions
+        ]
+        for hold, holder in zip(holds, await self._change_holds(holds), strict=True):
+            on_moved = self._held.get(hold.scope, {}).get(hold.session)
+            if holder not in (0, self._node) and on_moved is not None:
+                on_moved()
+
+    async def _change_holds(self, holds: Sequence[SessionHold]) -> list[int]:
+        """Returns the numbers of the nodes that have held the sessions."""
+        holders: list[int] = []
+        for start in range(0, len(holds), MAX_CALL_CLAIMS):
+            part = holds[start : start + MAX_CALL_CLAIMS]
+            holders += [held.holder for held in await self._store.hold_sessions(part)]
+        return holders
 
     def _record_failure(self, error: ServiceError) -> None:
         self._outage.failed(code=error.code.code, reason=error.message)

@@ -110,8 +110,8 @@ class SessionEvictor:
             self._sessions.setdefault(QuotaScope(identity.tenant, identity.user), {})[connection] = False
             self._reports.schedule(RELEASE_DELAY)
 
-    def remove(self, identity: Identity, connection: str) -> None:
-        """Records that a connection has ended. Does nothing if it is unknown."""
+    def remove(self, identity: Identity, connection: str, *, is_moved: bool = False) -> None:
+        """Records that a connection has ended, or that another node reports it. Does nothing if it is unknown."""
         if not self._is_enabled:
             return
         scope = QuotaScope(identity.tenant, identity.user)
@@ -120,6 +120,8 @@ class SessionEvictor:
             return
         if not sessions:
             del self._sessions[scope]
+        if is_moved:
+            return
         self._removed.setdefault(scope, []).append(connection)
         self._reports.schedule(RELEASE_DELAY)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 from service.core.identity import Identity
@@ -42,10 +42,8 @@ class ConnectionSlot(ConnectionRates, eq=False, gc=False, kw_only=True):
         """The client's address, or its network, by which limits count."""
         return self.address.network
 
-    def identify(self, identity: Identity, *, is_known: bool = False) -> Awaitable[None] | None:
+    def identify(self, identity: Identity) -> Awaitable[None] | None:
         """Counts the slot for its tenant and user. Returns what has to be waited for; None if other nodes need not be asked.
-
-        `is_known`: the client's session was counted before, so the shared store is not asked again.
 
         Raises ServiceError(TOO_MANY_CONNECTIONS), at once or at the end of the wait; then release the slot.
         """
@@ -54,13 +52,42 @@ class ConnectionSlot(ConnectionRates, eq=False, gc=False, kw_only=True):
             return None
         slots.identify(self, identity)
         self._identity = identity  # set before the wait, so that a release meanwhile also frees the quota
-        return slots.quota.confirm(identity) if slots.quota.is_shared and not is_known else None
+        return slots.quota.confirm(identity) if slots.quota.is_shared else None
 
     def release(self) -> None:
         """Frees the slot. A second call does nothing."""
         slots, self._slots = self._slots, None
         if slots is not None:
             slots.release(self, self._identity)
+
+
+class SessionSlot(ConnectionSlot, eq=False, gc=False, kw_only=True):
+    """The place of a session of long polls under the caps. It counts once over all nodes, also between two polls."""
+
+    session: str
+    is_moved: bool = False
+    """True if the session goes on at another node, which counts it from now on."""
+
+    async def hold(self, identity: Identity, on_moved: Callable[[], None]) -> int:
+        """Counts the slot for its tenant and user. Returns what `ConnectionQuota.hold` returns, and raises the same."""
+        slots = self._slots
+        if slots is None:
+            return 0
+        slots.identify(self, identity)
+        self._identity = identity
+        return await slots.quota.hold(identity, self.session, on_moved)
+
+    def move(self, network: str) -> None:
+        """Counts the slot for another address, from which the client polls now. Raises ServiceError(TOO_MANY_CONNECTIONS)."""
+        if self._slots is not None and network != self.network:
+            self._slots.move(self, network)
+
+    def release(self) -> None:
+        """Frees the slot. A second call does nothing."""
+        slots, identity = self._slots, self._identity
+        if slots is not None and identity is not None:
+            slots.quota.drop(identity, self.session, is_moved=self.is_moved)
+        ConnectionSlot.release(self)
 
 
 class Slots:
@@ -104,15 +131,32 @@ class Slots:
             raise cap_reached("connections", self.max_connections, self._metrics)
         if self._pending >= limits.pending:
             raise cap_reached("pending", limits.pending, self._metrics)
-        if self._count(network) >= limits.connections_per_ip:
-            raise cap_reached("connections_per_ip", limits.connections_per_ip, self._metrics)
+        self._check_address(network)
+
+    def _check_address(self, network: str) -> None:
+        if self._count(network) >= self._limits.connections_per_ip:
+            raise cap_reached("connections_per_ip", self._limits.connections_per_ip, self._metrics)
 
     def acquire(self, network: str) -> ConnectionSlot:
         """Occupies a slot for a connection that has passed `check`."""
+        self._add_pending()
+        return ConnectionSlot(self._rates.addresses.acquire(network), _slots=self)
+
+    def acquire_session(self, network: str, session: str) -> SessionSlot:
+        """Occupies a slot for a session of long polls that has passed `check`."""
+        self._add_pending()
+        return SessionSlot(self._rates.addresses.acquire(network), _slots=self, session=session)
+
+    def _add_pending(self) -> None:
         self.total += 1
         self._pending += 1
         self._pending_gauge.value += 1.0
-        return ConnectionSlot(self._rates.addresses.acquire(network), _slots=self)
+
+    def move(self, slot: SessionSlot, network: str) -> None:
+        """Counts a slot for another address. For SessionSlot."""
+        self._check_address(network)
+        before, slot.address = slot.network, self._rates.addresses.acquire(network)
+        self._rates.addresses.release(before)
 
     def identify(self, slot: ConnectionSlot, identity: Identity) -> None:
         """Reserves the quota of an identity. For ConnectionSlot."""

@@ -13,7 +13,6 @@ from service.realtime.cluster.receipts import Receipts
 from service.realtime.cluster.requests import ClusterRequests
 from service.realtime.cluster.revocations import RevocationGuard, Revocations
 from service.realtime.cluster.session_endings import SessionEndings
-from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
 from service.realtime.streams.streams import Streams
 
@@ -23,6 +22,7 @@ class Cluster:
 
     def __init__(
         self,
+        node_id: str,
         broker: Broker,
         authenticator: Authenticator,
         status: NodeStatus,
@@ -34,7 +34,7 @@ class Cluster:
         receipt_key: bytes,
     ) -> None:
         """`store_runtime` uses the store clock, `runtime` the node's own clock. `receipt_key`: the same on all nodes."""
-        self.node_id = new_id()
+        self.node_id = node_id
         self.clock = store_runtime.clock
         """The store clock, for times that all nodes must agree on."""
         self.membership = Membership(self.node_id, runtime.clock)

@@ -187,6 +187,12 @@ class Response(Struct, frozen=True, kw_only=True):
     counts: list[int]
 
 
+class SessionMoved(Struct, frozen=True, kw_only=True):
+    """Tells the node that holds a session of long polls that another node has taken it."""
+
+    session: str
+
+
 class NodeState(Struct, frozen=True, kw_only=True):
     """A node's report of itself."""
 
@@ -205,5 +211,6 @@ class NodeState(Struct, frozen=True, kw_only=True):
 encode = msgspec.json.Encoder().encode
 decode_request = msgspec.json.Decoder(reduce(or_, Request.__subclasses__())).decode
 decode_response = msgspec.json.Decoder(Response).decode
+decode_session_moved = msgspec.json.Decoder(SessionMoved).decode
 decode_node_state = msgspec.json.Decoder(NodeState).decode
 decode_revocation = msgspec.json.Decoder(Revocation).decode

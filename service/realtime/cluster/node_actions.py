@@ -58,6 +58,12 @@ class NodeActions:
             count += handler.subscribe(channel, grant)
         return count
 
+    def release_session(self, session: str) -> None:
+        """Ends a session of long polls at this node. It goes on at another node."""
+        connection = self._registry.get(session)
+        if connection is not None and connection.transport.may_continue:
+            connection.transport.abort()
+
     async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> int:
         """Closes the connections with these ids."""
         connections = [found for id in ids if (found := self._registry.get(id)) is not None]
@@ -72,9 +78,6 @@ class NodeActions:
 
 
 def _server_subscriber(connection: Connection) -> ServerSubscriber | None:
-    """Returns the handler that can subscribe the client; None for a poll, which names its channels itself."""
-    transport = connection.transport
-    if transport.may_continue:
-        return None
-    handler = transport.handler
+    """Returns the handler that can subscribe the client, if it has one."""
+    handler = connection.transport.handler
     return handler if isinstance(handler, ServerSubscriber) else None

@@ -78,12 +78,15 @@ class Receipts:
             receipt is None
             or (receipt.tenant, receipt.user) != (identity.tenant, identity.user)
             or receipt.expires_at <= self._clock.wall()
-            or self._endings.has_ended(receipt)
         ):
-            raise ServiceError(
-                ErrorCode.INVALID_RECEIPT, "the receipt is forged, expired, ended or of another user", path="$.receipt"
-            )
+            raise _refusal()
+        self.check_ended(receipt)
         return receipt
+
+    def check_ended(self, receipt: Receipt) -> None:
+        """Raises ServiceError(INVALID_RECEIPT) if the receipt's session has ended, maybe since `check`."""
+        if self._endings.has_ended(receipt):
+            raise _refusal()
 
     def end_session(self, session: str, identity: Identity) -> None:
         """Ends the receipts of a session at this node. A command must end them at the others."""
@@ -92,3 +95,9 @@ class Receipts:
     def is_subscribed(self, receipt: Receipt, channel: str) -> bool:
         """True if the session is subscribed to the channel, as far as this node knows."""
         return self._endings.is_subscribed(receipt, channel)
+
+
+def _refusal() -> ServiceError:
+    return ServiceError(
+        ErrorCode.INVALID_RECEIPT, "the receipt is forged, expired, ended or of another user", path="$.receipt"
+    )

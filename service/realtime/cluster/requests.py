@@ -21,6 +21,7 @@ from service.core.broker import Broker, EventSink
 from service.core.channel import ChannelKey
 from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication
+from service.core.quota import node_number
 from service.errors import ServiceError
 from service.realtime.cluster.membership import Membership
 from service.realtime.cluster.messages import (
@@ -28,8 +29,10 @@ from service.realtime.cluster.messages import (
     REQUESTS,
     Request,
     Response,
+    SessionMoved,
     decode_request,
     decode_response,
+    decode_session_moved,
     encode,
     inbox_channel,
 )
@@ -141,7 +144,7 @@ class ClusterRequests:
         )
         self._response_failed = runtime.outages.limited(_log, "response_failed", runtime.clock.monotonic)
         subscribe_internally(REQUESTS, self.follower)
-        subscribe_internally(self._inbox, _Inbox(self._pending))
+        subscribe_internally(self._inbox, _Inbox(self._pending, actions))
 
     async def start(self) -> None:
         """Subscribes to responses and requests. Raises ServiceError."""
@@ -165,6 +168,21 @@ class ClusterRequests:
                     return Aggregate(counts, nodes=1, is_complete=True)
                 await self._publish(REQUESTS, "control.question", pending.id, request)
             return await pending.wait(RESPONSE_TIMEOUT)
+
+    def report_moved(self, session: str, holder: int) -> None:
+        """Tells the node with this number that this node has taken a session from it. Does not wait.
+
+        If the message is lost, that node finds out when it renews the session's hold.
+        """
+        for node in self._membership.states():
+            if node_number(node) == holder:
+                self._runtime.tasks.spawn("session move", self._report_moved(session, node))
+
+    async def _report_moved(self, session: str, node: str) -> None:
+        try:
+            await self._publish(inbox_channel(node), "control.moved", new_id(), SessionMoved(session=session))
+        except ServiceError as error:
+            self._response_failed(code=error.code.code)
 
     def _record_past(self, events: Sequence[Event]) -> None:
         """Records the endings of commands from before this node's start."""
@@ -200,7 +218,7 @@ class ClusterRequests:
         channel: ChannelKey,
         type: str,
         id: str,
-        message: Request | Response,
+        message: Request | Response | SessionMoved,
         delivery: Delivery = Delivery.EPHEMERAL,
     ) -> None:
         await self._broker.publish(
@@ -218,14 +236,18 @@ class ClusterRequests:
 
 
 class _Inbox:
-    """Receives the responses of other nodes. A lost response is not sent again: the result is incomplete."""
+    """Receives what other nodes send to this node alone. A lost response is not sent again: the result is incomplete."""
 
-    def __init__(self, pending: PendingRequests) -> None:
+    def __init__(self, pending: PendingRequests, actions: NodeActions) -> None:
         self._pending = pending
+        self._actions = actions
 
     def deliver(self, event: Event) -> None:
-        """Records a response."""
+        """Records a response, or releases a session that has moved."""
         try:
+            if event.type == "control.moved":
+                self._actions.release_session(decode_session_moved(event.data).session)
+                return
             self._pending.record(decode_response(event.data))
         except ValueError:  # from a version with another form of response
             _log.warning("response_not_understood", event_id=event.id)

@@ -176,6 +176,10 @@ class Revocations:
         if self._table.find(identity) is not None:
             raise ServiceError(ErrorCode.INVALID_TOKEN, REASON)
 
+    def is_revoked(self, identity: Identity) -> bool:
+        """True if the identity's token, or the grant that it stands for, is revoked."""
+        return self._table.find(identity) is not None
+
     def enforce(self, connection: Connection) -> None:
         """Closes the connection with 4401 if its token is revoked."""
         found = self._table.find(connection.session.identity)

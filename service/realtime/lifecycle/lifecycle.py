@@ -112,9 +112,12 @@ class Lifecycle:
         self._cluster.revocations.enforce(connection)
         self._evict_oldest(connection)
 
-    def remove(self, connection: Connection) -> None:
-        """Removes a connection and releases its slot. A second call does nothing."""
-        self._evictor.remove(connection.session.identity, connection.id)
+    def remove(self, connection: Connection, *, is_moved: bool = False) -> None:
+        """Removes a connection and releases its slot. A second call does nothing.
+
+        `is_moved`: the session goes on at another node under the same id.
+        """
+        self._evictor.remove(connection.session.identity, connection.id, is_moved=is_moved)
         self._streams.registry.remove(connection)
         self.reconnects.remove(connection)
         connection.slot.release()

@@ -111,6 +111,10 @@ class Presence:
         """Removes a connection after the debounce, and announces the leave if it was the user's last."""
         self._tracker.leave(PresenceEntry(channel, user, connection))
 
+    def leave_at_once(self, channel: ChannelKey, user: str, connection: str) -> None:
+        """Does the same as `leave`, without the debounce: the client has had its time to return."""
+        self._tracker.leave(PresenceEntry(channel, user, connection), is_debounced=False)
+
     def lapse(self, channel: ChannelKey, user: str, connection: str) -> None:
         """Removes a connection unless it joins again, at any node, before its entry in the store expires."""
         self._tracker.lapse(PresenceEntry(channel, user, connection))

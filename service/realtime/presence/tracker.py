@@ -157,9 +157,9 @@ class PresenceTracker:
             self._lease.doubt()
             _log.debug("presence_update_postponed", code=error.code.code)
 
-    def leave(self, entry: PresenceEntry) -> None:
+    def leave(self, entry: PresenceEntry, *, is_debounced: bool = True) -> None:
         """Removes a connection after the debounce. Does nothing if it has left already."""
-        self._leave_after(entry, self._debounce)
+        self._leave_after(entry, self._debounce if is_debounced else 0.0)
 
     def _leave_after(self, entry: PresenceEntry, seconds: float) -> None:
         local = self._entries.get(entry)

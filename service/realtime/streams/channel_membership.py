@@ -279,6 +279,11 @@ class ChannelMembership:
         else:
             room.set_presence_access(connection, subscription, PresenceAccess.LISTED)
 
+    def pause(self, connection: Connection, subscription: Subscription) -> None:
+        """Stops delivery until `continue_live` or `go_live`. It stays a member, so the broker delivers the channel."""
+        self.detach(connection, subscription)
+        subscription.phase, subscription.start, subscription.since = Phase.PENDING, Start.JOIN, None
+
     def detach(self, connection: Connection, subscription: Subscription) -> None:
         """Stops delivery at once. The caller must call `leave` afterwards."""
         room = self._hub.get(subscription.channel)

@@ -216,6 +216,17 @@ class Subscriptions:
         )
         return True
 
+    async def expire(self, connection: Connection, subscription: Subscription) -> None:
+        """Unsubscribes a client that has not polled again in time. Presence shows that without a debounce."""
+        identity = connection.session.identity
+        if not identity.is_anonymous and subscription.presence is not PresenceAccess.NONE:
+            self._presence.leave_at_once(subscription.channel, identity.user, connection.id)
+        await self.leave(connection, subscription.channel.name)
+
+    def pause(self, connection: Connection, subscription: Subscription) -> None:
+        """Stops delivery between two polls. The subscription is pending again, and its user stays present."""
+        self._membership.pause(connection, subscription)
+
     async def continue_live(
         self, connection: Connection, known: Mapping[str, DeliveredHead]
     ) -> Mapping[str, DeliveredHead]:
@@ -410,8 +421,12 @@ class Subscriptions:
     def _leave_presence(self, connection: Connection, subscription: Subscription) -> None:
         identity = connection.session.identity
         if not identity.is_anonymous and subscription.presence is not PresenceAccess.NONE:
-            may_continue = connection.closing is None and connection.transport.may_continue
-            leave = self._presence.lapse if may_continue else self._presence.leave
+            presence = self._presence
+            leave = presence.leave
+            if connection.transport.may_continue and (
+                connection.closing is None or connection.closing[0] is CloseCode.RESTART
+            ):
+                leave = presence.lapse
             leave(subscription.channel, identity.user, connection.id)
 
 

@@ -55,7 +55,10 @@ class ConnectionMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.connections = make.fast_gauge("connections", "Authenticated connections.")
         self.streams = make.fast_gauge("streams", "Connections that are streams of server-sent events.")
-        self.polls = make.fast_gauge("polls", "Connections that are long polls.")
+        self.polls = make.fast_gauge("polls", "Long polls that are served or wait.")
+        self.poll_sessions = make.gauge(
+            "poll_sessions", "Connections that are sessions of long polls, also between two polls."
+        )
         self.max_connections = make.gauge("max_connections", "Maximum number of connections of this node.")
         self.pending_connections = make.fast_gauge(
             "pending_connections", "Connections that have not authenticated yet."

@@ -28,16 +28,11 @@ _Text = Annotated[str, Meta(max_length=65)]
 LAST_EVENT_ID = "Last-Event-ID"
 
 
-class PollSubscription(Struct, frozen=True, forbid_unknown_fields=True):
-    """One channel of a poll, from a position if `since` is given."""
+class StreamSubscription(Struct, frozen=True, forbid_unknown_fields=True):
+    """One channel, from a position if `since` is given, with its last events if `tail` is given."""
 
     channel: Channel
     since: Since | None = None
-
-
-class StreamSubscription(PollSubscription, frozen=True, forbid_unknown_fields=True):
-    """One channel of a stream, with its last events if `tail` is given."""
-
     tail: TailSize | None = None
 
 
@@ -56,7 +51,7 @@ class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
 class PollRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /poll`."""
 
-    subscriptions: Annotated[list[PollSubscription], Meta(min_length=1)] | None = None
+    subscriptions: Annotated[list[StreamSubscription], Meta(min_length=1)] | None = None
     """The channels; without them, those of the receipt."""
     receipt: str | None = None
     """That of the last poll, which this one continues."""
@@ -99,13 +94,10 @@ def parse_stream(body: bytes) -> Wanted:
     """Reads the body of `POST /stream`. Raises ServiceError."""
     wanted = decode(body, _stream_decoder)
     announcement = parse_announcement(wanted.client, wanted.contract, ",".join(wanted.features))
-    tails = {one.channel: one.tail for one in wanted.subscriptions if one.tail is not None}
-    return _read_wanted(wanted.subscriptions, announcement, tails or NO_TAILS)
+    return _read_wanted(wanted.subscriptions, announcement)
 
 
-def _read_wanted(
-    subscriptions: Sequence[PollSubscription], announcement: Announcement, tails: Mapping[str, int] = NO_TAILS
-) -> Wanted:
+def _read_wanted(subscriptions: Sequence[StreamSubscription], announcement: Announcement) -> Wanted:
     channels: dict[str, None] = {}
     positions: dict[str, Position] = {}
     for index, one in enumerate(subscriptions):
@@ -116,17 +108,14 @@ def _read_wanted(
         channels[one.channel] = None
         if one.since is not None:
             positions[one.channel] = Position(one.since.epoch, one.since.offset, one.since.id)
-    return Wanted(list(channels), positions, announcement, tails)
+    tails = {one.channel: one.tail for one in subscriptions if one.tail is not None}
+    return Wanted(list(channels), positions, announcement, tails or NO_TAILS)
 
 
 def parse_poll(body: bytes) -> tuple[PollRequest, Wanted | None]:
     """Reads the body of `POST /poll`: the request, and what it names itself. Raises ServiceError."""
     request = decode(body, _poll_decoder)
     if request.subscriptions is None:
-        if request.receipt is None:
-            raise ServiceError(
-                ErrorCode.INVALID_MESSAGE, "a poll needs subscriptions or a receipt", path="$.subscriptions"
-            )
         return request, None
     announcement = parse_announcement(request.client, request.contract, ",".join(request.features))
     return request, _read_wanted(request.subscriptions, announcement)

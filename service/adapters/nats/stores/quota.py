@@ -12,14 +12,16 @@ import msgspec
 from service.adapters.nats.stores.documents import Documents, DocumentUpdate, gather_limited
 from service.adapters.nats.subjects import digest
 from service.core.clock import Clock, milliseconds
-from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, SessionOrderUpdate
+from service.core.quota import CLAIM_TTL, Held, HoldChange, QuotaClaim, QuotaScope, SessionHold, SessionOrderUpdate
 
 
 class NodeClaim(NamedTuple):
-    """The claim of one node."""
+    """The claim of one node, or a session of long polls."""
 
     connections: int
+    """1 for a session."""
     serial: int
+    """The number of the node that holds the session; for a node, that of its claim."""
     expiry: int
 
 
@@ -45,6 +47,10 @@ class NatsQuota:
         # The serials are assigned before the first await, because calls may overtake each other.
         return await gather_limited(self._claim, [(claim, next(self._serial)) for claim in claims])
 
+    async def hold_sessions(self, holds: Sequence[SessionHold]) -> Sequence[Held]:
+        """Changes the row of each session in the document of its user."""
+        return await gather_limited(self._hold, holds)
+
     async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
         """Changes each user's document."""
         return await gather_limited(self._update_order, updates)
@@ -66,6 +72,28 @@ class NatsQuota:
             return DocumentUpdate(msgspec.msgpack.encode(alive), CLAIM_TTL), total
 
         return await self._documents.change(self._subject("caps", claim.scope), enter)
+
+    async def _hold(self, hold: SessionHold) -> Held:
+        row = f"session:{hold.session}"
+
+        def enter(data: bytes | None) -> tuple[DocumentUpdate, Held]:
+            now = milliseconds(self._clock)
+            stored = msgspec.msgpack.decode(data, type=NodeClaims) if data else {}
+            alive = {name: one for name, one in stored.items() if now < one.expiry}
+            before = alive.pop(row, None)
+            holder = 0 if before is None else before.serial
+            total = 1 + sum(one.connections for one in alive.values())
+            is_own = holder in (0, hold.node)
+            if hold.change is HoldChange.TAKE:
+                is_changed = bool(holder) or hold.max_connections is None or total <= hold.max_connections
+            else:
+                is_changed = is_own
+            if hold.change is not HoldChange.RELEASE:
+                alive[row] = NodeClaim(1, hold.node, now + int(CLAIM_TTL * 1000))
+            update = DocumentUpdate(msgspec.msgpack.encode(alive), CLAIM_TTL) if is_changed else DocumentUpdate(None)
+            return update, Held(total, holder)
+
+        return await self._documents.change(self._subject("caps", hold.scope), enter)
 
     async def _update_order(self, update: SessionOrderUpdate) -> Sequence[str]:
         def reorder(data: bytes | None) -> tuple[DocumentUpdate, list[str]]:

@@ -8,9 +8,10 @@ from itertools import count
 
 from service.adapters.redis.lua import scripts
 from service.adapters.redis.stores.client import Call, RedisClient
-from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, SessionOrderUpdate
+from service.core.quota import CLAIM_TTL, Held, QuotaClaim, QuotaScope, SessionHold, SessionOrderUpdate
 
 _CLAIM = scripts.load("quota_claim")
+_HOLD = scripts.load("quota_hold")
 _ORDER = scripts.load("session_order")
 
 
@@ -31,6 +32,10 @@ class RedisQuota:
         # The serials are assigned before the first await, because calls may overtake each other.
         return await self._client.run_all(_CLAIM, [self._claim_call(claim) for claim in claims])
 
+    async def hold_sessions(self, holds: Sequence[SessionHold]) -> Sequence[Held]:
+        """Runs lua/quota_hold.lua for each session."""
+        return [Held(*reply) for reply in await self._client.run_all(_HOLD, [self._hold_call(hold) for hold in holds])]
+
     async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
         """Runs lua/session_order.lua for each user."""
         replies = await self._client.run_all(_ORDER, [self._order_call(update) for update in updates])
@@ -40,6 +45,11 @@ class RedisQuota:
         limit = -1 if claim.max_connections is None else claim.max_connections
         arguments = (self._node, claim.connections, next(self._serial), limit, self._ttl)
         return Call((self._key("caps", claim.scope),), arguments)
+
+    def _hold_call(self, hold: SessionHold) -> Call:
+        limit = -1 if hold.max_connections is None else hold.max_connections
+        arguments = (f"session:{hold.session}", hold.node, limit, self._ttl, hold.change.value)
+        return Call((self._key("caps", hold.scope),), arguments)
 
     def _order_call(self, update: SessionOrderUpdate) -> Call:
         changes = [
