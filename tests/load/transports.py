@@ -154,14 +154,14 @@ async def measure(transport: str, clients: int, events: int) -> Row:
             connected: list[Client] = []
             for start in range(0, clients, AT_ONCE):
                 connected += await _connect(server, make, range(start, min(start + AT_ONCE, clients)))
-            await _wait(server, clients)
+            await _wait(server, transport, clients)
             memory = (server.usage().rss - before) / clients
             first = sum(client.events for client in connected)
             started = _processor_time(server)
             for number in range(events):
                 await _publish(server, http, number)
                 await _until(lambda wanted=first + clients * (number + 1): _count(connected) >= wanted)  # type: ignore[misc]  # a default binds the number
-                await _wait(server, clients)
+                await _wait(server, transport, clients)
             spent = _processor_time(server) - started
             delivered = _count(connected) - first
             for client in connected:
@@ -177,9 +177,10 @@ async def _connect(server: Server, make: Callable[[str], Client], numbers: range
     return made
 
 
-async def _wait(server: Server, clients: int) -> None:
-    """Waits until all clients wait for events at the service."""
-    while (await server.metrics())["subscriptions"] < clients:  # noqa: ASYNC110  # another process has no event to wait for
+async def _wait(server: Server, transport: str, clients: int) -> None:
+    """Waits until all clients wait for events at the service. A session of polls stays subscribed between two polls."""
+    gauge = "polls" if transport == "long poll" else "subscriptions"
+    while (await server.metrics())[gauge] < clients:  # noqa: ASYNC110  # another process has no event to wait for
         await asyncio.sleep(0.05)
 
 
