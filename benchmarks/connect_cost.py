@@ -254,7 +254,7 @@ def _time_parts(laps: Laps, queue: UpgradeQueue, head: bytes) -> None:
     laps.end("make the connection, send welcome")
     node.lifecycle.add(connection)
     laps.end("register the connection")
-    SessionHandler(node, connection, slot).start(buffer, upgrade.joins(), ())
+    SessionHandler(node, connection).start(buffer, upgrade.joins(), ())
     laps.end("start the session, subscribe")
     websocket.connection_lost(None)
 

@@ -68,13 +68,13 @@ class Connection(_FanOutSlots):
         "_close_timer",
         "_context",
         "_gathered",
-        "_is_lost",
         "_outbox",
         "_writable",
         "awaits_pong",
         "closing",
         "id",
         "is_expiry_sent",
+        "is_lost",
         "next_ping_at",
         "opened_at",
         "paused_since",
@@ -120,7 +120,8 @@ class Connection(_FanOutSlots):
         """Sends the close frame when `outbox.close_grace` has passed, even if the outbox is not written."""
         self._writable: asyncio.Event | None = None
         """Set when the outbox shrinks or the connection ends; None until something waits for it."""
-        self._is_lost = False
+        self.is_lost = False
+        """True once the transport has ended."""
 
     @property
     def is_closing(self) -> bool:
@@ -140,7 +141,7 @@ class Connection(_FanOutSlots):
         A client that keeps up gets the bytes that all members share. For a slow client, the outbox queues each frame by its
         delivery class. For a connection that `is_clear`, a room writes to `writer` instead.
         """
-        if self.closing is not None or self._is_lost:
+        if self.closing is not None or self.is_lost:
             return True
         if self._outbox is None:
             gathered, self._gathered = self._gathered, None
@@ -165,7 +166,7 @@ class Connection(_FanOutSlots):
             if len(gathered) > MAX_GATHERED:
                 self.flush()
             return True
-        if self.closing is not None or self._is_lost:
+        if self.closing is not None or self.is_lost:
             return True
         if self._outbox is not None:
             return self._outbox.put(frame)
@@ -176,7 +177,7 @@ class Connection(_FanOutSlots):
 
     def send(self, frames: list[Frame]) -> bool:
         """Writes or queues frames for this connection alone. Returns the same as `deliver`."""
-        if frames and self.closing is None and not self._is_lost:
+        if frames and self.closing is None and not self.is_lost:
             self.flush()
             outbox = self._open_outbox()
             for frame in frames:
@@ -204,7 +205,7 @@ class Connection(_FanOutSlots):
 
         Raises ServiceError(OVERLOADED) if a large message exceeds the byte budget; then nothing is sent.
         """
-        if self.closing is not None or self._is_lost:
+        if self.closing is not None or self.is_lost:
             return
         type_ = messages.TAGS[type(message)]
         # Never compressed: a snapshot joins texts of several users, and its size could reveal one to another (ADR 15).
@@ -239,7 +240,7 @@ class Connection(_FanOutSlots):
     def flush(self) -> None:
         """Writes the gathered frames, if they have not gone out with a batch."""
         gathered, self._gathered = self._gathered, None
-        if gathered is not None and self.closing is None and not self._is_lost:
+        if gathered is not None and self.closing is None and not self.is_lost:
             self._update_clear()
             self._write_counted(self._encode_gathered(gathered))
 
@@ -301,7 +302,7 @@ class Connection(_FanOutSlots):
     def pause_writing(self) -> None:
         """Queues frames from now on: the client has not taken a write."""
         self.paused_since = self._context.clock.monotonic()
-        if self.closing is None and not self._is_lost:
+        if self.closing is None and not self.is_lost:
             gathered, self._gathered = self._gathered, None
             outbox = self._open_outbox()
             if not all(map(outbox.put, gathered or ())):
@@ -317,13 +318,13 @@ class Connection(_FanOutSlots):
     async def wait_written(self) -> None:
         """Waits until all frames have been written, or the connection ends."""
         self.flush()
-        while self._outbox is not None and self.closing is None and not self._is_lost:
+        while self._outbox is not None and self.closing is None and not self.is_lost:
             await self._wait()
 
     async def wait_writable(self) -> None:
         """Waits until the outbox is below its limits, or the connection ends. Until then, the client's next command does not
         run."""
-        while not self.is_writable and self.closing is None and not self._is_lost:
+        while not self.is_writable and self.closing is None and not self.is_lost:
             await self._wait()
 
     async def _wait(self) -> None:
@@ -387,7 +388,7 @@ class Connection(_FanOutSlots):
         if self._writable is not None:
             self._writable.set()
         self._context.on_close(self, code, reason)
-        if self._is_lost:
+        if self.is_lost:
             return
         if self._outbox is None or code in _NO_CLOSE_GRACE:
             self._send_close()
@@ -413,7 +414,7 @@ class Connection(_FanOutSlots):
     def fail(self) -> None:
         """Closes the connection after a fault of the service. The client may have missed an event, so it must reconnect."""
         self._gathered = None
-        if not self._is_lost and self.writer is not self.transport.writer:  # the head of the HTTP response is unsent
+        if not self.is_lost and self.writer is not self.transport.writer:  # the head of the HTTP response is unsent
             self.writer.write(b"")
         try:
             self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
@@ -423,9 +424,9 @@ class Connection(_FanOutSlots):
 
     def connection_lost(self) -> None:
         """Frees the outbox after the transport has ended. Later frames are dropped. A second call does nothing."""
-        if self._is_lost:
+        if self.is_lost:
             return
-        self._is_lost = True
+        self.is_lost = True
         self.is_clear = False
         self.fd = -1
         self._gathered = None

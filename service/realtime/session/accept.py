@@ -85,7 +85,7 @@ def _start_session(
     claimed = connection.session.identity.channels
     if claimed and upgrade.may_add_channels:
         joins = chain(joins, ((name, None, None, 0) for name in claimed))
-    waiting = SessionHandler(node, connection, upgrade.slot).start(buffer, joins, rest)
+    waiting = SessionHandler(node, connection).start(buffer, joins, rest)
     if upgrade.is_ready:
         # One write for `welcome` and what can be answered now. It comes at once: next, the transport may answer a ping.
         if waiting is not None and asyncio.current_task() is None:

@@ -6,7 +6,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from sys import getsizeof
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from msgspec import Raw, Struct
@@ -44,34 +44,37 @@ class _Addition(Struct, frozen=True):
     grant: Identity
 
 
+class _Waiting:
+    """What waits for a running command, and its bytes. Exists only while needed, to save memory."""
+
+    __slots__ = ("frames", "queued_bytes", "running_bytes")
+
+    def __init__(self, frames: deque[Any] | None = None) -> None:
+        self.frames: deque[Any] = deque() if frames is None else frames
+        """Frames of the client, and subscriptions that the backend has ordered (`_Addition`)."""
+        self.queued_bytes = 0
+        self.running_bytes = 0
+        """Counted bytes of the frame whose commands are running; 0 if it is not counted."""
+
+
 class SessionHandler:
     """The message handler of an authenticated connection. Runs its commands one after the other, in order."""
 
     __slots__ = (
         "_connection",
-        "_current_size",
         "_has_ended",
         "_is_busy",
-        "_is_lost",
         "_is_violation_counted",
         "_node",
-        "_queued",
-        "_queued_bytes",
-        "_slot",
+        "_waiting",
     )
 
-    def __init__(self, node: Node, connection: Connection, slot: ConnectionSlot) -> None:
+    def __init__(self, node: Node, connection: Connection) -> None:
         self._node = node
         self._connection = connection
-        self._slot = slot
-        self._queued: deque[Any] | None = None
-        """Frames of the client, and subscriptions that the backend has ordered (`_Addition`)."""
-        self._queued_bytes = 0
-        self._current_size = 0
-        """Counted bytes of the frame whose commands are running; 0 if it is not counted."""
+        self._waiting: _Waiting | None = None
         self._is_busy = False
         """True while a command runs."""
-        self._is_lost = False
         self._is_violation_counted = False
         """True once the present frame has counted as above the rate. A frame counts once, whatever it holds."""
         self._has_ended = False
@@ -89,18 +92,21 @@ class SessionHandler:
         if connection.transport.is_writing_paused:
             connection.pause_writing()
         self._is_busy = True
-        self._is_lost = buffer.is_lost
+        if buffer.is_lost:
+            connection.connection_lost()
         waiting: Awaitable[None] | None = None
         try:
             waiting = self._subscribe(joins)
         except Exception:
             self._fail()
-        if waiting is None and not (rest or buffer.queued or buffer.has_ended or self._is_lost):  # as for nearly all
+        if waiting is None and not (
+            rest or buffer.queued or buffer.has_ended or connection.is_lost
+        ):  # as for nearly all
             self._is_busy = False
             return None
-        self._queued = buffer.queued
-        if self._queued:
-            self._queued_bytes = sum(map(getsizeof, self._queued))
+        if buffer.queued:
+            self._waiting = _Waiting(buffer.queued)
+            self._waiting.queued_bytes = sum(map(getsizeof, buffer.queued))
         self._has_ended = buffer.has_ended
         self._set_reading(reading=True)
         return self._run(None, self._handle_first(waiting, joins, rest))
@@ -150,16 +156,15 @@ class SessionHandler:
     def message_received(self, message: str | bytes) -> None:
         """Handles a frame, or queues it behind the running command."""
         if self._is_busy:
-            if self._queued is None:
-                self._queued = deque()
+            queue = self._queue()
             size = getsizeof(message)
-            self._queued.append(message)
-            self._queued_bytes += size
+            queue.frames.append(message)
+            queue.queued_bytes += size
             transport = self._connection.transport
             transport.count_held(size)
             if (
-                len(self._queued) >= MAX_QUEUED
-                or self._queued_bytes >= MAX_QUEUED_BYTES
+                len(queue.frames) >= MAX_QUEUED
+                or queue.queued_bytes >= MAX_QUEUED_BYTES
                 or not transport.account.has_capacity()
             ):
                 self._set_reading(reading=False)
@@ -175,7 +180,7 @@ class SessionHandler:
                 waiting = self._start(message)
             except Exception:
                 self._fail()
-            if waiting is None and connection.is_writable and not self._is_lost:  # no coroutine was needed
+            if waiting is None and connection.is_writable and not connection.is_lost:  # no coroutine was needed
                 self._is_busy = False
                 if self._has_ended:
                     self._close_ended()
@@ -185,18 +190,17 @@ class SessionHandler:
             rest = start_eagerly(self._run(message))
         if rest is not None:
             if len(message) > MAX_UNCOUNTED_FRAME:
-                self._current_size = getsizeof(message)
-                connection.transport.count_held(self._current_size)
+                size = self._queue().running_bytes = getsizeof(message)
+                connection.transport.count_held(size)
             self._node.runtime.tasks.spawn("command", rest)
 
     def subscribe(self, channel: str, grant: Identity) -> bool:
         """Subscribes the client for the backend, between its own commands. False if too much waits for the running command."""
         if self._is_busy:
-            if self._queued is None:
-                self._queued = deque()
-            if len(self._queued) >= MAX_QUEUED:
+            queue = self._queue()
+            if len(queue.frames) >= MAX_QUEUED:
                 return False
-            self._queued.append(_Addition(channel, grant))
+            queue.frames.append(_Addition(channel, grant))
             return True
         self._is_busy = True
         rest = start_eagerly(self._run(None, self._add(_Addition(channel, grant))))
@@ -206,12 +210,19 @@ class SessionHandler:
 
     def cancel_subscribe(self, channel: str) -> bool:
         """Drops the subscriptions to a channel that the backend has ordered and that still wait. False if there are none."""
-        queued = self._queued or ()
+        if self._waiting is None:
+            return False
+        queued = self._waiting.frames
         kept = [one for one in queued if not (isinstance(one, _Addition) and one.channel == channel)]
         if len(kept) == len(queued):
             return False
-        self._queued = deque(kept)
+        self._waiting.frames = deque(kept)
         return True
+
+    def _queue(self) -> _Waiting:
+        if self._waiting is None:
+            self._waiting = _Waiting()
+        return self._waiting
 
     async def _add(self, addition: _Addition) -> None:
         channel = addition.channel
@@ -239,7 +250,6 @@ class SessionHandler:
 
     def connection_lost(self) -> None:
         """Unsubscribes from all channels, at once or after the running command."""
-        self._is_lost = True
         self._connection.connection_lost()
         if not self._is_busy:
             self._is_busy = True
@@ -249,7 +259,7 @@ class SessionHandler:
 
     @property
     def _is_over(self) -> bool:
-        return self._is_lost or self._connection.closing is not None
+        return self._connection.is_lost or self._connection.closing is not None
 
     def _set_reading(self, *, reading: bool) -> None:
         transport = self._connection.transport
@@ -266,25 +276,22 @@ class SessionHandler:
                 await first
             if frame is not None:
                 await self._handle(*self._split(frame))
-            while self._queued and not self._is_over:
-                frame = self._queued.popleft()
+            while (queue := self._waiting) is not None and queue.frames and not self._is_over:
+                frame = queue.frames.popleft()
                 if isinstance(frame, _Addition):
                     await self._add(frame)
                     continue
                 size = getsizeof(frame)
-                self._queued_bytes -= size
-                self._start_frame(size)
+                queue.queued_bytes -= size
+                self._start_frame(queue, size)
                 await self._handle(*self._split(frame))
-                if len(self._queued) < MAX_QUEUED // 2 and self._queued_bytes < MAX_QUEUED_BYTES // 2:
+                if len(queue.frames) < MAX_QUEUED // 2 and queue.queued_bytes < MAX_QUEUED_BYTES // 2:
                     self._set_reading(reading=True)
         except Exception:
             self._fail()
-        frame = self._queued = None  # frees both, because they are no longer counted
-        if self._queued_bytes or self._current_size:
-            self._connection.transport.count_held(-self._queued_bytes)
-            self._queued_bytes = 0
-            self._start_frame(0)
-        if self._is_lost:
+        frame = None  # freed, because it is no longer counted
+        self._drop_queue()
+        if self._connection.is_lost:
             waiting = self._end()
             if waiting is not None:
                 await waiting
@@ -294,6 +301,11 @@ class SessionHandler:
             if self._has_ended:
                 self._close_ended()
 
+    def _drop_queue(self) -> None:
+        queue, self._waiting = self._waiting, None
+        if queue is not None and (held := queue.queued_bytes + queue.running_bytes):
+            self._connection.transport.count_held(-held)
+
     def _fail(self) -> None:
         _log.exception("session_failed", connection=self._connection.id)
         self._connection.fail()
@@ -302,11 +314,11 @@ class SessionHandler:
         self._connection.flush()  # the replies of this loop iteration
         self._connection.transport.close_when_written()
 
-    def _start_frame(self, size: int) -> None:
+    def _start_frame(self, queue: _Waiting, size: int) -> None:
         """Subtracts the last frame. The next one, of `size` bytes, was added when it was queued."""
-        if self._current_size:
-            self._connection.transport.count_held(-self._current_size)
-        self._current_size = size
+        if queue.running_bytes:
+            self._connection.transport.count_held(-queue.running_bytes)
+        queue.running_bytes = size
 
     def _split(self, frame: str | bytes) -> tuple[Iterable[str | Raw], ServiceError | None]:
         """Returns the messages of a frame. For a frame to refuse, returns one empty message and the error."""
@@ -354,7 +366,7 @@ class SessionHandler:
             _reply_error(node, connection, error, message_id(message))
             if error.code is ErrorCode.RATE_LIMITED and not self._is_violation_counted:
                 self._is_violation_counted = True
-                if node.admission.is_abusive(self._slot, error):
+                if node.admission.is_abusive(cast(ConnectionSlot, connection.slot), error):
                     connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
         elif isinstance(error, CloseConnection):
             connection.close(error.code, error.reason)
@@ -366,17 +378,18 @@ class SessionHandler:
 
     def _read(self, message: str | Raw, fault: ServiceError | None) -> Command:
         """Decodes a message, and counts it for the rates. Raises ServiceError: `fault`, or why the message is refused."""
-        node, size = self._node, size_of(message)
+        node, connection, size = self._node, self._connection, size_of(message)
+        slot: ConnectionSlot = connection.slot  # type: ignore[assignment]  # a Connection knows only a protocol of it
         try:
             if fault is not None:
                 raise fault
             command = decode(message, size)
         except ServiceError:
-            node.admission.check_message(self._slot, self._connection.session, None)
+            node.admission.check_message(slot, connection.session, None)
             if fault is None:
                 node.runtime.metrics.messages.count_in("invalid", size)
             raise
-        node.admission.check_message(self._slot, self._connection.session, command)
+        node.admission.check_message(slot, connection.session, command)
         node.runtime.metrics.messages.count_in(
             command.type if isinstance(command, Publish | Remove) else messages.TAGS[type(command)], size
         )
