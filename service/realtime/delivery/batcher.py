@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from itertools import count
 
 from service.core.clock import Clock, Timer
 from service.realtime.connections.frame import Frame
 
 _NEVER = float("inf")
+_LONG_AGO = -_NEVER
+"""Rooms share these objects, to save memory."""
 
 
 class Batcher:
@@ -18,10 +19,11 @@ class Batcher:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.pending: dict[int | tuple[str, str, str], Frame] = {}
-        """The frames. Only this class changes it."""
-        self._serial = count()
-        self.flushed_at = -_NEVER
+        self.pending: dict[int | tuple[str, str, str], Frame] | None = None
+        """The frames; None while there are none, to save memory. Only this class changes it."""
+        self._serial = 0
+        """The key of the last frame without one."""
+        self.flushed_at = _LONG_AGO
         """Monotonic seconds of the last `take` that returned frames. Set it when a frame goes out without a batch."""
         self._timer: Timer | None = None
         self._due_at = _NEVER
@@ -34,9 +36,16 @@ class Batcher:
 
         All pending frames are due then, so that the events of a channel keep their order across event types.
         """
-        if frame.keeps_order and frame.key is not None:
-            self.pending.pop(frame.key, None)
-        self.pending[frame.key if frame.key is not None else next(self._serial)] = frame
+        pending, key = self.pending, frame.key
+        if pending is None:
+            pending = self.pending = {}
+        if key is None:
+            self._serial += 1
+            pending[self._serial] = frame
+        else:
+            if frame.keeps_order:
+                pending.pop(key, None)
+            pending[key] = frame
         if not window:
             if not self.is_due:  # else `on_due` was called for an earlier frame
                 self.is_due = True
@@ -65,15 +74,15 @@ class Batcher:
             self._stop_timer(self._timer)
         self.is_due = False
         pending = self.pending
-        if not pending:
+        if pending is None:
             return ()
-        self.pending = {}
+        self.pending = None
         self.flushed_at = self._clock.monotonic()
         return pending.values()
 
     def clear(self) -> None:
         """Drops all frames and cancels the timer."""
-        self.pending.clear()
+        self.pending = None
         if self._timer is not None:
             self._stop_timer(self._timer)
         self.is_due = False

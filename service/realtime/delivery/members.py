@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("delivery")
 
 NO_EXCLUSIONS: Mapping[Connection, Collection[Frame]] = MappingProxyType({})
+_NONE: dict[Connection, Any] = cast("dict[Connection, Any]", MappingProxyType({}))
+"""Takes the place of an empty dictionary in all rooms, to save memory. It cannot be changed."""
 
 
 class Members:
@@ -51,8 +53,8 @@ class Members:
         self._context = context
         self._silent: dict[Connection, None] | None = None
         """Members that get no frames: pending and detached ones. None while there are none."""
-        self._subscribing: dict[Connection, list[Frame]] = {}
-        self._replaying: dict[Connection, tuple[Subscription, SnapshotFilter]] = {}
+        self._subscribing: dict[Connection, list[Frame]] = _NONE
+        self._replaying: dict[Connection, tuple[Subscription, SnapshotFilter]] = _NONE
         self._live = LiveMembers(context)
         """The live members that get every frame: all but those of `_restricted`."""
         self._restricted: LiveMembers | None = None
@@ -144,11 +146,14 @@ class Members:
         """Buffers the member's frames from now on."""
         subscription.phase = Phase.SUBSCRIBING
         self._remove_silent(connection)
+        if self._subscribing is _NONE:
+            self._subscribing = {}
         self._subscribing[connection] = []
 
     def cancel_subscribing(self, connection: Connection, subscription: Subscription) -> None:
         """Makes the member pending again, and drops its buffer."""
-        if self._subscribing.pop(connection, None) is not None:
+        if connection in self._subscribing:
+            del self._subscribing[connection]
             self._add_silent(connection)
         subscription.phase = Phase.PENDING
 
@@ -164,12 +169,14 @@ class Members:
         """Removes the member's buffer, and returns its frames that are newer than the member's snapshot."""
         buffered = self._subscribing.pop(connection)
         if not self._subscribing:
-            self._subscribing = {}  # frees the table, which an emptied dictionary keeps
+            self._subscribing = _NONE
         return _visible(connection, subscription, [frame for frame in buffered if since.passes(frame)])
 
     def start_replaying(self, connection: Connection, subscription: Subscription, since: SnapshotFilter) -> None:
         """Gives the member only frames that are newer than its snapshot, until the room reaches the snapshot's position."""
         subscription.phase = Phase.LIVE
+        if self._replaying is _NONE:
+            self._replaying = {}
         self._replaying[connection] = (subscription, since)
 
     def detach(self, connection: Connection) -> None:
