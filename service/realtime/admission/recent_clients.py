@@ -11,7 +11,7 @@ from itertools import count
 from service.core.clock import Clock
 from service.core.identity import Identity
 from service.core.quota import QuotaScope
-from service.core.recent_keys import RecentKeys
+from service.core.recent_estimate import RecentEstimate
 from service.protocol.close import CloseCode
 from service.realtime.admission.slots import Slots
 from service.telemetry.metrics import Metrics
@@ -21,10 +21,8 @@ CONNECT_WINDOW = 120.0
 CLOSE_WINDOW = 300.0
 """Seconds that a client is counted after one of its connections closed."""
 MIN_CLIENTS = 10_000
-"""Clients that each count can hold, or `limits.connections` if that is more: then a reconnect of all clients fits."""
+"""Clients up to which each count is precise to 1 %, or `limits.connections` if that is more: as after a reconnect of all."""
 
-_MAX_KEY = 2**30 - 1
-"""Two of 20 000 clients have the same key with a probability of a fifth. They then count as one."""
 _ABNORMAL = frozenset(
     close.code for close in (CloseCode.ABNORMAL, CloseCode.INTERNAL, CloseCode.OVERLOAD, CloseCode.DEADLINE)
 )
@@ -42,10 +40,10 @@ class RecentClients:
         self._slots = slots
         self._clock = clock
         max_clients = max(MIN_CLIENTS, max_connections)
-        self._connected: RecentKeys[int] = RecentKeys(clock, CONNECT_WINDOW, max_clients)
-        self._closed: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, max_clients)
-        self._abnormally_closed: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, max_clients)
-        self._slow: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, max_clients)
+        self._connected = RecentEstimate(clock, CONNECT_WINDOW, max_clients)
+        self._closed = RecentEstimate(clock, CLOSE_WINDOW, max_clients)
+        self._abnormally_closed = RecentEstimate(clock, CLOSE_WINDOW, max_clients)
+        self._slow = RecentEstimate(clock, CLOSE_WINDOW, max_clients)
         self._serial = count()
         self._shared: tuple[str, str, str] | None = None
         """The user and address of most connections. Kept until `_shared_until`, because a mass reconnect closes them first."""
@@ -71,14 +69,13 @@ class RecentClients:
         self._slow.add(self._key(network, identity))
 
     def _key(self, network: str, identity: Identity | None) -> int:
-        # A hash takes less memory than the names, and does not store them. Python keeps a number below 2**30 in 16 bytes less.
         client = (
             (network, identity.tenant, identity.user) if identity is not None and identity.user else (network, "", "")
         )
         is_proxy = self._slots.is_proxy(network)
         if (is_proxy or client == self._shared) and self._is_shared(client, is_proxy=is_proxy):
-            return next(self._serial)
-        return hash(client) & _MAX_KEY
+            return hash(str(next(self._serial)))  # not the number itself: the estimate needs random bits
+        return hash(client)
 
     def _is_shared(self, client: tuple[str, str, str], *, is_proxy: bool) -> bool:
         """True if most connections have, or recently had, this address and user. Then they belong to many clients."""

@@ -125,7 +125,7 @@ class ClientMetrics:
         )
         self.recent_connect_clients = make.gauge(
             "recent_connect_clients",
-            "Different clients that connected in the last 2 minutes. A client is a user at an address.",
+            "Different clients that connected in the last 2 minutes, estimated to 1 %. A client is a user at an address.",
         )
         self.recent_close_clients = make.gauge(
             "recent_close_clients", "Different clients with a connection that closed in the last 5 minutes."
