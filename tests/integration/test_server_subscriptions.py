@@ -172,6 +172,35 @@ async def test_revoking_earlier_tokens_ends_what_the_backend_has_given_before(se
         assert (await ann.ask("chat.message", channel="room:2", data={"text": "x"}))["type"] == "ack"
 
 
+async def test_revocation_ends_a_subscribe_of_the_backend_that_waits() -> None:
+    broker = SlowBroker()
+    async with serving(broker=broker) as server, server.client("ann", grants=["room:1"], iat=time.time() + 3) as ann:
+        broker.gates["snapshot"] = asyncio.Event()
+        await ann.send(type="subscribe", id="own", channel="room:1")
+        await eventually(lambda: "snapshot" in broker.waiting)
+        assert (await post(server, "/users/ann/subscribe", {"channel": "room:2"}))["subscriptions"] == 1
+        await post(server, "/users/ann/revoke", {})
+        broker.gates.pop("snapshot").set()
+        await ann.until("subscribed", channel="room:1")
+        refused = await ann.until("error")
+        assert (refused["code"], refused["details"]["channel"]) == ("forbidden", "room:2")
+        assert (await ann.ask("unsubscribe", channel="room:2"))["code"] == "not_subscribed"
+
+
+async def test_revocation_ends_a_subscription_that_is_being_taken_over() -> None:
+    broker = SlowBroker()
+    async with serving(broker=broker) as server, server.client("ann", grants=[], iat=time.time() + 3) as ann:
+        await post(server, "/users/ann/subscribe", {"channel": "room:1"})
+        await ann.until("subscribed")
+        broker.gates["unsubscribe"] = asyncio.Event()
+        await ann.send(type="subscribe", id="own", channel="room:1")
+        await eventually(lambda: "unsubscribe" in broker.waiting)
+        await post(server, "/users/ann/revoke", {})
+        broker.gates.pop("unsubscribe").set()
+        assert (await ann.until("error", id="own"))["code"] == "forbidden"
+        assert (await ann.ask("history", channel="room:1"))["code"] == "forbidden"
+
+
 async def test_backend_commands_keep_their_order_while_the_client_is_busy() -> None:
     broker = SlowBroker()
     async with serving(broker=broker) as server, server.client("ann") as ann:

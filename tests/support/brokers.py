@@ -51,8 +51,8 @@ class FaultyBroker(_OwnBroker):
 
 
 class SlowBroker(_OwnBroker):
-    """Waits for `gates[name]` in `subscribe` and `snapshot`, if it is set. `waiting` holds the names of waiting
-    calls."""
+    """Waits for `gates[name]` in `subscribe`, `unsubscribe` and `snapshot`, if it is set. `waiting` holds the names of
+    waiting calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,6 +68,10 @@ class SlowBroker(_OwnBroker):
     async def subscribe(self, channel: Any) -> None:
         await self._pass("subscribe")
         await super().subscribe(channel)
+
+    async def unsubscribe(self, channel: Any) -> None:
+        await self._pass("unsubscribe")
+        await super().unsubscribe(channel)
 
     async def snapshot(self, *arguments: Any) -> Any:
         await self._pass("snapshot")

@@ -9,6 +9,7 @@ import pytest
 from service.core.channel import ChannelKey
 from service.core.identity import Identity
 from service.core.limits import Deadlines
+from service.core.revocation import Revocation, RevocationTable, Target
 from service.core.session import ExtendedSubscription
 from service.realtime.streams.subscription_grants import SubscriptionGrants
 from service.telemetry.metrics import Metrics
@@ -42,8 +43,13 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def grants(clock: FakeClock) -> Iterator[SubscriptionGrants]:
-    grants = SubscriptionGrants(clock, DEADLINES, Metrics())
+def revoked() -> RevocationTable:
+    return RevocationTable(10, 10)
+
+
+@pytest.fixture
+def grants(revoked: RevocationTable, clock: FakeClock) -> Iterator[SubscriptionGrants]:
+    grants = SubscriptionGrants(revoked, clock, DEADLINES, Metrics())
     yield grants
     grants.close()
 
@@ -76,12 +82,16 @@ def test_new_token_replaces_the_old_one(grants: SubscriptionGrants, clock: FakeC
     assert one.calls == []
 
 
-def test_grant_without_an_end_ends_only_by_a_revocation(grants: SubscriptionGrants, clock: FakeClock) -> None:
+def test_grant_without_an_end_ends_only_by_a_revocation(
+    grants: SubscriptionGrants, revoked: RevocationTable, clock: FakeClock
+) -> None:
     one = Watching(grants, None)
     clock.advance(10**6)
-    grants.end_revoked(lambda identity: identity.user == "ben")
+    revoked.add(Revocation(Target.USER, "acme", "ben", 0.0, 10.0), clock.monotonic())
+    grants.end_revoked()
     assert one.calls == []
-    grants.end_revoked(lambda identity: identity.user == "ann")
+    revoked.add(Revocation(Target.USER, "acme", "ann", 0.0, 10.0), clock.monotonic())
+    grants.end_revoked()
     assert one.calls == ["end"]
 
 

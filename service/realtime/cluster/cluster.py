@@ -48,13 +48,13 @@ class Cluster:
         self.revocations = Revocations(
             streams.registry,
             streams.grants,
+            streams.revoked,
             broker,
             store_runtime,
             token_clock=runtime.clock,
             subscribe_internally=subscribe_internally,
             ttl=bounds.revocation_ttl,
             max_per_tenant=bounds.revocations,
-            max_total=bounds.revocations_total,
         )
         self.authenticator = RevocationGuard(authenticator, self.revocations)
         self.heartbeat = Heartbeat(

@@ -57,6 +57,7 @@ class Revocations:
         self,
         registry: ConnectionRegistry,
         grants: SubscriptionGrants,
+        table: RevocationTable,
         broker: Broker,
         runtime: Runtime,
         *,
@@ -64,20 +65,19 @@ class Revocations:
         subscribe_internally: Callable[[ChannelKey, EventSink], None],
         ttl: float,
         max_per_tenant: int,
-        max_total: int,
     ) -> None:
-        """Creates an empty table.
+        """Keeps the table up to date.
 
         Args:
             registry: The connections that are closed when their token is revoked.
             grants: The subscriptions that end when their own token is revoked.
+            table: The revocations that this node knows; empty.
             broker: Holds the shared copy.
             runtime: Uses the store clock, because all nodes must agree on the times of a revocation.
             token_clock: The clock by which tokens expire on this node, if it is not the runtime's.
             subscribe_internally: Delivers an internal channel to a sink.
             ttl: Seconds that a revocation lasts. No token may last longer.
             max_per_tenant: Maximum number of revocations of one tenant.
-            max_total: Maximum number of revocations of all tenants together.
         """
         self._registry = registry
         self._grants = grants
@@ -85,7 +85,7 @@ class Revocations:
         self._token_clock = token_clock or runtime.clock
         self._subscribe_internally = subscribe_internally
         self._ttl = ttl
-        self._table = RevocationTable(max_per_tenant, max_total)
+        self._table = table
         self._context = LogContext(
             broker,
             runtime,
@@ -205,7 +205,7 @@ class Revocations:
         self._enforce_timer = None
         for connection in self._registry:
             self.enforce(connection)
-        self._grants.end_revoked(lambda identity: self._table.find(identity) is not None)
+        self._grants.end_revoked()
 
 
 async def _gather(starts: Sequence[Coroutine[Any, Any, None]]) -> None:

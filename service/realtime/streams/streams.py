@@ -9,6 +9,7 @@ from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Event
 from service.core.presence import PresenceStore
+from service.core.revocation import RevocationTable
 from service.protocol.close import CloseCode
 from service.realtime.admission.admission import Admission
 from service.realtime.bounds import Bounds
@@ -77,7 +78,8 @@ class Streams:
         self._membership = ChannelMembership(
             self.hub, broker, self.relay.recovery, self.relay.checker, bounds.outbox, runtime
         )
-        self.grants = SubscriptionGrants(runtime.clock, bounds.deadlines, runtime.metrics)
+        self.revoked = RevocationTable(bounds.revocations, bounds.revocations_total)
+        self.grants = SubscriptionGrants(self.revoked, runtime.clock, bounds.deadlines, runtime.metrics)
         self.subscriptions = Subscriptions(
             gate, self._membership, self.presence, self.grants, runtime, bounds.limits.subscriptions
         )

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from service.core.clock import Clock, Timer
 from service.core.identity import Identity
 from service.core.limits import Deadlines
+from service.core.revocation import RevocationTable
 from service.core.session import Subscription
+from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 
 MAX_CHECK_INTERVAL = 30.0
@@ -17,11 +19,23 @@ MAX_CHECK_INTERVAL = 30.0
 class SubscriptionGrants:
     """Ends subscriptions at the expiry of their tokens, and when these are revoked. Only such a subscription has a timer."""
 
-    def __init__(self, clock: Clock, deadlines: Deadlines, metrics: Metrics) -> None:
+    def __init__(self, revoked: RevocationTable, clock: Clock, deadlines: Deadlines, metrics: Metrics) -> None:
+        """`revoked`: the revocations that this node knows."""
+        self._revoked = revoked
         self._clock = clock
         self._deadlines = deadlines
         self._watched: dict[Subscription, _Watched] = {}
         metrics.subscriptions.granted_subscriptions.set_function(lambda: len(self._watched))
+
+    def check(self, grant: Identity) -> None:
+        """Raises ServiceError(FORBIDDEN) if the token of a subscription is revoked.
+
+        Call it in the same step as `watch`: a subscribe that has waited may have missed `end_revoked`.
+        """
+        if self._revoked.find(grant) is not None:
+            raise ServiceError(
+                ErrorCode.FORBIDDEN, "the rights of this subscription have been revoked", path="$.channel"
+            )
 
     def watch(
         self, subscription: Subscription, grant: Identity, notify: Callable[[int], None], end: Callable[[], None]
@@ -41,9 +55,9 @@ class SubscriptionGrants:
         if watched is not None and watched.timer is not None:
             watched.timer.cancel()
 
-    def end_revoked(self, is_revoked: Callable[[Identity], bool]) -> None:
+    def end_revoked(self) -> None:
         """Ends the subscriptions whose tokens are revoked."""
-        for watched in [one for one in self._watched.values() if is_revoked(one.grant)]:
+        for watched in [one for one in self._watched.values() if self._revoked.find(one.grant) is not None]:
             watched.end()
 
     def close(self) -> None:

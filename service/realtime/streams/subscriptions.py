@@ -124,6 +124,8 @@ class Subscriptions:
             raise
         key = channel_key(identity.tenant, channel)
         start = Start.JOIN if since is None or is_continued else Start.POSITION
+        if grant is not None:
+            self._grants.check(grant)
         if tail or grant is not None or by_server:
             access = self._presence_access(identity if grant is None else identity.with_grants(grant), channel, spec)
             subscription: Subscription = ExtendedSubscription(
