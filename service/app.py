@@ -110,7 +110,7 @@ class Service:
         batch_sender = native.load() if settings.native_send == "auto" else None
         self.native_send = "on" if batch_sender is not None else "off" if settings.native_send == "off" else "not built"
         """Whether the native sender writes to rooms: on, off or not built. For the log."""
-        bounds = _bounds(settings)
+        bounds, receipt_key = _bounds(settings), _receipt_key(settings)
         ports = Ports(
             broker=self.broker,
             presence=presence,
@@ -119,7 +119,8 @@ class Service:
             authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
             store_clock=self.store_clock,
-            receipt_key=_receipt_key(settings),
+            receipt_key=receipt_key,
+            page_keys=[secret.get_secret_value().encode() for secret in settings.auth.page_secrets] or [receipt_key],
             connect=partial(loopback.connect, bounds, self.clock),
             batch_sender=batch_sender,
         )
@@ -251,7 +252,8 @@ def _receipt_key(settings: Settings) -> bytes:
         return "\n".join(values).encode()
     if settings.broker.url != "memory://":
         _log.warning(
-            "receipts_not_shared", reason="set auth.receipt_secret, so that all nodes accept the same receipts"
+            "receipts_not_shared",
+            reason="set auth.receipt_secret, so that all nodes accept the same receipts and addresses of history pages",
         )
     return secrets.token_bytes(32)
 
@@ -353,6 +355,7 @@ def _bounds(settings: Settings) -> Bounds:
         outbox=settings.outbox,
         compression=settings.compression,
         repair=settings.repair,
+        history_pages=settings.history_pages,
         deadlines=settings.deadlines,
         rollout=settings.rollout,
         unready_after=settings.broker.unready_after,

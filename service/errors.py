@@ -53,6 +53,12 @@ class ErrorCode(Enum):
     INVALID_TOKEN = ("invalid_token", 401, False, "This service does not accept the token.")
     TOKEN_EXPIRED = ("token_expired", 401, False, "The token has expired; get a new one.")
     INVALID_TICKET = ("invalid_ticket", 401, False, "The ticket is unknown, used or expired.")
+    INVALID_ADDRESS = (
+        "invalid_address",
+        403,
+        False,
+        "The address of a history page is forged, changed or expired; read history to get a new one.",
+    )
     INVALID_RECEIPT = (
         "invalid_receipt",
         403,

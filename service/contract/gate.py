@@ -80,6 +80,15 @@ class Gate:
         )
         return is_kept and may_read(spec.subscribe, right, identity, channel, parameters)
 
+    def authorise_page(self, channel: str) -> None:
+        """Checks whether the signed address of a history page counts in a channel: whoever got it had the right to history.
+
+        Raises ServiceError: INVALID_CHANNEL, UNKNOWN_CHANNEL, FORBIDDEN (caches may keep no history of the channel).
+        """
+        spec = self._contract.resolve(channel).spec
+        if not spec.is_cacheable:
+            raise ServiceError(ErrorCode.FORBIDDEN, f"the history of {spec.pattern.text} is not cacheable")
+
     def authorise_removal(self, identity: Identity, channel: str) -> Resolved:
         """Checks whether the identity may take back events of a channel.
 

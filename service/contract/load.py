@@ -88,13 +88,17 @@ class _Reader:
         subscribe = self._rule(SubscribeRule, fields, "subscribe", place)
         self._check_owner(subscribe is SubscribeRule.OWNER, pattern, (*place, "subscribe"))
         presence, update = self._presence(fields, place, pattern)
-        history = self._retention(fields, "history", place, "events", None)
+        history = self._retention(fields, "history", place, "events", None, "cacheable")
         state = self._retention(fields, "state", place, "keys", DEFAULT_STATE)
         state_ttl = (state or DEFAULT_STATE).ttl
         events = self._events(fields, place, pattern, state_ttl)
         if pattern is None or subscribe is None:
             return None
-        return ChannelSpec(pattern, subscribe, events, presence, history, state or DEFAULT_STATE, update)
+        is_cacheable = history is not None and self._is_cacheable(fields, place)
+        return ChannelSpec(pattern, subscribe, events, presence, history, state or DEFAULT_STATE, update, is_cacheable)
+
+    def _is_cacheable(self, fields: Mapping[str, Any], place: Place) -> bool:
+        return self._boolean(fields["history"], "cacheable", (*place, "history")) or False
 
     def _pattern(self, text: str, place: Place, seen: dict[tuple[str, ...], str]) -> ChannelPattern | None:
         try:
@@ -212,11 +216,17 @@ class _Reader:
         return round(ttl * 1000)
 
     def _retention(
-        self, fields: Mapping[str, Any], name: str, place: Place, entries: str, default: Retention | None
+        self,
+        fields: Mapping[str, Any],
+        name: str,
+        place: Place,
+        entries: str,
+        default: Retention | None,
+        *others: str,
     ) -> Retention | None:
-        """Reads `{events|keys: …, ttl: …}`. With a default, each of the two fields is optional."""
+        """Reads `{events|keys: …, ttl: …}`. With a default, each of the two fields is optional. `others`: further fields."""
         at = (*place, name)
-        found = self._mapping(fields[name], at, (entries, "ttl")) if name in fields else None
+        found = self._mapping(fields[name], at, (entries, "ttl", *others)) if name in fields else None
         if found is None:
             return default
         for missing in (entries, "ttl"):

@@ -60,6 +60,8 @@ class ChannelSpec:
     """Retention of latest events."""
     presence_update: EventSpec | None = None
     """Who may send `presence.update`, and the schema of its data; None if nobody may."""
+    is_cacheable: bool = False
+    """True if caches between client and service may keep full pages of the history. False without history."""
     has_state: bool = field(init=False)
     """True if the contract declares `latest` events in the channel."""
     is_removable: bool = field(init=False)

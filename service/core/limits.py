@@ -187,6 +187,19 @@ class RepairLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryPages:
+    """Pages of history that caches between client and service may keep, where the contract says `cacheable`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    address_ttl: Annotated[int, Ge(60), Le(86_400)] = 3_600
+    """Seconds that the address of a history page is valid at most, and half of that at least. A user whose rights have ended can
+    read full pages of the channel for so long."""
+    max_age: Annotated[int, Ge(0), Le(86_400)] = 300
+    """Seconds that caches may keep a history page without asking again. An event that was taken back stays in caches for so
+    long."""
+
+
+@dataclass(frozen=True, slots=True)
 class Compression:
     """Compression for clients that offer permessage-deflate."""
 

@@ -24,6 +24,7 @@ FEATURES: Mapping[str, str] = MappingProxyType(
         "event_removed": "The backend can take back durable events: [`event.removed`](#eventremoved), and tombstones.",
         "ttl": "Values that end by themselves have `ttl` in events and in `state` ([Values that end](#values-that-end)).",
         "removal": "`removed` removes a value; clients that announce the feature get it as [`removed`](#removed-values).",
+        "history_pages": "`history` brings addresses of pages that caches may keep ([history-pages.md](history-pages.md)).",
         "ready_in_address": "`ready=1` in the address of the upgrade starts deliveries ([`ready`](#ready)).",
         "server_subscriptions": "Tokens and the backend subscribe clients ([how](#server-side-subscriptions)).",
         "subscription_token": "`subscribe` takes a `token` for one channel ([Subscription tokens](#subscription-tokens)).",

@@ -321,6 +321,10 @@ class HistoryPage(ServerMessage, frozen=True, tag="history", tag_field="type"):
     more: bool
     """True if the stream has further events in the requested direction."""
     last: str | None = None
+    older: str | None = None
+    """The path of a page that caches may keep, with the event before the first one."""
+    newer: str | None = None
+    """The same for the event after the last one."""
 
 
 class PresenceReply(ServerMessage, frozen=True, tag="presence", tag_field="type"):

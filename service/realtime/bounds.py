@@ -14,6 +14,7 @@ from service.core.limits import (
     UNREADY_AFTER,
     Compression,
     Deadlines,
+    HistoryPages,
     Limits,
     OutboxLimits,
     Probing,
@@ -30,6 +31,7 @@ class Bounds:
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
     compression: Compression = field(default_factory=Compression)
     repair: RepairLimits = field(default_factory=RepairLimits)
+    history_pages: HistoryPages = field(default_factory=HistoryPages)
     deadlines: Deadlines = field(default_factory=Deadlines)
     rollout: Rollout = field(default_factory=Rollout)
     unready_after: float = UNREADY_AFTER

@@ -9,12 +9,14 @@ await node.close()
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock
+from service.core.page_address import PageSigner
 from service.core.presence import PresenceStore
 from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
@@ -48,6 +50,8 @@ class Ports:
     clock: Clock
     receipt_key: bytes
     """Signs receipts. The same on all nodes."""
+    page_keys: Sequence[bytes]
+    """The first signs the addresses of history pages, the others still verify them. The same on all nodes."""
     connect: Connect
     """Connects the latency probe to this process."""
     store_clock: Clock | None = None
@@ -83,7 +87,15 @@ class Node:
             gate.contract_hash,
         )
         self.streams = Streams(
-            gate, broker, ports.presence, ports.batch_sender, self.admission, bounds, runtime, store_runtime
+            gate,
+            broker,
+            ports.presence,
+            ports.batch_sender,
+            PageSigner(ports.page_keys),
+            self.admission,
+            bounds,
+            runtime,
+            store_runtime,
         )
         self.availability = Availability(
             self.admission,

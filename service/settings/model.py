@@ -39,6 +39,7 @@ from service.core.limits import (
     Compression,
     Count,
     Deadlines,
+    HistoryPages,
     Limits,
     OutboxLimits,
     Probing,
@@ -163,6 +164,9 @@ class Auth(BaseModel):
     receipt_secret: Secret | None = None
     """Secret that signs the receipts of streams, at least 32 bytes, the same on all nodes. Unset: made from the secrets and API
     keys. Set it if those change while clients are connected, or if there are none."""
+    page_secrets: tuple[Secret, ...] = ()
+    """Secrets that sign the addresses of history pages, each at least 32 bytes, the same on all nodes. The first one signs. The
+    others only verify, so that addresses stay valid through a change. Empty: the secret of the receipts."""
     issuer: Name = "tidewire"
     """`iss` of the tokens made with `auth.secret`."""
     audience: Name = "tidewire"
@@ -313,6 +317,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     outbox: OutboxLimits = OutboxLimits()
     repair: RepairLimits = RepairLimits()
+    history_pages: HistoryPages = HistoryPages()
     compression: Compression = Compression()
     deadlines: Deadlines = Deadlines()
     rollout: Rollout = Rollout()

@@ -53,6 +53,8 @@ _MASKS = (
     # Headers as text or as the repr of a mapping: the rest of the line may hold more of the same.
     (re.compile(r"(?i)((?:authorization|cookie)[\"']?\s*[:=]\s*)[^\r\n]+"), rf"\g<1>{REDACTED}"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), rf"\g<1> {REDACTED}"),
+    # The signature in the address of a history page, after the id of its key.
+    (re.compile(r"(\.[0-9a-f]{8}\.)[\w-]{43}\b"), rf"\g<1>{REDACTED}"),
     (re.compile(r"(?i)\b(ticket|\w*token|api[_-]?key|secret|password)(=|%3d)[^&\s\"'<>]+"), rf"\g<1>\g<2>{REDACTED}"),
 )
 _MAX_DEPTH = 4

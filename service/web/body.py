@@ -1,4 +1,4 @@
-"""Reads and decodes the JSON body of a request, within bounds."""
+"""Reads and decodes the JSON body of a request, within bounds, and its query."""
 
 from __future__ import annotations
 
@@ -96,6 +96,20 @@ def decode_unchecked(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T
         raise invalid(error) from error
     except _DECODE_ERRORS as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the body is not JSON: {_reason(error)}", path="$") from error
+
+
+def parse_query(request: web.Request, kind: type[_T]) -> _T:
+    """Returns the query parameters. Raises ServiceError(INVALID_REQUEST) for one that is invalid, unknown or repeated."""
+    query = request.query
+    for name in query:
+        if len(query.getall(name)) > 1:
+            raise ServiceError(ErrorCode.INVALID_REQUEST, "the parameter is given twice", parameter=name[:64])
+    try:
+        return msgspec.convert(dict(query), kind, strict=False)
+    except msgspec.ValidationError as error:
+        service_error = invalid(error)
+        parameter = str(service_error.details["path"]).removeprefix("$.")
+        raise ServiceError(ErrorCode.INVALID_REQUEST, service_error.message, parameter=parameter) from error
 
 
 def _reason(error: Exception) -> str:

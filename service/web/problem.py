@@ -42,7 +42,7 @@ _BY_STATUS = {
 def problem_response(error: ServiceError) -> web.Response:
     """The response to a refusal; `details.retry_after` (seconds) becomes the Retry-After header."""
     status = error.code.status
-    headers = {}
+    headers: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store"}  # caches keep some errors otherwise
     if "retry_after" in error.details:
         headers["Retry-After"] = str(max(1, math.ceil(error.details["retry_after"])))
     elif error.retryable:

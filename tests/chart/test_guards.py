@@ -126,6 +126,11 @@ GUARDS: dict[str, tuple[Values, str]] = {
         "settings.auth.secret would be readable in a ConfigMap: put it into a Secret, and set "
         "secrets.authSecret.existingSecret to the Secret's name",
     ),
+    "secrets of addresses in a ConfigMap": (
+        {"settings": {"auth": {"page_secrets": ["x"]}}},
+        "settings.auth.page_secrets would be readable in a ConfigMap: put it into a Secret, and set the variable "
+        "TIDEWIRE_AUTH__PAGE_SECRETS from it in extraEnv",
+    ),
     "keys in a ConfigMap": (
         {"settings": {"api": {"keys": [{"name": "a", "tenant": "b", "key": "c"}]}}},
         "set secrets.apiKeys.existingSecret to the Secret's name",

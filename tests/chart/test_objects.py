@@ -368,6 +368,7 @@ def test_ingress_routes_only_public_paths(helm: Helm) -> None:
             "/sse",
             "/poll",
             "/emit",
+            "/history",
             "/tickets",
         ]
     routes = of_kind(rendered(helm, "gateway istio"), "HTTPRoute")["spec"]["rules"]
@@ -377,6 +378,7 @@ def test_ingress_routes_only_public_paths(helm: Helm) -> None:
         "/sse",
         "/poll",
         "/emit",
+        "/history",
         "/tickets",
     ]
 

@@ -36,6 +36,7 @@ NOT_OVER_A_CONNECTION = {
     ErrorCode.UNSUPPORTED_VERSION: "answers an upgrade",
     ErrorCode.UPGRADE_REQUIRED: "answers a plain GET",
     ErrorCode.INVALID_TICKET: "answers an upgrade",
+    ErrorCode.INVALID_ADDRESS: "answers HTTP",
     ErrorCode.INVALID_RECEIPT: "answers HTTP",
     ErrorCode.INVALID_API_KEY: "the backend API's",
     ErrorCode.ORIGIN_REFUSED: "answers an upgrade",

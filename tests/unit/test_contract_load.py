@@ -185,6 +185,22 @@ def test_wrong_presence_is_reported(tmp_path: Path, presence: str, reason: str) 
     assert found.startswith(reason)
 
 
+def test_history_is_cacheable_only_where_the_contract_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "contract.yaml"
+    path.write_text(
+        "channels:\n  a: {subscribe: grant, history: {events: 5, ttl: 1h}}\n"
+        "  b: {subscribe: grant, history: {events: 5, ttl: 1h, cacheable: true}}\n  c: {subscribe: grant}\n"
+    )
+    assert [load(path).resolve(name).spec.is_cacheable for name in "abc"] == [False, True, False]
+    wrong = (
+        "channels:\n  a: {subscribe: grant, history: {events: 5, ttl: 1h, cacheable: 1}}\n"
+        "  b: {subscribe: grant, state: {cacheable: true}}\n"
+    )
+    [(_, first, of_history), (_, second, of_state)] = faults_in(tmp_path, wrong)
+    assert (first, of_history, second) == (2, "cacheable is true or false", 3)
+    assert "cacheable" in of_state
+
+
 def test_presence_is_read_with_its_updates(tmp_path: Path) -> None:
     path = tmp_path / "contract.yaml"
     path.write_text(
@@ -493,7 +509,7 @@ def test_lone_surrogate_is_reported(tmp_path: Path) -> None:
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
     st.sampled_from(["channels", "room:{room}", "a", "events", "a.b", "subscribe", "publish", "delivery", "history", "state",
                      "schema", "$ref", "type", "properties", "key", "window", "compress", "ttl",
-                     "keys", "removable", "presence", "update"]) | st.text(), inner)))  # fmt: skip
+                     "keys", "removable", "presence", "update", "cacheable"]) | st.text(), inner)))  # fmt: skip
 def test_any_content_is_a_contract_or_faults(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("any") / "contract.yaml"
     path.write_text(yaml.safe_dump(value, allow_unicode=True))

@@ -147,6 +147,8 @@ def test_credentials_in_strings_are_redacted(text: str) -> None:
 
 def test_text_around_a_credential_is_kept() -> None:
     assert log.scrub("GET /ws?ticket=abc&channels=room:42") == f"GET /ws?ticket={log.REDACTED}&channels=room:42"
+    page = "/history/default/room:42/e/1-100/1795374000.0a1b2c3d."
+    assert log.scrub(f"GET {page}{'x' * 43} HTTP/1.1") == f"GET {page}{log.REDACTED} HTTP/1.1"
     assert log.scrub("subscribed to room:42, key of ann") == "subscribed to room:42, key of ann"
 
 

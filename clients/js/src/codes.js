@@ -37,6 +37,7 @@ export const ERROR_CODES = Object.freeze({
   invalid_token: Object.freeze({status: 401, retryable: false, meaning: "This service does not accept the token."}),
   token_expired: Object.freeze({status: 401, retryable: false, meaning: "The token has expired; get a new one."}),
   invalid_ticket: Object.freeze({status: 401, retryable: false, meaning: "The ticket is unknown, used or expired."}),
+  invalid_address: Object.freeze({status: 403, retryable: false, meaning: "The address of a history page is forged, changed or expired; read history to get a new one."}),
   invalid_receipt: Object.freeze({status: 403, retryable: false, meaning: "The receipt is forged, expired, ended or of another user; get one from a new stream or poll."}),
   invalid_api_key: Object.freeze({status: 401, retryable: false, meaning: "The backend API needs a valid API key."}),
   forbidden: Object.freeze({status: 403, retryable: false, meaning: "The contract or the token's grants do not allow this."}),

@@ -28,7 +28,8 @@
  * @typedef {{type: 'ack', id: string, offset?: number, rev?: number, duplicate?: boolean}} Ack
  * @typedef {{type: 'error', id?: string, code: string, message: string, retryable: boolean, details?: Record<string, any>}} ErrorMessage
  * @typedef {{type: 'history', id: string, channel: string, epoch: string, offset: number, last?: string,
- *            events: Event[], more: boolean}} HistoryPage
+ *            events: Event[], more: boolean, older?: string, newer?: string}} HistoryPage
+ *   `older` and `newer`: paths of pages that caches may keep, to read with `fetch`.
  * @typedef {{type: 'presence', id: string | null, channel: string, presence: Presence | null}} PresenceReply
  *   Without an id: the rights of a live subscription changed; `presence` is null if it lost the right to presence.
  * @typedef {{type: 'expiring', in: number, channel?: string}} Expiring

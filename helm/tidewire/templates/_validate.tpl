@@ -24,6 +24,9 @@
 {{- $steps := splitList "." $place -}}
 {{- if dig (first $steps) (last $steps) "" $settings }}{{ fail (printf "settings.%s would be readable in a ConfigMap: put it into a Secret, and set %s to the Secret's name" $place $value) }}{{ end -}}
 {{- end -}}
+{{- range $name := list "receipt_secret" "page_secrets" -}}
+{{- if dig "auth" $name "" $settings }}{{ fail (printf "settings.auth.%s would be readable in a ConfigMap: put it into a Secret, and set the variable TIDEWIRE_AUTH__%s from it in extraEnv" $name (upper $name)) }}{{ end -}}
+{{- end -}}
 {{- if contains "@" $url }}{{ fail "settings.broker.url holds a user or password, which would be readable in a ConfigMap: set the user in settings.broker.user, put the password into a Secret, and set secrets.brokerPassword.existingSecret to the Secret's name" }}{{ end -}}
 {{- if not (regexMatch "^(memory://$|(rediss?(\\+(sentinel|cluster))?|nats|tls)://)" $url) }}{{ fail "settings.broker.url is not a broker URL: begin it with memory://, redis://, redis+sentinel://, redis+cluster:// (rediss instead of redis for TLS), nats:// or tls://" }}{{ end -}}
 {{- range $place, $value := dict "ca" "secrets.brokerCa" "certificate" "secrets.brokerClient" "private_key" "secrets.brokerClient" -}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.core.backoff import jittered
 from service.core.clock import Clock
-from service.core.identity import Identity
+from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
 from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
@@ -109,6 +109,13 @@ class Admission:
         a connection.
         """
         self.requests.check_sender(network, identity, nodes, messages)
+        self._check_passing(network, identity, messages)
+
+    def check_page(self, network: str, tenant: str) -> None:
+        """Counts the read of a history page by its signed address, which names no user. Raises ServiceError(RATE_LIMITED)."""
+        self._check_passing(network, anonymous(tenant), 1)
+
+    def _check_passing(self, network: str, identity: Identity, messages: int) -> None:
         rates = self._rates.register(network, identity)
         exceeded = self._rates.acquire(rates, "messages", self._clock.monotonic(), messages)
         self._rates.unregister(network, identity)

@@ -8,6 +8,7 @@ from service.contract.gate import Gate
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Event
+from service.core.page_address import PageSigner
 from service.core.presence import PresenceStore
 from service.core.revocation import RevocationTable
 from service.protocol.close import CloseCode
@@ -27,6 +28,7 @@ from service.realtime.presence.updates import PresenceUpdates
 from service.realtime.runtime import Runtime
 from service.realtime.streams.broker_relay import BrokerRelay
 from service.realtime.streams.channel_membership import ChannelMembership
+from service.realtime.streams.history_reader import HistoryReader
 from service.realtime.streams.subscription_grants import SubscriptionGrants
 from service.realtime.streams.subscriptions import Subscriptions
 
@@ -40,6 +42,7 @@ class Streams:
         broker: Broker,
         presence: PresenceStore,
         sender: BatchSender | None,
+        signer: PageSigner,
         admission: Admission,
         bounds: Bounds,
         runtime: Runtime,
@@ -82,6 +85,9 @@ class Streams:
         self.grants = SubscriptionGrants(self.revoked, runtime.clock, bounds.deadlines, runtime.metrics)
         self.subscriptions = Subscriptions(
             gate, self._membership, self.presence, self.grants, runtime, bounds.limits.subscriptions
+        )
+        self.history = HistoryReader(
+            gate, broker, signer, store_runtime.clock, bounds.history_pages, bounds.outbox.recovery_bytes
         )
         self.connection_context = ConnectionContext(
             runtime.clock,

@@ -110,10 +110,10 @@ class ClientMetrics:
         self.upgrade_refusals = make.fast_counters(
             "upgrade_refusals",
             "Refused clients, by error code, by cause (`client`: its own message or limit, `service`: a limit or a fault of this "
-            "node, `draining`), and by step (`upgrade`, `hello`, `ticket`, `stream`, `emit`, `poll`).",
+            "node, `draining`), and by step (`upgrade`, `hello`, `ticket`, `stream`, `emit`, `poll`, `history`).",
             *("cause", "door", "reason"),
         )
-        for door in ("upgrade", "hello", "ticket", "stream", "emit", "poll"):
+        for door in ("upgrade", "hello", "ticket", "stream", "emit", "poll", "history"):
             start_at_zero(
                 self.upgrade_refusals,
                 ("overloaded", "too_many_connections", "broker_unavailable", "internal"),

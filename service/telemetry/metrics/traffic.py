@@ -145,6 +145,13 @@ class SubscriptionMetrics:
             "granted_subscriptions", "Subscriptions with rights of their own, from a token or the backend."
         )
         self.tail_events = make.counter("tail_events", "Last events sent to clients that subscribe with `tail`.")
+        self.history_pages = make.fast_counters(
+            "history_pages",
+            "Requests for history pages that caches may keep, by outcome: the page (`served`), no body because the cache has it "
+            "(`not_modified`), or an error (`refused`).",
+            "outcome",
+        )
+        start_at_zero(self.history_pages, ("served", "not_modified", "refused"))
         self.presence_events = make.fast_counters("presence_events", "Presence events published, by kind.", "kind")
         start_at_zero(self.presence_events, ("joined", "left", "count"))
         self.presence_reentered = make.counter(

@@ -19,13 +19,12 @@ from service.contract.model import Resolved
 from service.core.channel import ChannelKey
 from service.core.identity import Identity, Right, backend
 from service.errors import ErrorCode, ServiceError
-from service.protocol.codec import invalid
 from service.protocol.messages import MAX_ID, Id
 from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import Account, HeldBytes
 from service.realtime.node import Node
 from service.web.api.messages import MAX_USER_CHARS, IdempotencyKey
-from service.web.body import read_json
+from service.web.body import parse_query, read_json
 from service.web.client_info import client_ip
 from service.web.http_config import HTTP_CONFIG, NODE, ApiKey
 
@@ -151,16 +150,7 @@ class Call:
 
     def query(self, kind: type[_Q]) -> _Q:
         """The query parameters. Raises ServiceError(INVALID_REQUEST) for one that is invalid, unknown or repeated."""
-        query = self.request.query
-        for name in query:
-            if len(query.getall(name)) > 1:
-                raise ServiceError(ErrorCode.INVALID_REQUEST, "the parameter is given twice", parameter=name[:64])
-        try:
-            return msgspec.convert(dict(query), kind, strict=False)
-        except msgspec.ValidationError as error:
-            service_error = invalid(error)
-            parameter = str(service_error.details["path"]).removeprefix("$.")
-            raise ServiceError(ErrorCode.INVALID_REQUEST, service_error.message, parameter=parameter) from error
+        return parse_query(self.request, kind)
 
     def idempotency_key(self) -> str | None:
         """The Idempotency-Key header; None if absent. Raises ServiceError(INVALID_REQUEST)."""

@@ -294,6 +294,7 @@ class KeptEvents(ApiReply, frozen=True, kw_only=True):
 
     events: int
     ttl: Annotated[float, Meta(description="Seconds.")]
+    cacheable: Annotated[bool, Meta(description="Whether caches may keep its pages.")] | UnsetType = UNSET
 
 
 class KeptKeys(ApiReply, frozen=True, kw_only=True):
@@ -346,6 +347,14 @@ class History(ApiReply, frozen=True, kw_only=True):
     last: str | UnsetType = UNSET
     events: list[EncodedEvent]
     more: Annotated[bool, Meta(description="Whether there are more events in the requested direction.")]
+    older: (
+        Annotated[str, Meta(description="The path of the page with the event before the first one, for caches.")]
+        | UnsetType
+    ) = UNSET
+    newer: (
+        Annotated[str, Meta(description="The path of the page with the event after the last one, for caches.")]
+        | UnsetType
+    ) = UNSET
 
 
 class State(ApiReply, frozen=True, kw_only=True):

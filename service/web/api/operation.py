@@ -5,20 +5,19 @@ One table of operations serves both routes.py, which answers requests, and opena
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import finalize
 
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Struct
 
 from service.errors import ErrorCode, ServiceError
-from service.realtime.connections.byte_budget import MAX_SMALL_REPLY, Account, HeldBytes
 from service.web.api.call import Call
 from service.web.api.messages import NoQuery
 from service.web.http_config import NODE
+from service.web.json_response import json_response
 
 COMMON_REFUSALS = (
     ErrorCode.INVALID_REQUEST,
@@ -38,6 +37,8 @@ BODY_REFUSALS = (
     ErrorCode.UNSUPPORTED_MEDIA_TYPE,
 )
 """Further error codes of operations with a body."""
+
+_HEADERS: Mapping[str, str] = {hdrs.CACHE_CONTROL: "no-store"}
 
 CHANNEL_REFUSALS = (ErrorCode.NOT_FOUND, ErrorCode.INVALID_CHANNEL, ErrorCode.UNKNOWN_CHANNEL)
 """Further error codes of operations on a channel."""
@@ -84,7 +85,7 @@ class Operation:
         try:
             call = Call.authenticate_request(request)
             result = await self.handle(call, call.query(self.query))
-            response = _make_response(msgspec.json.encode(result), call.account)
+            response = json_response(msgspec.json.encode(result), call.account, _HEADERS)
             status = response.status
         except ServiceError as error:
             status = error.code.status
@@ -99,32 +100,3 @@ class Operation:
                     max(0.0, node.runtime.clock.monotonic() - started)
                 )
         return response
-
-
-def _make_response(body: bytes, account: Account) -> web.Response:
-    """A 200 with this body. A large body is counted until the caller has read it. Raises ServiceError(OVERLOADED)."""
-    response_type = web.Response if len(body) <= MAX_SMALL_REPLY else _CountedResponse
-    response = response_type(body=body, content_type="application/json", headers={hdrs.CACHE_CONTROL: "no-store"})
-    if isinstance(response, _CountedResponse):
-        response.count(HeldBytes(account), len(body))
-    return response
-
-
-class _CountedResponse(web.Response):
-    """A response whose body is counted until it is sent or dropped."""
-
-    _release: Callable[[], object] | None = None
-
-    def count(self, holding: HeldBytes, size: int) -> None:
-        """Counts the body. Raises ServiceError(OVERLOADED)."""
-        holding.add(size)
-        self._release = finalize(self, holding.release)  # releases the bytes if the response is never sent
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Sends the body, waits until the transport has little left, and releases the bytes."""
-        try:
-            await super().write_eof(data)
-        finally:
-            self.body = None  # aiohttp keeps the response until the connection's next request
-            if self._release is not None:
-                self._release()

@@ -16,7 +16,7 @@ from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster import messages as cluster
 from service.realtime.cluster.revocations import MAX_AHEAD
 from service.realtime.remover import MAX_SEARCHED
-from service.realtime.session.commands.history import encode_page
+from service.realtime.streams.history_reader import encode_page
 from service.web.api import openapi, publish
 from service.web.api.call import Call, check_address_rate
 from service.web.api.messages import (
@@ -110,18 +110,19 @@ async def show_channel(call: Call, query: NoQuery) -> ChannelView:
 
 async def read_history(call: Call, query: HistoryQuery) -> History:
     """Reads a page of at most outbox.recovery_bytes; `more` tells whether another page follows."""
-    channel, _ = call.channel(Right.HISTORY)
+    channel, resolved = call.channel(Right.HISTORY)
     after = query.after if query.after is not UNSET else None
     before = query.before if query.before is not UNSET else None
-    page = await call.node.broker.history(call.channel_key(channel), after, before, query.limit)
-    events = encode_page(page.events, call.node.bounds.outbox.recovery_bytes, newest_first=after is None)
+    part = await call.node.streams.history.read(call.channel_key(channel), resolved.spec, after, before, query.limit)
     return History(
         channel=channel,
-        epoch=page.position.epoch,
-        offset=page.position.offset,
-        last=_last_id(page.position),
-        events=events,
-        more=page.has_more or len(events) < len(page.events),
+        epoch=part.position.epoch,
+        offset=part.position.offset,
+        last=_last_id(part.position),
+        events=part.events,
+        more=part.has_more,
+        older=part.older if part.older is not None else UNSET,
+        newer=part.newer if part.newer is not None else UNSET,
     )
 
 
@@ -295,7 +296,9 @@ def _declare(spec: ChannelSpec) -> Declared:
         subscribe=spec.subscribe,
         presence=spec.presence,
         presence_update=spec.presence_update.publish if spec.presence_update is not None else UNSET,
-        history=KeptEvents(events=history.entries, ttl=history.ttl) if history is not None else UNSET,
+        history=KeptEvents(events=history.entries, ttl=history.ttl, cacheable=spec.is_cacheable or UNSET)
+        if history is not None
+        else UNSET,
         state=KeptKeys(keys=spec.state.entries, ttl=spec.state.ttl),
         events={
             event.type: DeclaredEvent(

@@ -1,4 +1,4 @@
-"""The aiohttp routes of the streams: `/stream`, `/sse`, `/poll` and `/emit` (docs/streams.md)."""
+"""The aiohttp routes of clients without WebSockets: `/stream`, `/sse`, `/poll`, `/emit` and `/history` (docs/streams.md)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from aiohttp import web
 
 from service.web.connect_checks import preflight
 from service.web.http_stream.emit import emit
+from service.web.http_stream.history import get_history, get_page
 from service.web.http_stream.poll_handler import POLL_HANDLER
 from service.web.http_stream.stream_handler import STREAM_HANDLER
 
@@ -21,6 +22,9 @@ def routes() -> list[web.RouteDef]:
         web.options("/emit", _preflight_post),
         web.get("/sse", _get_sse, allow_head=False),
         web.options("/sse", _preflight_get),
+        web.get("/history", get_history, allow_head=False),
+        web.options("/history", _preflight_get),
+        web.get("/history/{address:.+}", get_page),
     ]
 
 
