@@ -18,6 +18,7 @@ from service.cli import output
 from service.cli.api import describe_refusal, failure_reason
 from service.cli.options import Commands, add_config, add_url, client_settings, service_url
 from service.cli.token import add_claims, sign, with_secret
+from service.core.removal import REMOVED_TYPE
 from service.errors import ErrorCode
 from service.protocol.close import Action, CloseCode
 from service.protocol.messages import SUBPROTOCOL
@@ -156,7 +157,7 @@ class Tail:
         renews: bool = False,
         since: Position | None = None,
     ) -> None:
-        self._url = f"{url.rstrip('/')}/ws?client=tidewire-tail/{version()}"
+        self._url = f"{url.rstrip('/')}/ws?client=tidewire-tail/{version()}&features=removal"
         self._channel = channel
         self._token = token
         self._renews = renews
@@ -289,8 +290,18 @@ def print_line(event: Message) -> None:
     """Prints an event for a person to read: time, place in the stream, type, sender and data."""
     at = time.strftime("%H:%M:%S", time.localtime(event["at"] / 1000))
     place = f"#{event['offset']}" if "offset" in event else f"~{event['rev']}" if "rev" in event else "-"
-    data = json.dumps(event["data"], ensure_ascii=False, separators=(",", ":"))
-    output.result(f"{at} {place} {event['type']} {event['from'] or '(backend)'} {data}")
+    output.result(f"{at} {place} {event['type']} {event['from'] or '(backend)'} {_content(event)}")
+
+
+def _content(event: Message) -> str:
+    """Returns the data as JSON, or what was removed: a value by its key, durable events by offset and id."""
+    if event.get("removed") is True:
+        return f"removed {event['key']}"
+    data = event["data"]
+    if event["type"] == REMOVED_TYPE:
+        removed = [f"#{one['offset']} {one['id']}" for one in (data, *data.get("more", ()))]
+        return f"removed {', '.join(removed)}"
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def _note(text: str) -> None:

@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from service.core.page_address import PageAddress, PageSigner
+from tests.stores import STORES, broker_of
 from tests.support.api_client import ask, get
 from tests.support.clock import FakeClock
 from tests.support.harness import OTHER_API_KEY, SECRET, Running, eventually, serving, token
@@ -131,6 +132,22 @@ async def test_page_changes_when_an_event_is_taken_back_and_ends_with_its_epoch(
     new = await older_page(server)
     assert new.split("/")[4] != path.split("/")[4]
     assert (await fetch(server, new)).status == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", [store for store in STORES if store != "memory"])
+async def test_pages_of_a_shared_store_have_every_offset_and_end_with_their_epoch(store: str) -> None:
+    async with broker_of(store) as broker, serving(broker_settings=broker) as server:
+        await fill(server, 201)
+        page = await get(server, f"/channels/{LOG}/history?before=151&limit=50")
+        assert (await ask(server, "DELETE", f"/channels/{LOG}/events/e-50?offset=50")).status == 200
+        first = (await fetch(server, page["older"])).body
+        assert (offsets(first), first["events"][49]["type"]) == (list(range(1, 101)), "event.removed")
+        assert not {"more", "older"} & first.keys()
+        second = (await fetch(server, first["newer"])).body
+        assert (offsets(second), "newer" in second) == (list(range(101, 201)), False)
+        assert (await ask(server, "DELETE", f"/channels/{LOG}/history")).status == 200
+        assert (await fetch(server, page["older"])).status == 404
 
 
 async def test_page_that_retention_has_trimmed_has_what_is_left(server: Running) -> None:

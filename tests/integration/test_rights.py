@@ -136,6 +136,11 @@ async def _history(stage: Stage, ben: Client, rights: Sequence[str]) -> dict[str
         assert texts(page) == [f"one-{stage.tenant}", f"two-{stage.tenant}"]
     else:
         assert page["code"] == "forbidden"
+    bearer = {"Authorization": f"Bearer {token('ben', tenant=stage.tenant, grants=grants(rights))}"}
+    async with stage.server.http.get(f"{stage.server.url}/history?channel={ROOM}", headers=bearer) as response:
+        over_http = await response.json(content_type=None)
+    assert over_http.get("code") == page.get("code")
+    assert over_http.get("events") == page.get("events")
     return page
 
 

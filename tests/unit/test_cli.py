@@ -450,6 +450,66 @@ async def test_publish_prints_the_result(capsys: pytest.CaptureFixture[str]) -> 
     assert (second["id"], second["offset"], second["duplicate"]) == ("m-1", 1, True)
 
 
+async def test_publish_changes_and_removes_values_under_a_condition(capsys: pytest.CaptureFixture[str]) -> None:
+    async with harness.serving() as server, server.client("ann", query="?features=removal") as ann:
+        await ann.subscribe("doc:1")
+        common = ["--url", server.url, "--api-key", harness.API_KEY]
+        event = ["publish", "doc:1", "doc.cursor"]
+        assert await run(*event, '{"user": "ann"}', "--if-rev", "0", *common) == 0
+        assert await run(*event, '{"user": "ann"}', "--if-rev", "0", *common) == 1
+        assert "conflict" in capsys.readouterr().err
+        assert await run(*event, "--remove", "--key", "ann", "--if-rev", "1", *common) == 0
+        assert json.loads(capsys.readouterr().out)["rev"] == 2
+        await ann.until("doc.cursor", removed=True, key="ann")
+
+
+async def test_publish_leaves_out_the_connection_that_it_excludes(capsys: pytest.CaptureFixture[str]) -> None:
+    async with harness.serving() as server, server.client("ann") as ann, server.client("ben") as ben:
+        for client in (ann, ben):
+            await client.subscribe("room:1")
+        common = [
+            "--from",
+            "ann",
+            "--exclude",
+            ann.welcome["connection"],
+            "--url",
+            server.url,
+            "--api-key",
+            harness.API_KEY,
+        ]
+        assert await run("publish", "room:1", "chat.typing", "{}", *common) == 0
+        await ben.until("chat.typing")
+        await ann.silence(but="presence.joined")
+        assert await run("publish", "room:1", "chat.typing", "{}", *common[2:]) == 1
+    assert "forbidden" in capsys.readouterr().err
+
+
+async def test_publish_sends_null_as_data(capsys: pytest.CaptureFixture[str]) -> None:
+    async with harness.serving() as server:
+        common = ["--url", server.url, "--api-key", harness.API_KEY]
+        assert await run("publish", "log:1", "log.entry", "null", *common) == 0
+        page = await server.publish("log:1", {"type": "log.entry", "data": None})
+    assert page["offset"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "DATA is missing"),
+        (["--remove"], "--remove needs --key"),
+        (["{}", "--remove", "--key", "ann"], "no DATA"),
+        (["{}", "--if-rev", "x"], "--if-rev"),
+    ],
+)
+def test_publish_with_arguments_that_do_not_fit_is_refused(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", "doc:1", "doc.cursor", *arguments])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
 async def test_publish_refused_prints_the_faults(capsys: pytest.CaptureFixture[str]) -> None:
     async with harness.serving() as server:
         common = ["--url", server.url, "--api-key", harness.API_KEY]

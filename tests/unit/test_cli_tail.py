@@ -380,3 +380,30 @@ def test_line_shows_time_place_type_sender_and_data(capsys: pytest.CaptureFixtur
         '~3 chat.message (backend) {"n":null}',
         '- chat.message (backend) {"n":null}',
     ]
+
+
+def test_line_says_what_was_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    value = event(None, rev=4, key="ann", removed=True)
+    del value["data"]
+    tail.print_line(value)
+    tail.print_line(event(9, type="event.removed", data={"id": "m-1", "offset": 7}))
+    more = [{"id": "m-3", "offset": 8}]
+    tail.print_line(event(10, type="event.removed", data={"id": "m-1", "offset": 7, "more": more}))
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "~4 chat.message (backend) removed ann",
+        "#9 event.removed (backend) removed #7 m-1",
+        "#10 event.removed (backend) removed #7 m-1, #8 m-3",
+    ]
+
+
+async def test_tail_is_told_of_removed_values() -> None:
+    shown = Shown()
+    async with harness.serving() as server, following(Tail(server.url, "doc:1", harness.token, shown)):
+        value = {"type": "doc.cursor", "data": {"user": "ann"}}
+        await harness.eventually(lambda: bool(server.service.node.streams.hub.rooms()))
+        await server.publish("doc:1", value)
+        assert (await shown.next())["rev"] == 1
+        await server.publish("doc:1", {"type": "doc.cursor", "key": "ann", "removed": True})
+        removed = await shown.next()
+        assert (removed["removed"], removed["rev"]) == (True, 2)
