@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.support.api_client import ask, get, post
 from tests.support.harness import Client, serving, token
+from tests.support.streams import Poller
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text(encoding="utf-8")
 
@@ -29,6 +30,9 @@ async def use_everything(broker: dict[str, Any], more: int = 1) -> None:
     ) as server:
         async with server.client("ann") as ann, server.client("ben") as ben:
             await _talk(ann, ben)
+        poller = Poller("eve")
+        await poller.poll(server, "room:1")
+        await poller.poll(server, wait=0)
         headers = {"Authorization": f"Bearer {token('eve')}"}
         async with server.http.post(f"{server.url}/tickets", headers=headers) as response:
             ticket = (await response.json())["ticket"]

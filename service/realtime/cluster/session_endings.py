@@ -98,6 +98,8 @@ class SessionEndings:
 
     def has_ended(self, receipt: Receipt) -> bool:
         """True if the receipt's session has ended, or may have ended without this node's knowledge."""
+        if not self._ended_at:  # as nearly always
+            return receipt.issued_at - MAX_DELAY < self._known_from
         tenant, user = receipt.tenant, receipt.user
         forgotten = (_user_forgotten(tenant, user), _tenant_forgotten(tenant))
         if receipt.issued_at - MAX_DELAY < max(self._known_from, *(self._ended_at.get(one, -inf) for one in forgotten)):
@@ -144,6 +146,8 @@ class SessionEndings:
     def is_subscribed(self, receipt: Receipt, channel: str) -> bool:
         """True if the receipt has the channel, and the subscription has not ended since."""
         found = receipt.channels.get(channel)
+        if not self._ended_at:
+            return found is not None
         return found is not None and not self._is_after(
             subscription_ended(receipt.tenant, receipt.user, channel), found.subscribed_at
         )
