@@ -4,7 +4,7 @@
 #   scripts/setup.sh run    .venv with the service; its native sender too, if there is a C compiler
 #   scripts/setup.sh dev    .venv with the service and the tools
 #   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
-#   scripts/setup.sh test   all of quick, the JavaScript client's packages, a browser
+#   scripts/setup.sh test   all of quick, the packages of the JavaScript client and AsyncAPI's parser, a browser
 #   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources, Prometheus
 #   scripts/setup.sh nginx  all of dev, and nginx: the quick part of the end-to-end tests
 #   scripts/setup.sh e2e    all of quick, chart (with Prometheus) and nginx, HAProxy, Traefik, Envoy, k6
@@ -375,6 +375,7 @@ case ${1:-} in
         install_dev
         take oldest-pip take_pip
         install_javascript
+        npm_ci tests/asyncapi
         install_browser
         install_stores
         ;;

@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from service.signals import STOP_SIGNALS, stop_signals
 
-COMMANDS = ("serve", "check", "health", "token", "publish", "presence", "remove", "purge", "erase", "tail")
+COMMANDS = (
+    "serve", "check", "asyncapi", "health", "token", "publish", "presence", "remove", "purge", "erase", "tail",
+)  # fmt: skip
 """Each is a module of `service.cli`."""
 
 

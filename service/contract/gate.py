@@ -15,7 +15,7 @@ from service.contract import pointer
 from service.contract.document import did_you_mean
 from service.contract.model import ChannelSpec, Contract, EventSpec, Resolved
 from service.contract.text import shorten
-from service.core.access import PublishRule, SubscribeRule, may_publish, may_read, may_remove
+from service.core.access import PublishRule, SubscribeRule, may_describe, may_publish, may_read, may_remove
 from service.core.channel import OWNER_PARAMETER, ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.identity import Identity, Right
@@ -102,6 +102,12 @@ class Gate:
         """Checks whether the identity may take back events of all channels of its tenant. Raises ServiceError(FORBIDDEN)."""
         if not may_remove(identity):
             raise ServiceError(ErrorCode.FORBIDDEN, "only the backend takes back events")
+
+    def authorise_description(self, identity: Identity) -> Contract:
+        """Returns the contract, if the identity may read all of it. Raises ServiceError(FORBIDDEN)."""
+        if not may_describe(identity):
+            raise ServiceError(ErrorCode.FORBIDDEN, "only the backend reads the contract")
+        return self._contract
 
     def retention_of(self, channel: str, delivery: Delivery) -> Retention | None:
         """Returns the retention in a channel of the store; None if the contract declares none, or not the channel."""

@@ -52,7 +52,8 @@ def load(path: Path) -> Contract:
     channels = _Reader(document, schemas, faults).channels() if document else []
     if faults or document is None:
         raise ContractFaults(faults)
-    return Contract(channels, _hash(document.value, schemas.files()))
+    files = schemas.files()
+    return Contract(channels, _hash(document.value, files), files)
 
 
 def _hash(contract: Any, files: Mapping[str, Any]) -> str:
@@ -130,7 +131,9 @@ class _Reader:
         if "schema" not in update:
             self._fault(at, "update lacks schema, which says what a user may show of itself")
         check = self._check(update, at)
-        return True, EventSpec(PRESENCE_UPDATE, publish, Delivery.EPHEMERAL, check) if publish is not None else None
+        if publish is None:
+            return True, None
+        return True, EventSpec(PRESENCE_UPDATE, publish, Delivery.EPHEMERAL, check, schema=update.get("schema"))
 
     def _events(
         self, fields: Mapping[str, Any], place: Place, pattern: ChannelPattern | None, state_ttl: float
@@ -174,7 +177,8 @@ class _Reader:
         echo = self._boolean(fields, "echo", place) is not False
         if publish is None or delivery is None:
             return None
-        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable, echo)
+        schema = fields.get("schema")
+        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable, echo, schema)
 
     def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
         return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None

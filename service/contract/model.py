@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from jsonschema_rs import Draft202012Validator
 
@@ -44,6 +45,8 @@ class EventSpec:
     """True if those who may publish the event may also remove the value of a key. Only for LATEST."""
     echo: bool = True
     """False if the connection that publishes the event does not get it."""
+    schema: Any = None
+    """The schema of `data` as declared, which the validator was made from. A $ref is relative to the contract's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,14 @@ class Resolved(NamedTuple):
 class Contract:
     """The declared channel patterns."""
 
-    def __init__(self, channels: Iterable[ChannelSpec], hash: str = "") -> None:
+    def __init__(
+        self, channels: Iterable[ChannelSpec], hash: str = "", files: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self.hash = hash
         """Identifies the content of the contract file and its schema files: 16 hexadecimal digits. Comments, the order of keys,
         and whether it is YAML or JSON make no difference. Empty for a contract that was not loaded from a file."""
+        self.files = files
+        """The content of each schema file in use, by its path below the contract's folder."""
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
         """Every declared event type. The set is fixed, so it can be a metric label."""

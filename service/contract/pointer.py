@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 Pointer = tuple[str, ...]
@@ -19,6 +20,11 @@ def parse(text: str) -> Pointer:
     if not _POINTER.fullmatch(text):
         raise ValueError(f"{text[:64]!r} is not a JSON Pointer: it starts with '/', and '~' stands only in ~0 and ~1")
     return tuple(token.replace("~1", "/").replace("~0", "~") for token in text.split("/")[1:])
+
+
+def text_of(steps: Iterable[str | int]) -> str:
+    """Returns the pointer with these steps as text."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def find(data: Any, pointer: Pointer) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,6 +12,7 @@ from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, 
 
 from service.contract import pointer
 from service.contract.document import Document, Fault, Place, did_you_mean, read
+from service.contract.keywords import REFERENCES, references
 from service.contract.text import shorten
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -20,10 +20,6 @@ _BASE = "tidewire:///"
 """Base URI of schema files. No such scheme exists, so nothing can be fetched by accident."""
 _FILE = re.compile(r"[A-Za-z0-9_./-]+")
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
-
-# Keywords whose value maps names to schemas, and keywords whose value is data and not a schema.
-_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-_DATA = frozenset({"const", "enum", "default", "examples"})
 
 _dialect = Draft202012Validator({"$ref": DIALECT}, validate_formats=True, offline=True)
 
@@ -101,8 +97,8 @@ class Schemas:
         found = list(dict.fromkeys(faults))  # each vocabulary of the dialect may report the same fault
         self._faults.extend(found)
         sound = not found
-        for at, keyword, value in _references(schema, ()):
-            follow = keyword in ("$ref", "$dynamicRef")
+        for at, keyword, value in references(schema):
+            follow = keyword in REFERENCES
             reason = self._follow(value, schema, path) if follow else _misnamed(keyword, value, at)
             if reason:
                 sound = False
@@ -167,23 +163,6 @@ def _is_file(path: Path) -> bool:
 
 _REPORTED = "reported in the file itself"
 """The reason for a reference to a file whose own faults are reported."""
-
-
-def _references(schema: Any, place: Place) -> Iterator[tuple[Place, str, str]]:
-    """Yields every $ref, $schema and $id that is a keyword and not data, with the place of its schema."""
-    if not isinstance(schema, dict):
-        return
-    for keyword, value in schema.items():
-        if keyword in ("$ref", "$dynamicRef", "$schema", "$id"):
-            if isinstance(value, str):
-                yield place, keyword, value
-        elif keyword in _NAMED and isinstance(value, dict):
-            for name, child in value.items():
-                yield from _references(child, (*place, keyword, name))
-        elif keyword not in _DATA:
-            yield from _references(value, (*place, keyword))
-            for index, child in enumerate(value if isinstance(value, list) else ()):
-                yield from _references(child, (*place, keyword, index))
 
 
 def _misnamed(keyword: str, value: str, place: Place) -> str | None:

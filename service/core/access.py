@@ -76,5 +76,10 @@ def may_remove(identity: Identity) -> bool:
     return identity.is_backend
 
 
+def may_describe(identity: Identity) -> bool:
+    """True if the identity may read the whole contract, with the channels and rules that are not for its clients."""
+    return identity.is_backend
+
+
 def _is_owner(identity: Identity, parameters: Mapping[str, str]) -> bool:
     return not identity.is_anonymous and parameters.get(OWNER_PARAMETER) == encode_user(identity.user)

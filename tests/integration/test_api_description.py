@@ -143,6 +143,7 @@ ANSWERS: list[tuple[str, str, dict[str, Any]]] = [
     ("revokeUser", "nothing", {"path_parameters": {"user": "zoe"}}),
     ("revokeUser", "moment", {"path_parameters": {"user": "zoe"}, "body": {"before": 5, "reason": "lost"}}),
     ("revokeToken", "token", {"body": {"jti": "t-1"}}),
+    ("getContract", "whole", {}),
     ("getDescription", "itself", {}),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.core.access import PublishRule, SubscribeRule, may_publish, may_read
+from service.core.access import PublishRule, SubscribeRule, may_describe, may_publish, may_read
 from service.core.identity import Grant, Identity, Right, anonymous, backend
 
 CHANNEL = "inbox:ann"
@@ -82,3 +82,8 @@ def test_owner_of_encoded_channel_is_that_user() -> None:
     ):
         assert may_read(SubscribeRule.OWNER, Right.SUBSCRIBE, party, CHANNEL, {"user": segment}) is owns
         assert may_publish(PublishRule.OWNER, party, CHANNEL, {"user": segment}, subscribed=True) is owns
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_only_the_backend_may_read_the_whole_contract(party: str) -> None:
+    assert may_describe(PARTIES[party]) is (party == "backend")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import MAX_CHANNEL_BYTES, NAME
@@ -336,6 +336,18 @@ class ChannelView(ListedChannel, frozen=True, kw_only=True):
 
     complete: Complete
     contract: Declared
+
+
+class AsyncApi(ApiReply, frozen=True, kw_only=True):
+    """The contract as an AsyncAPI document."""
+
+    asyncapi: str
+    info: dict[str, Any]
+    default_content_type: str = field(name="defaultContentType")
+    servers: dict[str, Any]
+    channels: dict[str, Any]
+    operations: dict[str, Any]
+    components: dict[str, Any]
 
 
 class History(ApiReply, frozen=True, kw_only=True):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
-from service.contract.model import ChannelSpec
+from service.contract import pointer
+from service.contract.export import asyncapi
+from service.contract.model import ChannelSpec, Contract
 from service.core.identity import Grant, Identity, Right
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
@@ -22,6 +23,7 @@ from service.web.api.call import Call, check_address_rate
 from service.web.api.messages import (
     MAX_REASON_BYTES,
     AddressedEvent,
+    AsyncApi,
     ChannelCount,
     ChannelList,
     ChannelsQuery,
@@ -279,6 +281,17 @@ async def revoke_token(call: Call, query: NoQuery) -> TokenRevoked:
     return TokenRevoked(until=revocation.until)
 
 
+async def describe_contract(call: Call, query: NoQuery) -> AsyncApi:
+    """Returns the contract as an AsyncAPI document."""
+    return _describe_contract(call.node.gate.authorise_description(call.identity))
+
+
+@lru_cache(maxsize=1)
+def _describe_contract(contract: Contract) -> AsyncApi:
+    """Made at the first request: a node has one contract, which does not change."""
+    return msgspec.convert(asyncapi.describe(contract), AsyncApi)
+
+
 def _check_reason(reason: str) -> str:
     if len(reason.encode()) > MAX_REASON_BYTES:
         raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a reason has at most {MAX_REASON_BYTES} bytes", path="$.reason")
@@ -304,7 +317,7 @@ def _declare(spec: ChannelSpec) -> Declared:
             event.type: DeclaredEvent(
                 publish=event.publish,
                 delivery=event.delivery,
-                key=_json_pointer(event.key) if event.key is not None else UNSET,
+                key=pointer.text_of(event.key) if event.key is not None else UNSET,
                 window=event.window or UNSET,
                 ttl=event.ttl / 1000 if event.ttl is not None else UNSET,
                 removable=event.removable or UNSET,
@@ -312,10 +325,6 @@ def _declare(spec: ChannelSpec) -> Declared:
             for event in spec.events.values()
         },
     )
-
-
-def _json_pointer(steps: Sequence[str]) -> str:
-    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 _CHANNEL = "/api/v1/channels/{channel}"
@@ -486,6 +495,15 @@ OPERATIONS = (
         handle=revoke_token,
         replies=(TokenRevoked,),
         body=RevokeToken,
+    ),
+    Operation(
+        name="getContract",
+        method="GET",
+        path="/api/v1/asyncapi.json",
+        summary="Returns the contract as an AsyncAPI 3.0 document",
+        handle=describe_contract,
+        replies=(AsyncApi,),
+        refusals=(ErrorCode.FORBIDDEN,),
     ),
 )
 
