@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from service.signals import STOP_SIGNALS, stop_signals
 
 COMMANDS = (
-    "serve", "check", "asyncapi", "health", "token", "publish", "presence", "remove", "purge", "erase", "tail",
+    "serve", "check", "asyncapi", "diff", "health", "token", "publish", "presence", "remove", "purge", "erase", "tail",
 )  # fmt: skip
 """Each is a module of `service.cli`."""
 

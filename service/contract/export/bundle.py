@@ -148,16 +148,17 @@ def _is_misread(data: Any) -> bool:
 
 def _without_duplicates(values: Any) -> Any:
     """Removes equal values of an enum, which other dialects forbid."""
-    return list({_canonical(value): value for value in reversed(values)}.values())[::-1]
+    return list({canonical(value): value for value in reversed(values)}.values())[::-1]
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """Returns JSON that is the same for values which JSON Schema takes for equal."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
-        return f"[{','.join(map(_canonical, value))}]"
+        return f"[{','.join(map(canonical, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{json.dumps(key)}:{_canonical(value[key])}' for key in sorted(value))}}}"
+        return f"{{{','.join(f'{json.dumps(key)}:{canonical(value[key])}' for key in sorted(value))}}}"
     return json.dumps(value)
 
 
