@@ -1,4 +1,4 @@
-"""The examples of docs/contract.md, docs/settings.md and docs/contribute work as the pages show."""
+"""The examples of docs/contract.md, docs/types.md, docs/settings.md and docs/contribute work as the pages show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.__main__ import main
 from service.contract.gate import Gate
 from service.contract.load import ContractFaults, load
 from service.core.identity import backend
@@ -50,6 +51,19 @@ def test_faulty_contract_example_has_the_faults_shown(tmp_path: Path, monkeypatc
         load(Path("contract.yaml"))
     [shown] = [text for kind, _, text in BLOCKS if kind == "faults"]
     assert str(caught.value) == shown.rstrip("\n")
+
+
+def test_diff_example_prints_what_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (DOCS / "types.md").read_text(encoding="utf-8")
+    for found in _BLOCK.finditer(page):
+        if found["kind"] == "file":
+            (tmp_path / found["name"]).write_text(found["text"], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["diff", "contract.yaml", "new.yaml"]) == 1
+    [shown] = [found["text"] for found in _BLOCK.finditer(page) if found["kind"] == "diff"]
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize("name", ["smallest", "issuers", "keys"])
