@@ -15,12 +15,15 @@ from tests.support.streams import Poller, authorization, refusal, stream, stream
 OPEN = "nobody has to say who they are"
 USER = "a token of a user"
 KEY = "an API key"
+ADDRESS = "the signed address of a page"
 DOORS = {
     ("GET", "/ws"): OPEN,  # a client may authenticate by `hello`
     ("POST", "/stream"): USER,
     ("GET", "/sse"): USER,
     ("POST", "/poll"): USER,
     ("POST", "/emit"): USER,
+    ("GET", "/history"): USER,
+    ("GET", "/history/{address}"): ADDRESS,
     ("POST", "/tickets"): USER,
     ("GET", "/api/v1/openapi.json"): OPEN,
     ("POST", "/api/v1/events"): KEY,
@@ -70,15 +73,14 @@ async def test_every_route_is_in_the_matrix_and_asks_for_its_credentials(server:
     for (method, path), wanted in DOORS.items():
         if wanted is OPEN:
             continue
-        address = path.format(channel="room:1", id="e", user="ann")
+        address = path.format(channel="room:1", id="e", user="ann", address="forged")
         for offered in offers:
             if offered is wanted:
                 continue
             status, problem = await refusal(server, method, address, headers=offers[offered], json={})
-            assert (status, problem["code"] in {"unauthenticated", "invalid_token", "invalid_api_key"}) == (
-                401,
-                True,
-            ), (
+            codes = {"unauthenticated", "invalid_token", "invalid_api_key"}
+            expected = (403, {"invalid_address"}) if wanted is ADDRESS else (401, codes)
+            assert (status, problem["code"] in expected[1]) == (expected[0], True), (
                 method,
                 path,
                 offered,
