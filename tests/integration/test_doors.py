@@ -26,6 +26,7 @@ DOORS = {
     ("GET", "/history/{address}"): ADDRESS,
     ("POST", "/tickets"): USER,
     ("GET", "/api/v1/openapi.json"): OPEN,
+    ("GET", "/api/v1/asyncapi.json"): KEY,
     ("POST", "/api/v1/events"): KEY,
     ("POST", "/api/v1/channels/{channel}/events"): KEY,
     ("DELETE", "/api/v1/channels/{channel}/events/{id}"): KEY,
