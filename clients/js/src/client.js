@@ -1,505 +1,302 @@
-import { Backoff, spread } from './backoff.js';
-import { Timer, systemClock } from './clock.js';
-import { CLOSE_CODES } from './codes.js';
-import { Emitter } from './emitter.js';
+import { bounded } from './base/bounds.js';
+import { systemClock } from './base/clock.js';
+import { Emitter } from './base/emitter.js';
+import { Channel } from './channel.js';
+import { Connection } from './connection/connection.js';
+import { webSocketLinks } from './connection/link.js';
 import { TidewireError } from './errors.js';
-import { announce, plain } from './features.js';
-import { Link } from './link.js';
+import { explain } from './explain.js';
 import { isEvent } from './messages.js';
-import { probe } from './probe.js';
-import { Requests } from './requests.js';
-import { Subscription } from './subscription.js';
-import { TokenSource } from './token.js';
+import { Publisher } from './sending/publisher.js';
+import { Sender } from './sending/sender.js';
+import { Signals } from './sending/signals.js';
+import { Registry } from './subscriptions/registry.js';
 
 /**
+ * @typedef {import('./contract-types.js').ContractLike} ContractLike
+ * @typedef {import('./contract-types.js').AnyContract} AnyContract
+ * @typedef {import('./channel.js').PublishOptions} PublishOptions
+ * @typedef {import('./channel.js').RemoveOptions} RemoveOptions
+ * @typedef {import('./channel.js').ChannelOptions} ChannelOptions
+ * @typedef {import('./sending/signals.js').SignalOptions} SignalOptions
+ * @typedef {import('./connection/connection.js').Status} Status
+ * @typedef {import('./connection/connection.js').State} State
+ * @typedef {import('./messages.js').Welcome} Welcome
+ * @typedef {import('./messages.js').Ack} Ack
+ *
  * @typedef {object} Options
- * @property {string | (() => string | Promise<string>)} [token]
- *   sent in `hello`. A function is called again when the token expires or is refused. If it rejects with an error whose
- *   `retryable` is `false`, the client stops; after any other error it is called again with backoff.
- * @property {() => string | Promise<string>} [ticket]  instead of a token: a new ticket for each upgrade
+ * @property {string | import('./connection/token.js').TokenFunction} [token]
+ *   sent in `hello`. A function is called again when the token expires or is refused. If it throws an error whose `retryable` is
+ *   `false`, the client closes; after any other error it is called again with backoff.
+ * @property {import('./connection/token.js').TokenFunction} [ticket]  instead of a token: a new ticket for each upgrade
  * @property {boolean} [anonymous]  instead of both: `hello` without a token. Without all three a cookie authenticates.
  * @property {string[]} [channels]  subscribed from the start; their events arrive with `on('event', …)`
  * @property {string} [contract]  hash of the contract that the application was made for; `tidewire check` prints it
- * @property {boolean} [autoReady]  false: no event is delivered until `ready()` has been called once
+ * @property {boolean | ((line: string) => void)} [debug]  logs the wire without tokens
+ * @property {import('./connection/wake.js').AppState} [appState]  React Native's `AppState`
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
+ * @property {import('./connection/link.js').OpenLink} [link]  opens another kind of connection than a WebSocket
  * @property {typeof globalThis.fetch} [fetch]
  * @property {EventTarget | null} [network]  fires `online` and `offline`; the window by default
- * @property {import('./clock.js').Clock} [clock]
+ * @property {import('./base/clock.js').Clock} [clock]
  * @property {() => number} [random]
  * @property {number} [backoffBase]  ms, 500
  * @property {number} [backoffCap]  ms, 20 000
  * @property {number} [connectTimeout]  ms from the start of the connection to `welcome`, 15 000
  * @property {number} [pongTimeout]  ms, 10 000
- * @property {number} [requestTimeout]  ms until history, presence and publishes time out, 60 000; must be below the
+ * @property {number} [requestTimeout]  ms with a connection until publishes and reads time out, 60 000; must be below the
  *   service's idempotency window (5 minutes), or a late retry could be delivered twice
+ * @property {number} [maxPending]  publishes and reads without an answer, 1 000; further ones fail with `queue_full`
+ * @property {number} [maxQueue]  events of a channel that wait for slow listeners, 500
  *
- * @typedef {'connecting' | 'open' | 'waiting' | 'refreshing' | 'closed'} State
- * @typedef {{state: State, reason: string, code?: number, retryIn?: number, attempt: number}} StateChange
- *   `reason` is an error code, the name of a close code, or one of: `new`, `connect`, `welcome`, `client`, `offline`,
- *   `online`, `unreachable`, `websocket_refused`, `token_failed`, `http_<status>`, `no_welcome`, `no_pong`. `retryIn`: ms until the next try, in `waiting`.
- *
- * @typedef {object} Events
- * @property {StateChange} state
- * @property {import('./messages.js').Welcome} welcome
+ * @typedef {object} ClientEvents
+ * @property {Status} state
+ * @property {Welcome} welcome
  * @property {import('./messages.js').Event} event  every application event of every channel
- * @property {TidewireError} error  errors without a request: a refused signal, a handler that threw, a token function that failed
+ * @property {TidewireError} error  what nobody awaits: a refused channel or signal, a listener that threw, a token function that
+ *   failed, a closed client. Without a listener here or at the channel, they go to the console
  */
 
 /** Connections whose events a client still recognises. */
 const MAX_CONNECTIONS = 16;
-/** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
-const STABLE = 10_000;
+/** Errors that `explain()` shows. */
+const MAX_ERRORS = 10;
+/** Errors a second that are printed. */
+const MAX_PRINTED = 30;
 
 /**
  * A client of one Tidewire service. It keeps one connection, reconnects after errors, and resumes every subscription after
- * the last event that its handlers have processed.
+ * the last event that its listeners have processed.
+ * @template {ContractLike} [C=AnyContract]
  */
 export class Tidewire {
-  /** @type {Emitter<Events>} */
+  /** @type {Emitter<ClientEvents>} */
   #emitter = new Emitter();
-  #address;
+  #url;
   #options;
   #clock;
-  #token;
-  #backoff;
-  #pause;
-  #requests;
-  /** @type {Map<string, Subscription>} */
-  #subscriptions = new Map();
-  /** @type {Link | undefined} */
-  #link;
-  /** @type {Set<string>} channels in the URL of the current connection */
-  #named = new Set();
-  /** @type {Set<string>} what the service of this connection offers */
-  #features = new Set();
-  /** @type {StateChange} */
-  #status = { state: 'closed', reason: 'new', attempt: 0 };
-  /** Increases with every step of the lifecycle; results awaited in an older step are ignored. */
-  #step = 0;
-  #offline = false;
-  #ready;
-  #welcomedAt = Infinity;
-  /** @type {number | undefined} ms, from `reconnect` */
-  #told;
-  /** @type {AbortController | undefined} */
-  #probing;
-  /** @type {{promise: Promise<import('./messages.js').Welcome>, resolve: (welcome: any) => void, reject: (error: Error) => void} | undefined} */
-  #connected;
+  /** @type {Connection} */
+  #connection;
+  /** @type {Publisher} */
+  #publisher;
+  /** @type {Signals} */
+  #signals;
+  /** @type {Registry} */
+  #registry;
+  /** @type {Sender | undefined} of the open connection */
+  #sender;
+  /** @type {Welcome | undefined} of the last connection */
+  #welcome;
   #prefix = unique();
+  #count = 0;
   /** @type {string[]} the newest ids of this client's connections; events on their way may exclude an earlier one */
   #connections = [];
-  #user = '';
-  #count = 0;
+  #changedAt;
+  /** @type {{at: number, error: TidewireError}[]} */
+  #errors = [];
+  #printed = { since: 0, count: 0 };
 
   /**
+   * Connects nowhere yet, so it may run on a server, too.
    * @param {string | URL} url  of the service's `/ws`; may be relative to the page, and http(s) or ws(s)
    * @param {Options} [options]
    */
   constructor(url, options = {}) {
+    const { WebSocket = globalThis.WebSocket, clock = systemClock } = options;
+    this.#url = url;
+    this.#clock = clock;
     this.#options = {
       backoffBase: 500,
       backoffCap: 20_000,
       connectTimeout: 15_000,
       pongTimeout: 10_000,
       requestTimeout: 60_000,
-      autoReady: true,
-      WebSocket: globalThis.WebSocket,
       fetch: /** @type {typeof globalThis.fetch} */ ((...request) => globalThis.fetch(...request)),
       random: Math.random,
       network: /** @type {EventTarget | null} */ (typeof globalThis.addEventListener === 'function' ? globalThis : null),
       ...options,
+      clock,
+      maxPending: bounded(options.maxPending, 1, 1e6, 1_000),
+      maxQueue: bounded(options.maxQueue, 2, 1e6, 500),
+      openLink: options.link ?? (WebSocket && webSocketLinks(WebSocket)),
     };
-    this.#clock = options.clock ?? systemClock;
-    this.#address = webSocketAddress(url);
-    this.#ready = this.#options.autoReady;
-    this.#token = new TokenSource(options.token, this.#clock);
-    this.#backoff = new Backoff(this.#options.backoffBase, this.#options.backoffCap, this.#options.random);
-    this.#pause = new Timer(this.#clock);
-    this.#requests = new Requests(
-      this.#clock,
-      this.#options.random,
-      (request) => (this.#link?.welcomed ? this.#link.send(request) : 0),
-      (channel) => ['waiting', 'joining'].includes(this.#subscriptions.get(channel ?? '')?.state ?? ''),
-    );
-    const named = this.#address.searchParams.get('channels');
-    this.#address.searchParams.delete('channels');
-    announce(this.#address, this.#options.contract);
-    for (const channel of [...(options.channels ?? []), ...(named ? named.split(',') : [])]) this.subscribe(channel);
+    this.#changedAt = clock.now();
+    const { random, maxPending, maxQueue } = this.#options;
+    const wake = () => {
+      this.#sender?.wake();
+      return this.#sender !== undefined;
+    };
+    /** @param {string | undefined} channel @returns {'waiting' | 'subscribing' | undefined} */
+    const joining = (channel) => {
+      const state = this.#registry.subscriptions.get(channel ?? '')?.state;
+      return state === 'waiting' || state === 'subscribing' ? state : undefined;
+    };
+    this.#publisher = new Publisher({ clock, random, maxPending, wake, joining, idle: () => this.#registry.sweep() });
+    this.#signals = new Signals(clock, wake, (channel) => joining(channel) !== undefined);
+    this.#registry = new Registry({
+      clock,
+      random,
+      maxQueue,
+      sender: () => this.#sender,
+      nextId: () => this.#nextId(),
+      offers: (feature) => this.#welcome?.features?.includes?.(feature) ?? false,
+      ask: (message) => this.#read(message),
+      excluded: ({ exclude, from }) =>
+        exclude !== undefined && this.#connections.includes(exclude) && from === (this.#welcome?.user || `anonymous-${exclude}`),
+      heard: (event) => this.#emitter.emit('event', event),
+      report: (error, of) => this.#report(error, of),
+      joined: (channel) => this.#publisher.joined(channel),
+      publishing: (channel) => this.#publisher.has(channel),
+    });
+    this.#connection = new Connection(() => resolve(url), this.#options, this.#events());
+    const named = resolve(url)?.searchParams.get('channels')?.split(',') ?? [];
+    for (const channel of [...(options.channels ?? []), ...named]) this.channel(/** @type {any} */ (channel));
   }
 
-  /** The current state. */
+  /** `connecting`, `ready`, `reconnecting`, `offline` or `closed`. */
   get state() {
-    return this.#status.state;
+    return this.#connection.status.state;
   }
 
-  /** The current state with its reason. */
+  /** The state with its reason: an object that is replaced only when something changes. */
   get status() {
-    return this.#status;
+    return this.#connection.status;
   }
 
-  /** The open subscriptions, by channel. @returns {ReadonlyMap<string, Subscription>} */
-  get subscriptions() {
-    return this.#subscriptions;
+  /** The number of publishes without an answer. */
+  get pending() {
+    return this.#publisher.pending;
   }
 
   /**
    * Adds a listener, and returns the function that removes it.
-   * @template {keyof Events} Name
+   * @template {keyof ClientEvents} Name
    * @param {Name} name
-   * @param {(value: Events[Name]) => void} listener
+   * @param {(value: ClientEvents[Name]) => void} listener
+   * @param {{signal?: AbortSignal}} [options]
    */
-  on(name, listener) {
-    return this.#emitter.on(name, listener);
+  on(name, listener, { signal } = {}) {
+    return this.#emitter.on(name, listener, signal);
   }
 
   /**
-   * Connects, and reconnects by itself from then on. The promise resolves with the first `welcome` and rejects if the client
-   * stops before it. The application may ignore the promise.
-   * @returns {Promise<import('./messages.js').Welcome>}
+   * Connects now, and reconnects by itself from then on. The promise resolves with `welcome` and rejects if the client closes
+   * before it. The application may ignore the promise.
+   * @returns {Promise<Welcome>}
    */
   connect() {
-    if (this.#connected) return this.#connected.promise;
-    if (!this.#options.WebSocket) throw new TypeError('no WebSocket here: pass one in options.WebSocket');
-    this.#connected = deferred();
-    this.#options.network?.addEventListener('online', this.#online);
-    this.#options.network?.addEventListener('offline', this.#gone);
-    this.#backoff.reset();
-    void this.#dial('connect');
-    return this.#connected.promise;
+    if (this.state === 'closed') {
+      this.#publisher.reopened();
+      this.#registry.reopened();
+    }
+    return this.#connection.connect();
   }
 
-  /** Closes the connection and does not reconnect. Subscriptions keep their positions for another `connect()`. */
+  /** Tries now, instead of after `status.retryIn`. */
+  retryNow() {
+    this.#connection.retryNow();
+  }
+
+  /** Closes the connection and does not reconnect. No listener of a channel runs afterwards. Channels keep their positions for another `connect()`. */
   close() {
-    this.#link?.close();
-    this.#stop('client', 1000);
-  }
-
-  /** Starts deliveries. Needed once, and only with `autoReady: false`. */
-  ready() {
-    if (this.#ready) return;
-    this.#ready = true;
-    if (this.#link?.welcomed) this.#link.send({ type: 'ready' });
+    this.#connection.close();
   }
 
   /**
-   * Subscribes, now or as soon as there is a connection, until `unsubscribe()`. One subscription a channel.
-   * @param {string} channel
-   * @param {import('./subscription.js').Handlers} [handlers]
+   * A handle of a channel. It subscribes, now or as soon as there is a connection, and until the last handle has left.
+   * @template {import('./contract-types.js').ChannelName<C>} N
+   * @param {N} name
+   * @param {ChannelOptions} [options]
+   * @returns {Channel<C, import('./contract-types.js').NameIn<C, N>>}
    */
-  subscribe(channel, handlers = {}) {
-    if (this.#subscriptions.has(channel)) {
-      throw new TidewireError('already_subscribed', `there is a subscription to ${channel}`);
-    }
-    const subscription = new Subscription(channel, handlers, this.#connection);
-    this.#subscriptions.set(channel, subscription);
-    this.#requests.subscribing(channel);
-    if (this.#link?.welcomed) subscription.join();
-    return subscription;
-  }
-
-  /**
-   * Publishes a durable or latest event. The promise resolves with the service's `ack`. Until then the event is sent again
-   * with the same id after every reconnect, and is delivered once. It rejects if the event is refused or after `timeout` ms.
-   * Your own retries must pass the same `id`.
-   * @param {string} channel
-   * @param {string} type
-   * @param {unknown} data
-   * @param {import('./subscription.js').PublishOptions} [options]
-   * @returns {Promise<import('./messages.js').Ack>}
-   */
-  publish(channel, type, data, { id = this.#nextId(), key, ifRev, timeout = this.#options.requestTimeout } = {}) {
-    return this.#requests.ask({ type, id, channel, data, key, if_rev: ifRev }, { timeout, repeat: true });
-  }
-
-  /**
-   * Removes the value of a key, as `publish` publishes one. Needs a service with the feature `removal`.
-   * @param {string} channel
-   * @param {string} type
-   * @param {string} key
-   * @param {import('./subscription.js').RemoveOptions} [options]
-   * @returns {Promise<import('./messages.js').Ack>}
-   */
-  remove(channel, type, key, { id = this.#nextId(), ifRev, timeout = this.#options.requestTimeout } = {}) {
-    return this.#requests.ask({ type, id, channel, key, removed: true, if_rev: ifRev }, { timeout, repeat: true });
-  }
-
-  /**
-   * Sends an ephemeral event once, if there is a connection. Returns false if there is none.
-   * @param {string} channel
-   * @param {string} type
-   * @param {unknown} data
-   */
-  signal(channel, type, data) {
-    if (!this.#link?.welcomed) return false;
-    this.#link.send({ type, channel, data });
-    return true;
-  }
-
-  // --- connecting -----------------------------------------------------------------------------------------------------
-
-  /** @param {string} reason */
-  async #dial(reason) {
-    const step = this.#next();
-    this.#told = undefined;
-    const address = new URL(this.#address);
-    if (this.#token.stale || this.#options.ticket) this.#become({ state: 'refreshing', reason });
-    let hello;
-    try {
-      hello = await this.#credentials(address);
-    } catch (error) {
-      if (step === this.#step) this.#tokenFailed(error);
-      return;
-    }
-    if (step !== this.#step) return;
-    this.#become({ state: 'connecting', reason });
-    if (!hello) this.#nameChannels(address);
-    plain(address);
-    try {
-      this.#link = this.#open(address, hello);
-    } catch (cause) {
-      // Not a network error: the page's security policy, or a URL that no browser connects to.
-      this.#report(new TidewireError('closed', `no WebSocket to ${this.#address.host}: ${cause}`, { cause }));
-      this.#stop('websocket_refused');
-    }
-  }
-
-  /**
-   * @param {URL} address
-   * @param {import('./messages.js').ClientMessage | undefined} hello
-   */
-  #open(address, hello) {
-    return new Link(address.href, {
-      WebSocket: this.#options.WebSocket,
-      clock: this.#clock,
-      hello,
-      connectTimeout: this.#options.connectTimeout,
-      pongTimeout: this.#options.pongTimeout,
-      nextId: () => this.#nextId(),
-      onWelcome: (welcome) => this.#welcome(welcome),
-      onMessage: (message) => this.#receive(message),
-      onEnd: (end) => this.#ended(end, address),
+  channel(name, options = {}) {
+    return new Channel(/** @type {any} */ (name), options, {
+      registry: this.#registry,
+      publish: (...call) => this.#publish(...call),
+      remove: (...call) => this.#remove(...call),
+      signal: (...call) => this.#signal(...call),
+      read: (request, signal) => this.#read(request, signal),
     });
   }
 
   /**
-   * Adds a ticket to the URL, or returns the `hello` to send.
-   * @param {URL} address
+   * Publishes a durable or latest event. The promise resolves with the service's `ack`. Until then the event is sent again
+   * with the same id after every reconnect, and is delivered once; events of one channel keep their order. It rejects if the event
+   * is refused, after `timeout` ms with a connection, or when the client closes. The data is copied at the call.
+   * @template {import('./contract-types.js').ChannelName<C>} N
+   * @template {import('./contract-types.js').PublishedType<C, N, 'durable' | 'latest'>} T
+   * @param {N} channel
+   * @param {T} type
+   * @param {import('./contract-types.js').DataOf<C, N, T>} data
+   * @param {PublishOptions} [options]
+   * @returns {Promise<Ack>}
    */
-  async #credentials(address) {
-    if (this.#token.used) return { type: 'hello', token: await this.#token.get() };
-    if (this.#options.ticket) address.searchParams.set('ticket', await this.#options.ticket());
-    else if (this.#options.anonymous) return { type: 'hello' };
-    return undefined;
+  publish(channel, type, data, options) {
+    return this.#publish(channel, type, data, options);
   }
 
   /**
-   * Channels without a position, a tail and a token can be part of the upgrade; the others need `subscribe`.
-   * @param {URL} address
+   * Removes the value of a key, as `publish` publishes one. Needs a service with the feature `removal`.
+   * @template {import('./contract-types.js').ChannelName<C>} N
+   * @template {import('./contract-types.js').PublishedType<C, N, 'latest'>} T
+   * @param {N} channel
+   * @param {T} type
+   * @param {string} key
+   * @param {RemoveOptions} [options]
+   * @returns {Promise<Ack>}
    */
-  #nameChannels(address) {
-    const fresh = [...this.#subscriptions.values()].filter(({ needsCommand }) => !needsCommand);
-    this.#named = new Set((this.#options.channels ?? []).filter((name) => fresh.some(({ channel }) => channel === name)));
-    if (this.#named.size > 0) address.searchParams.set('channels', [...this.#named].join(','));
-  }
-
-  /** @param {import('./messages.js').Welcome} welcome */
-  #welcome(welcome) {
-    this.#welcomedAt = this.#clock.now();
-    this.#offline = false; // even if the browser reports offline
-    this.#token.expiresIn(welcome.expires_in);
-    this.#features = new Set(welcome.features);
-    this.#user = welcome.user;
-    this.#connections = [...this.#connections, welcome.connection].slice(-MAX_CONNECTIONS);
-    for (const subscription of this.#subscriptions.values()) {
-      if (this.#named.has(subscription.channel)) subscription.joinedByAddress();
-      else subscription.join();
-    }
-    this.#named.clear();
-    if (this.#ready) this.#link?.send({ type: 'ready' });
-    this.#requests.resume();
-    this.#become({ state: 'open', reason: 'welcome' });
-    this.#emitter.emit('welcome', welcome);
-    this.#connected?.resolve(welcome);
-  }
-
-  // --- closing and reconnecting -------------------------------------------------------------------------------------------
-
-  /**
-   * @param {import('./link.js').End} end
-   * @param {URL} address
-   */
-  async #ended({ code, reason, opened }, address) {
-    const step = this.#next();
-    const asked = this.#told;
-    this.#link = undefined;
-    this.#requests.interrupted(code === 1009);
-    for (const subscription of this.#subscriptions.values()) subscription.interrupted();
-    if (this.#clock.now() - this.#welcomedAt >= STABLE) this.#backoff.reset();
-    this.#welcomedAt = Infinity;
-    if (this.#offline || reason === 'offline') {
-      this.#wait(this.#options.backoffCap, 'offline');
-      return;
-    }
-    if (opened) {
-      const { action, name } = CLOSE_CODES[code] ?? { action: 'reconnect', name: `CLOSE_${code}` };
-      this.#act(action, name === 'ABNORMAL' && reason ? reason : name, code, asked);
-      return;
-    }
-    this.#probing = new AbortController();
-    const deadline = new Timer(this.#clock);
-    deadline.start(this.#options.connectTimeout, () => this.#probing?.abort());
-    const verdict = await probe(address, this.#options.fetch, this.#probing.signal);
-    deadline.stop();
-    // The service sends whole seconds: without jitter, all clients with the same delay would reconnect at once.
-    const told = verdict.after === undefined ? undefined : spread(verdict.after, this.#options.random);
-    if (step === this.#step) this.#act(verdict.action, verdict.reason, undefined, told);
+  remove(channel, type, key, options) {
+    return this.#remove(channel, type, key, options);
   }
 
   /**
-   * @param {'reconnect' | 'refresh' | 'stop'} action
-   * @param {string} reason
-   * @param {number} [code]
-   * @param {number} [told]  ms that the service asked to wait
+   * Sends an ephemeral event now, or drops it and returns false: without a connection, and above the rates. With `replace` it waits
+   * for its turn, until a newer one of this name replaces it. It never delays anything else.
+   * @template {import('./contract-types.js').ChannelName<C>} N
+   * @template {import('./contract-types.js').PublishedType<C, N, 'ephemeral'>} T
+   * @param {N} channel
+   * @param {T} type
+   * @param {import('./contract-types.js').DataOf<C, N, T>} data
+   * @param {SignalOptions} [options]
    */
-  #act(action, reason, code, told) {
-    if (action === 'refresh' && (this.#token.renewable || this.#options.ticket)) {
-      this.#token.refused();
-      // The first refusal means an expired token. A second one in a row is an error, so the client backs off.
-      if (this.#backoff.attempt === 0) {
-        this.#backoff.attempt = 1;
-        void this.#dial(reason);
-      } else this.#wait(this.#backoff.next(), reason, code);
-    } else if (action === 'reconnect') {
-      const own = this.#backoff.next();
-      this.#wait(told ?? own, reason, code);
-    } else this.#stop(reason, code);
+  signal(channel, type, data, options) {
+    return this.#signal(channel, type, data, options);
   }
 
-  /** @param {any} error */
-  #tokenFailed(error) {
-    this.#report(new TidewireError('token_failed', `the token function failed: ${error?.message ?? error}`, { cause: error }));
-    if (error?.retryable === false) this.#stop('token_failed');
-    else this.#wait(this.#backoff.next(), 'token_failed');
+  /** The state in plain text, for a console or a report: what is connected, what waits, the last errors, and what to do. */
+  explain() {
+    const now = this.#clock.now();
+    return explain({
+      url: String(this.#url),
+      status: this.status,
+      since: now - this.#changedAt,
+      user: this.#welcome?.user,
+      channels: [...this.#registry.subscriptions.values()].map(({ channel, status, delivery, handles }) => ({ channel, status, position: delivery.position, handles: handles.size })),
+      pending: this.pending,
+      errors: this.#errors.map(({ at, error }) => ({ ago: now - at, error })),
+    });
   }
 
-  /**
-   * @param {number} ms
-   * @param {string} reason
-   * @param {number} [code]
-   */
-  #wait(ms, reason, code) {
-    this.#pause.start(ms, () => void this.#dial(reason));
-    this.#become({ state: 'waiting', reason, code, retryIn: ms });
+  // --- requests -------------------------------------------------------------------------------------------------------
+
+  /** @param {string} channel @param {string} type @param {unknown} data @param {PublishOptions} [options] */
+  #publish(channel, type, data, { id = this.#nextId(), key, ifRev, timeout = this.#options.requestTimeout, signal } = {}) {
+    return this.#publisher.add({ type, id, channel, data, key, if_rev: ifRev }, { timeout, signal, isPublish: true });
   }
 
-  /**
-   * @param {string} reason
-   * @param {number} [code]
-   */
-  #stop(reason, code) {
-    this.#next();
-    this.#link = undefined;
-    this.#options.network?.removeEventListener('online', this.#online);
-    this.#options.network?.removeEventListener('offline', this.#gone);
-    this.#offline = false;
-    const error = new TidewireError('closed', `the client is closed: ${reason}`, { details: { reason, code } });
-    for (const subscription of this.#subscriptions.values()) subscription.interrupted();
-    this.#requests.abandon(error);
-    this.#connected?.reject(error);
-    this.#connected = undefined;
-    if (this.#status.state !== 'closed') this.#become({ state: 'closed', reason, code });
+  /** @param {string} channel @param {string} type @param {string} key @param {RemoveOptions} [options] */
+  #remove(channel, type, key, { id = this.#nextId(), ifRev, timeout = this.#options.requestTimeout, signal } = {}) {
+    return this.#publisher.add({ type, id, channel, key, removed: true, if_rev: ifRev }, { timeout, signal, isPublish: true });
   }
 
-  #online = () => {
-    this.#offline = false;
-    if (this.#link) return; // the connection survived
-    this.#backoff.reset();
-    void this.#dial('online');
-  };
-
-  #gone = () => {
-    this.#offline = true;
-    if (this.#link) this.#link.drop('offline');
-    else {
-      this.#next();
-      this.#wait(this.#options.backoffCap, 'offline');
-    }
-  };
-
-  /** Starts a step of the lifecycle: results awaited in the previous step are ignored. */
-  #next() {
-    this.#pause.stop();
-    this.#probing?.abort();
-    this.#probing = undefined;
-    this.#step += 1;
-    return this.#step;
+  /** @param {string} channel @param {string} type @param {unknown} data @param {SignalOptions} [options] */
+  #signal(channel, type, data, options = {}) {
+    return this.#signals.add(channel, type, data, options);
   }
 
-  // --- while open -------------------------------------------------------------------------------------------------------
-
-  /** @param {import('./messages.js').ServerMessage} message */
-  #receive(message) {
-    if (isEvent(message)) {
-      this.#subscriptions.get(message.channel)?.event(message);
-      return;
-    }
-    switch (message.type) {
-      case 'subscribed':
-        this.#subscriptions.get(message.channel)?.subscribed(message);
-        break;
-      case 'unsubscribed':
-        if (!this.#requests.settle(message)) this.#subscriptions.get(message.channel)?.unsubscribed(message);
-        break;
-      case 'presence':
-        if (!this.#requests.settle(message)) this.#subscriptions.get(message.channel)?.presenceChanged(message);
-        break;
-      case 'ack':
-      case 'history':
-        this.#requests.settle(message);
-        break;
-      case 'error':
-        this.#refused(message);
-        break;
-      case 'expiring':
-        if (message.channel === undefined) void this.#refresh();
-        else void this.#subscriptions.get(message.channel)?.refresh();
-        break;
-      case 'reconnect':
-        this.#told = message.after * 1000;
-        break;
-      default: // a pong needs no action; a newer service may send messages that this client does not know
-    }
-  }
-
-  /** @param {import('./messages.js').ErrorMessage} message */
-  #refused(message) {
-    if (this.#requests.settle(message)) return;
-    for (const subscription of [...this.#subscriptions.values()]) if (subscription.refused(message)) return;
-    this.#report(TidewireError.from(message));
-  }
-
-  /** Refreshes the token in place. If that fails, the service closes with 4401, and the client gets another token. */
-  async #refresh() {
-    if (!this.#token.renewable) return;
-    try {
-      const token = await this.#token.renew();
-      if (!this.#link?.welcomed) return;
-      const request = { type: 'refresh', id: this.#nextId(), token };
-      await this.#requests.ask(request, { timeout: this.#options.requestTimeout, repeat: false });
-    } catch (cause) {
-      if (this.#link?.welcomed) this.#report(new TidewireError('token_failed', `no refresh: ${cause}`, { cause }));
-    }
-  }
-
-  /** @param {TidewireError} error */
-  #report(error) {
-    this.#emitter.emit('error', error);
-  }
-
-  /** @param {Omit<StateChange, 'attempt'>} change */
-  #become(change) {
-    this.#status = { ...change, attempt: this.#backoff.attempt };
-    this.#emitter.emit('state', this.#status);
+  /** @param {import('./messages.js').ClientMessage} request @param {AbortSignal} [signal] @returns {Promise<any>} */
+  #read({ type, ...request }, signal) {
+    return this.#publisher.add({ type, id: this.#nextId(), ...request }, { timeout: this.#options.requestTimeout, signal, isPublish: false });
   }
 
   #nextId() {
@@ -507,33 +304,114 @@ export class Tidewire {
     return `${this.#prefix}-${this.#count.toString(36)}`;
   }
 
-  /** @type {import('./subscription.js').Connection} */
-  #connection = {
-    open: () => this.#link?.welcomed ?? false,
-    nextId: () => this.#nextId(),
-    send: (message) => this.#link?.send(message),
-    offers: (feature) => this.#features.has(feature),
-    ask: (message, repeat) => this.#requests.ask(message, { timeout: this.#options.requestTimeout, repeat }),
-    publish: (channel, type, data, options) => this.publish(channel, type, data, options),
-    remove: (channel, type, key, options) => this.remove(channel, type, key, options),
-    signal: (channel, type, data) => this.signal(channel, type, data),
-    joined: ({ channel }) => this.#requests.joined(channel),
-    forget: (subscription) => {
-      if (this.#subscriptions.get(subscription.channel) === subscription) this.#subscriptions.delete(subscription.channel);
-    },
-    excluded: ({ exclude, from }) =>
-      exclude !== undefined && this.#connections.includes(exclude) && from === (this.#user || `anonymous-${exclude}`),
-    heard: (event) => this.#emitter.emit('event', event),
-    report: (error) => this.#report(error),
-    timer: () => new Timer(this.#clock),
-    now: () => this.#clock.now(),
-    random: () => this.#options.random(),
-  };
+  // --- the connection ---------------------------------------------------------------------------------------------------
+
+  /** @returns {import('./connection/connection.js').ConnectionEvents} */
+  #events() {
+    const { debug } = this.#options;
+    const print = typeof debug === 'function' ? debug : (/** @type {string} */ line) => console.debug(line);
+    return {
+      changed: (status) => {
+        this.#changedAt = this.#clock.now();
+        this.#emitter.emit('state', status);
+        if (status.state === 'ready' && status === this.status) this.#emitter.emit('welcome', /** @type {Welcome} */ (this.#welcome));
+      },
+      welcomed: (link, welcome) => {
+        this.#welcome = welcome;
+        this.#connections = [...this.#connections, welcome.connection].slice(-MAX_CONNECTIONS);
+        this.#sender = new Sender(link, welcome.limits, [this.#registry, this.#publisher, this.#signals], this.#clock);
+        this.#registry.welcomed(welcome);
+        this.#publisher.opened();
+      },
+      received: (message) => this.#receive(message),
+      lost: (tooBig) => {
+        this.#sender?.stop();
+        this.#sender = undefined;
+        this.#signals.clear();
+        this.#registry.interrupted();
+        this.#publisher.interrupted(tooBig);
+      },
+      closed: (reason) => {
+        this.#publisher.abandon(reason);
+        this.#registry.closed(new TidewireError('closed', `the client is closed: ${reason}`, { details: { reason } }));
+      },
+      report: (error) => this.#report(error),
+      ping: () => this.#sender?.send({ type: 'ping', id: this.#nextId() }),
+      refresh: (token) => this.#read({ type: 'refresh', token }),
+      log: (direction, text) => {
+        if (debug) print(`[tidewire] ${direction} ${text.replace(/("(?:token|receipt|ticket)":")[^"]*/g, '$1…')}`);
+      },
+    };
+  }
+
+  /** @param {import('./messages.js').ServerMessage} message */
+  #receive(message) {
+    if (isEvent(message)) {
+      this.#registry.subscriptions.get(message.channel)?.received(message);
+      return;
+    }
+    switch (message.type) {
+      case 'subscribed':
+        this.#registry.subscriptions.get(message.channel)?.subscribed(message);
+        break;
+      case 'unsubscribed':
+        if (!this.#registry.settle(message)) this.#registry.subscriptions.get(message.channel)?.unsubscribed(message);
+        break;
+      case 'presence':
+        if (!this.#publisher.settle(message) && message.id === null) this.#registry.subscriptions.get(message.channel)?.received(message);
+        break;
+      case 'ack':
+      case 'history':
+        this.#publisher.settle(message);
+        break;
+      case 'error':
+        if (!this.#publisher.settle(message) && !this.#registry.settle(message)) this.#report(TidewireError.from(message));
+        break;
+      case 'expiring':
+        void this.#registry.subscriptions.get(message.channel ?? '')?.refresh();
+        break;
+      default: // a pong needs no action; a newer service may send messages that this client does not know
+    }
+  }
+
+  /**
+   * @param {TidewireError} error
+   * @param {import('./subscriptions/subscription.js').Subscription} [of]
+   */
+  #report(error, of) {
+    this.#errors = [...this.#errors, { at: this.#clock.now(), error }].slice(-MAX_ERRORS);
+    const listeners = [...(of?.handles ?? [])].flatMap((handle) => handle.listeners('error'));
+    if (listeners.length === 0 && !this.#emitter.has('error')) this.#print(error);
+    for (const listener of listeners) {
+      try {
+        listener(error);
+      } catch (cause) {
+        console.error(cause);
+      }
+    }
+    this.#emitter.emit('error', error);
+  }
+
+  /** @param {TidewireError} error */
+  #print(error) {
+    const now = this.#clock.now();
+    if (now - this.#printed.since > 1_000) this.#printed = { since: now, count: 0 };
+    this.#printed.count += 1;
+    if (this.#printed.count <= MAX_PRINTED) console.error(`[tidewire] ${error.code}: ${error.message}. ${error.help}`, ...(error.cause ? [error.cause] : []));
+  }
 }
 
-/** @param {string | URL} url */
-function webSocketAddress(url) {
-  const address = new URL(url, globalThis.location?.href);
+/**
+ * The address of the service; undefined for a relative one without a page.
+ * @param {string | URL} url
+ */
+function resolve(url) {
+  let address;
+  try {
+    address = new URL(url, globalThis.location?.href);
+  } catch {
+    return undefined;
+  }
   if (address.protocol === 'http:') address.protocol = 'ws:';
   if (address.protocol === 'https:') address.protocol = 'wss:';
   if (address.protocol !== 'ws:' && address.protocol !== 'wss:') throw new TypeError(`${address.protocol} is not a WebSocket address`);
@@ -544,17 +422,4 @@ function webSocketAddress(url) {
 /** A random id prefix that is unique for each client; `crypto.randomUUID` would need a secure context. */
 function unique() {
   return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, '0')).join('');
-}
-
-function deferred() {
-  /** @type {(value: any) => void} */
-  let resolve = () => {};
-  /** @type {(error: Error) => void} */
-  let reject = () => {};
-  const promise = new Promise((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  promise.catch(() => {}); // the application may ignore it
-  return { promise, resolve, reject };
 }

@@ -56,6 +56,9 @@ export type PatternsOf<C extends ContractLike> = keyof C['channels'] & string;
 /** The channel names of a contract. */
 export type ChannelName<C extends ContractLike> = NameOf<PatternsOf<C>>;
 
+/** What a handle keeps of a channel's name: without a contract, all handles are alike. */
+export type NameIn<C extends ContractLike, Name extends string> = string extends PatternsOf<C> ? string : Name;
+
 /** Whether a name matches a pattern, segment by segment: `room:{room}` does not match `room:1:notes`. */
 type Matches<Pattern extends string, Name extends string> = Pattern extends `${infer P}:${infer Ps}`
   ? Name extends `${infer N}:${infer Ns}`

@@ -1,26 +1,78 @@
-import { ERROR_CODES } from './codes.js';
+/** What to do about an error, by its code. */
+/** @type {Record<string, string>} */
+const HELP = {
+  unauthenticated: 'Pass `token`, `ticket` or `anonymous: true`, or log in where a cookie authenticates.',
+  invalid_token: 'Check the key, `iss` and `aud` of the token.',
+  token_expired: 'Pass a function as `token`, so that the client can get a new one.',
+  invalid_ticket: 'Return a new ticket for each connection.',
+  token_failed: 'Make the function return the token as a string.',
+  origin_refused: "Add the page's origin to `origins` in the settings of the service.",
+  forbidden: 'Grant it in the token or in the contract.',
+  unknown_channel: 'Declare the channel in the contract, or correct its name.',
+  invalid_channel: 'Correct the name; encode ids of users with `encodeUser`.',
+  unknown_event: 'Declare the event type in the contract, or correct its name.',
+  invalid_data: 'Send data that fits the schema; `details.errors` lists the faults.',
+  not_subscribed: 'Keep a handle of the channel while you publish in it.',
+  not_found: 'Correct the path of the address; the service listens at /ws.',
+  too_many_subscriptions: 'Leave other channels, or raise `limits.subscriptions`.',
+  rate_limited: 'Send less often, or raise the rates in the settings of the service.',
+  too_big: 'Send less data in a message.',
+  handler_failed: 'Correct the listener; the event counts as handled.',
+  handler_slow: 'Settle the promise of the listener sooner; the event counts as handled.',
+  queue_full: 'Do less in listeners, or send less often.',
+  not_sent: 'Publish again when the client is ready.',
+  uncertain: 'Publish again with the same `id`: it is then delivered once.',
+  timeout: 'Try again with the same `id`: it is then delivered once.',
+  unreachable: 'Check the address, the network, and whether a proxy passes WebSockets.',
+  unexpected_response: 'Check the address, and the proxies before the service.',
+  websocket_refused: "Check the address and the page's security policy.",
+  no_websocket: 'Pass a class in the option `WebSocket`.',
+  REPLACED: 'A newer session of the user has replaced this one: call connect() to take over.',
+};
 
-/** A refusal by the service (its codes are in `ERROR_CODES`), or by the client itself: `timeout`, `closed`, `handler_failed`, `token_failed`. */
+/**
+ * A refusal by the service (its codes are in `tidewire/codes`), or by the client itself. `help` says what to do.
+ */
 export class TidewireError extends Error {
   /**
    * @param {string} code
    * @param {string} message
-   * @param {{retryable?: boolean, details?: Record<string, any>, cause?: unknown}} [more]
+   * @param {{channel?: string, help?: string, retryable?: boolean, details?: Record<string, any>, cause?: unknown}} [more]
    */
-  constructor(code, message, { retryable, details = {}, cause } = {}) {
+  constructor(code, message, { channel, help = HELP[code] ?? '', retryable = false, details = {}, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = 'TidewireError';
     this.code = code;
+    this.channel = channel;
+    this.help = help;
     /** Whether the same request can succeed later, unchanged. */
-    this.retryable = retryable ?? codes[code]?.retryable ?? false;
+    this.retryable = retryable;
     this.details = details;
   }
 
-  /** @param {import('./messages.js').ErrorMessage} message */
-  static from({ code, message, retryable, details }) {
-    return new TidewireError(code, message, { retryable, details });
+  /**
+   * @param {import('./messages.js').ErrorMessage} message
+   * @param {string} [channel]
+   */
+  static from({ code, message, retryable, details }, channel = details?.channel) {
+    const hint = details?.suggestion ? `; did you mean ${details.suggestion}?` : '';
+    return new TidewireError(code, `${channel ? `${channel}: ` : ''}${message}${hint}`, { channel, retryable, details });
   }
 }
 
-/** @type {Record<string, {status: number, retryable: boolean, meaning: string}>} */
-const codes = ERROR_CODES;
+/** What to do about a code. @param {string} code */
+export function helpFor(code) {
+  return HELP[code];
+}
+
+/** The shortest text that shows what a value is, without secrets: long runs of letters and digits lose their end. @param {unknown} value */
+export function shown(value) {
+  let text;
+  try {
+    text = typeof value === 'string' ? `"${value.trim()}"` : (JSON.stringify(value) ?? String(value));
+  } catch {
+    text = typeof value;
+  }
+  text = text.replace(/\s+/g, ' ').replace(/[\w.+/=~-]{10,}/g, (run) => `${run.slice(0, 3)}…`);
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}

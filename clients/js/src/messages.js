@@ -57,8 +57,8 @@ export function isEvent(message) {
 }
 
 /**
- * Returns the messages of a frame. Anything except JSON objects with a `type` is ignored: a client must survive the messages
- * of a newer service or of a proxy.
+ * Returns the messages of a frame. What breaks the protocol is ignored: a client must survive the messages of a newer service, of
+ * a proxy, or of a service with a fault.
  * @param {unknown} frame
  * @returns {ServerMessage[]}
  */
@@ -70,6 +70,35 @@ export function parse(frame) {
   } catch {
     return [];
   }
-  const messages = Array.isArray(content) ? content : [content];
-  return messages.filter((message) => message !== null && typeof message === 'object' && typeof message.type === 'string');
+  return (Array.isArray(content) ? content : [content]).filter(isMessage);
+}
+
+/** @param {any} value */
+const isObject = (value) => value !== null && typeof value === 'object';
+/** @param {unknown} value */
+const isCount = (value) => Number.isSafeInteger(value) && /** @type {number} */ (value) >= 0;
+/** @param {any} list @param {string} channel */
+const eventsOf = (list, channel) => (Array.isArray(list) ? list.filter((event) => isMessage(event) && isEvent(event) && event.channel === channel) : []);
+
+/** @type {Record<string, (message: any) => boolean>} */
+const CHECKS = {
+  welcome: ({ connection, user, limits }) => typeof connection === 'string' && typeof user === 'string' && isObject(limits),
+  subscribed: (message) => {
+    message.events = eventsOf(message.events, message.channel);
+    message.state = eventsOf(message.state, message.channel);
+    if (message.tail) message.tail = eventsOf(message.tail, message.channel);
+    if (!isObject(message.presence)) delete message.presence;
+    return typeof message.epoch === 'string' && isCount(message.offset);
+  },
+  presence: ({ presence }) => typeof presence === 'object',
+  history: (message) => Array.isArray(message.events),
+  error: ({ code }) => typeof code === 'string',
+};
+
+/** @param {any} message @returns {boolean} */
+function isMessage(message) {
+  if (!isObject(message) || typeof message.type !== 'string') return false;
+  if (!isEvent(message)) return CHECKS[message.type]?.(message) ?? true;
+  const { channel, offset, rev, ttl } = message;
+  return typeof channel === 'string' && [offset, rev, ttl].every((count) => count === undefined || isCount(count));
 }

@@ -2,36 +2,21 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { WebSocket } from 'ws';
+import { CLOSE_CODES } from '../src/codes.js';
 import { Tidewire, TidewireError } from '../src/tidewire.js';
-import { Backoff } from '../src/backoff.js';
-import { FEATURES } from '../src/features.js';
+import { Backoff } from '../src/connection/backoff.js';
+import { FEATURES } from '../src/connection/features.js';
 import { Inbox, TestServer, WELCOME, connected, scene } from './support.js';
 
-test('hello carries the token; welcome opens; ready follows by itself', async (t) => {
+test('hello carries the token; ready follows at once; welcome opens', async (t) => {
   const { server, client, until } = await scene(t);
   const welcome = client.connect();
   const peer = await server.peer();
   assert.deepEqual(await peer.expect('hello'), { type: 'hello', token: 'token-1' });
-  peer.send(WELCOME);
   await peer.expect('ready');
+  peer.send(WELCOME);
   assert.equal((await welcome).user, 'ann');
-  assert.equal((await until('open')).reason, 'welcome');
-});
-
-test('ready waits for the application with autoReady: false, and is remembered over a reconnect', async (t) => {
-  const { server, client, clock, until } = await scene(t, { autoReady: false });
-  void client.connect();
-  const peer = await server.peer();
-  await peer.expect('hello');
-  peer.send(WELCOME);
-  await until('open');
-  assert.equal(peer.messages.length, 0);
-  client.ready();
-  await peer.expect('ready');
-  peer.terminate();
-  await until('waiting');
-  clock.advance(500);
-  await (await server.peer()).welcome();
+  assert.equal((await until('ready')).reason, 'welcome');
 });
 
 test('backoff doubles up to its cap, with full jitter', () => {
@@ -51,7 +36,7 @@ test('a connection that breaks young keeps backing off; one that was stable star
   for (const age of [0, 0, 0, 10_000]) {
     const peer = await server.peer();
     await peer.welcome();
-    await until('open');
+    await until('ready');
     clock.advance(age);
     peer.terminate();
     const { retryIn } = await until('waiting');
@@ -75,16 +60,19 @@ test('the delay told by reconnect replaces the backoff', async (t) => {
 
 for (const code of [4400, 4403, 4409]) {
   test(`close ${code} stops the client`, async (t) => {
-    const { peer, client, until } = await connected(t);
+    const { peer, client, errors, until } = await connected(t);
     const ack = client.publish('room:1', 'chat.message', {});
     await peer.expect('chat.message');
     peer.close(code);
     assert.equal((await until('closed')).code, code);
-    await assert.rejects(ack, { code: 'closed' });
+    await assert.rejects(ack, { code: 'uncertain' });
+    await assert.rejects(client.publish('room:1', 'chat.message', {}), { code: 'not_sent' });
+    const error = await errors.next();
+    assert.deepEqual({ code: error.code, details: error.details }, { code: CLOSE_CODES[code].name, details: { code } });
   });
 }
 
-for (const code of [1001, 1011, 1013, 4408, 4429, 4450, 4999]) {
+for (const code of [1000, 1001, 1011, 1013, 4408, 4429, 4450, 4999]) {
   test(`close ${code} reconnects`, async (t) => {
     const { peer, until } = await connected(t);
     peer.close(code);
@@ -119,9 +107,7 @@ test('a token function that fails is asked again after a backoff, unless it says
     if (outcome instanceof Error) throw outcome;
     return outcome;
   };
-  const { server, clock, client, until } = await scene(t, { token });
-  const errors = new Inbox();
-  client.on('error', errors.put);
+  const { server, clock, client, errors, until } = await scene(t, { token });
   void client.connect();
   const { reason, retryIn } = await until('waiting');
   assert.equal(reason, 'token_failed');
@@ -129,7 +115,7 @@ test('a token function that fails is asked again after a backoff, unless it says
   clock.advance(retryIn ?? 0);
   const peer = await server.peer();
   await peer.welcome();
-  await until('open');
+  await until('ready');
   clock.advance(10_000);
   peer.close(4401);
   assert.equal((await until('closed')).reason, 'token_failed');
@@ -141,14 +127,14 @@ test('an expired token is replaced before the next connection', async (t) => {
   void client.connect();
   const peer = await server.peer();
   await peer.welcome({ ...WELCOME, expires_in: 60 });
-  await until('open');
+  await until('ready');
   clock.advance(20_000);
   peer.terminate();
   clock.advance((await until('waiting')).retryIn ?? 0);
   const again = await server.peer();
   assert.equal((await again.expect('hello')).token, 'token-1');
   again.send({ ...WELCOME, expires_in: 20 });
-  await until('open');
+  await until('ready');
   clock.advance(21_000);
   again.terminate();
   clock.advance((await until('waiting')).retryIn ?? 0);
@@ -172,7 +158,7 @@ test('silence for a heartbeat is questioned with ping; any answer counts', async
   peer.send([{ type: 'pong', id }, { type: 'error', code: 'malformed', message: 'x', retryable: false }]);
   await heard;
   clock.advance(10_000);
-  assert.equal(client.state, 'open');
+  assert.equal(client.state, 'ready');
 });
 
 test('no answer to ping within 10 s is a broken connection', async (t) => {
@@ -202,7 +188,7 @@ test('offline drops at once, online reconnects at once', async (t) => {
   await peer.closed;
   network.dispatchEvent(new Event('online'));
   await (await server.peer()).welcome();
-  await until('open');
+  await until('ready');
 });
 
 const refusals = /** @type {const} */ ([
@@ -230,8 +216,9 @@ test('a refused handshake with 401 gets a new token', async (t) => {
   server.refusal = { status: 401, code: 'token_expired' };
   void client.connect();
   await until('connecting');
-  assert.equal((await until('refreshing')).reason, 'token_expired');
+  assert.equal((await until('reconnecting')).reason, 'token_expired');
   server.refusal = null;
+  assert.equal((await (await server.peer()).expect('hello')).token, 'token-2');
 });
 
 test('a service that is not there is tried again', async (t) => {
@@ -241,7 +228,7 @@ test('a service that is not there is tried again', async (t) => {
   void client.connect();
   await until('connecting');
   const lost = new Tidewire(/** @type {string} */ (other.url), { token: 'x', WebSocket, network: null, random: () => 1 });
-  const waiting = new Promise((resolve) => lost.on('state', (change) => change.state === 'waiting' && resolve(change)));
+  const waiting = new Promise((resolve) => lost.on('state', (change) => change.retryIn !== undefined && resolve(change)));
   void lost.connect();
   const { reason } = /** @type {any} */ (await waiting);
   lost.close();
@@ -249,18 +236,21 @@ test('a service that is not there is tried again', async (t) => {
   assert.equal(reason, 'unreachable');
 });
 
-test('tickets and anonymous connections', async (t) => {
+test('tickets and anonymous connections; the channels of the options and of the address are subscribed to', async (t) => {
   const ticketed = await scene(t, { token: undefined, ticket: async () => 'tick et', channels: ['room:1'] });
-  void ticketed.client.connect();
-  let peer = await ticketed.server.peer();
+  void ticketed.client.connect().catch(() => {});
+  assert.equal((await ticketed.until('waiting')).reason, 'token_failed'); // a ticket has no space
+  const good = await scene(t, { token: undefined, ticket: async () => 't', channels: ['room:1'] });
+  void good.client.connect();
+  let peer = await good.server.peer();
   const { ticket, channels } = Object.fromEntries(new URL(peer.url, 'ws://x').searchParams);
-  assert.deepEqual({ ticket, channels }, { ticket: 'tick et', channels: 'room:1' });
-  peer.send(WELCOME);
+  assert.deepEqual({ ticket, channels }, { ticket: 't', channels: undefined });
   await peer.expect('ready');
+  peer.send(WELCOME);
   /** @type {Inbox<any>} */
   const events = new Inbox();
-  ticketed.client.on('event', events.put);
-  peer.send({ type: 'subscribed', id: null, channel: 'room:1', epoch: 'e', offset: 0, events: [], state: [] });
+  good.client.on('event', events.put);
+  await peer.subscribe();
   peer.send({ type: 'chat.typing', channel: 'room:1', id: 'x', at: 1, from: 'ben', data: {} });
   assert.equal((await events.next()).id, 'x');
 
@@ -273,10 +263,11 @@ test('tickets and anonymous connections', async (t) => {
 test('close ends the connection with 1000 and abandons what is open', async (t) => {
   const { client, peer } = await connected(t);
   const ack = client.publish('room:1', 'chat.message', {});
+  await peer.expect('chat.message');
   client.close();
-  await assert.rejects(ack, { code: 'closed' });
+  await assert.rejects(ack, { code: 'uncertain' });
   assert.equal((await peer.closed)[0], 1000);
-  assert.deepEqual({ ...client.status }, { state: 'closed', reason: 'client', code: 1000, attempt: 0 });
+  assert.deepEqual({ ...client.status }, { state: 'closed', reason: 'client', code: 1000, help: undefined, attempt: 0 });
 });
 
 test('addresses may be http or https, and nothing else', () => {
@@ -343,17 +334,17 @@ test('a closed client can connect again', async (t) => {
   await until('closed');
   void client.connect();
   await (await server.peer()).welcome();
-  await until('open');
+  await until('ready');
 });
 
 test('the address announces the client, its features and its contract, without needless escapes', async (t) => {
-  const { server, client } = await scene(t, { token: undefined, channels: ['room:1', 'room:2'], contract: '0123456789abcdef' });
+  const { server, client } = await scene(t, { token: undefined, contract: '0123456789abcdef' });
   void client.connect();
   const { url } = await server.peer();
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
   assert.equal(
     url,
-    `/ws?client=tidewire-js/${version}&features=${FEATURES.join(',')}&contract=0123456789abcdef&channels=room:1,room:2`,
+    `/ws?client=tidewire-js/${version}&features=${FEATURES.join(',')}&contract=0123456789abcdef`,
   );
 });
 

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { PresenceList } from '../src/presence-list.js';
+import { PresenceList } from '../src/subscriptions/presence-list.js';
 import { PresenceList as OldPresenceList } from '../../../tests/compatibility/clients/1731161/js/presence-list.js';
 
 const EVENT = { type: 'presence.joined', channel: 'room:1', id: 'j', at: 1, from: 'ben', key: 'ben' };

@@ -65,6 +65,7 @@ export class TestClock {
 
   /** Runs every timer due within `ms`, in order. @param {number} ms */
   advance(ms) {
+    if (!(ms >= 0)) throw new RangeError(`${ms}`);
     const until = this.#now + ms;
     for (;;) {
       const due = [...this.#timers].filter(([, { at }]) => at <= until).sort(([, a], [, b]) => a.at - b.at)[0];
@@ -123,16 +124,25 @@ export class Peer {
     return message;
   }
 
-  /** Takes `hello`, answers `welcome`, and takes `ready` and what was subscribed before it. @param {any} [welcome] @returns {Promise<any[]>} */
+  /** Takes `hello` and `ready`, and answers `welcome`. @param {any} [welcome] */
   async welcome(welcome = WELCOME) {
     await this.expect('hello');
+    await this.expect('ready');
     this.send(welcome);
-    const subscribes = [];
-    for (;;) {
-      const message = await this.messages.next('ready');
-      if (message.type === 'ready') return subscribes;
-      subscribes.push(message);
-    }
+  }
+
+  /** Answers the next `subscribe`. @param {any} [more] of `subscribed` @returns {Promise<any>} the request */
+  async subscribe(more) {
+    const request = await this.expect('subscribe');
+    this.send(subscribed(request, more));
+    return request;
+  }
+
+  /** Answers the next publish with `ack`. @param {any} [more] @returns {Promise<any>} the event */
+  async ack(more) {
+    const event = await this.messages.next('a publish');
+    this.send({ type: 'ack', id: event.id, offset: 1, ...more });
+    return event;
   }
 
   /** @param {number} code */
@@ -149,12 +159,12 @@ export class Peer {
 export class TestServer {
   /** @type {Inbox<Peer>} */
   peers = new Inbox();
-  /** @type {null | {status: number, headers?: Record<string, string>, code?: string}} refuses upgrades and answers plain GETs so */
+  /** @type {null | {status: number, headers?: Record<string, string>, code?: string, body?: string}} refuses upgrades and answers plain GETs so */
   refusal = null;
   #http = createServer((_, response) => {
-    const { status, headers, code } = this.refusal ?? { status: 426, code: 'upgrade_required' };
-    response.writeHead(status, { 'content-type': 'application/problem+json', ...headers });
-    response.end(JSON.stringify({ status, code }));
+    const { status, headers, code, body } = this.refusal ?? { status: 426, code: 'upgrade_required' };
+    response.writeHead(status, { 'content-type': body ? 'text/html' : 'application/problem+json', ...headers });
+    response.end(body ?? JSON.stringify({ status, code, detail: `refused with ${code}` }));
   });
   #sockets = new WebSocketServer({ noServer: true, handleProtocols: () => 'tidewire.v1' });
 
@@ -201,21 +211,30 @@ export async function scene(t, options = {}) {
     network: null,
     ...options,
   });
-  /** @type {Inbox<import('../src/client.js').StateChange>} */
+  /** @type {Inbox<import('../src/client.js').Status>} */
   const states = new Inbox();
   client.on('state', states.put);
+  /** @type {Inbox<import('../src/errors.js').TidewireError>} */
+  const errors = new Inbox();
+  client.on('error', errors.put);
   t.after(async () => {
     client.close();
     await server.stop();
   });
-  /** Waits for a state. @param {string} name */
+  /** Waits for a state; `waiting` is any that waits for its next try. @param {string} name */
   const until = async (name) => {
     for (;;) {
       const change = await states.next(`state ${name}`);
-      if (change.state === name) return change;
+      if (name === 'waiting' ? change.retryIn !== undefined : change.state === name) return change;
     }
   };
-  return { server, clock, client, states, until };
+  /** Waits until the client waits, and makes its next try due. */
+  const retry = async () => {
+    const change = await until('waiting');
+    clock.advance(change.retryIn ?? 0);
+    return change;
+  };
+  return { server, clock, client, states, errors, until, retry };
 }
 
 /** The client connected, and the service's side of it. @param {import('node:test').TestContext} t @param {import('../src/client.js').Options} [options] */
@@ -224,7 +243,7 @@ export async function connected(t, options) {
   void rest.client.connect();
   const peer = await server.peer();
   await peer.welcome();
-  await rest.until('open');
+  await rest.until('ready');
   return { server, peer, ...rest };
 }
 
@@ -237,3 +256,23 @@ export function subscribed({ id, channel }, more = {}) {
 export function message(offset, more = {}) {
   return { type: 'chat.message', channel: 'room:1', id: `m-${offset}`, at: 1, from: 'ben', data: { n: offset }, offset, ...more };
 }
+
+/** A latest value of `room:1`. @param {string} key @param {number} rev @param {any} [more] */
+export function value(key, rev, more = {}) {
+  return { type: 'doc.cursor', channel: 'room:1', id: `${key}-${rev}`, at: 1, from: key, data: { rev }, rev, key, ...more };
+}
+
+/** A subscribed `room:1` at offset 7. @param {import('node:test').TestContext} t @param {import('../src/client.js').Options} [options] */
+export async function room(t, options) {
+  const scene = await connected(t, options);
+  const channel = scene.client.channel('room:1');
+  /** @type {Inbox<any>} */
+  const events = new Inbox();
+  channel.on('*', ({ id }) => events.put(id));
+  await scene.peer.subscribe({ offset: 7, last: 'm-7' });
+  await channel.subscribed;
+  return { ...scene, channel, events };
+}
+
+/** Lets everything run that waits for nothing but its turn. */
+export const turn = () => new Promise((resolve) => setImmediate(resolve));

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { parse, isEvent } from '../src/messages.js';
 import { encodeUser } from '../src/tidewire.js';
-import { Inbox, WELCOME, connected, message, scene, subscribed } from './support.js';
+import { Inbox, WELCOME, connected, message, scene, subscribed, turn } from './support.js';
 
 /** @param {string} name @returns {{name: string, message: any}[]} */
 function vectors(name) {
@@ -30,7 +30,7 @@ for (const { name, message } of server) {
     await peer.expect('chat.message');
     peer.send([message, { ...message, added_later: true }, { type: 'ack', id: 'after', offset: 1 }]);
     assert.equal((await answered).offset, 1);
-    assert.equal(client.state, 'open');
+    assert.equal(client.state, 'ready');
   });
 }
 
@@ -42,12 +42,14 @@ for (const { name, welcome, subscribed: more, frames, events } of newer) {
     const { server: service, client, until } = await scene(t);
     /** @type {Inbox<string>} */
     const heard = new Inbox();
-    client.subscribe('room:1', { onEvent: ({ id }) => heard.put(id), onPresence: () => heard.put('presence') });
+    const channel = client.channel('room:1');
+    channel.on('*', ({ id }) => heard.put(id));
+    channel.on('presence', () => heard.put('presence'));
     void client.connect();
     const peer = await service.peer();
-    const [request] = await peer.welcome({ ...WELCOME, ...welcome });
-    await until('open');
-    peer.send(subscribed(request, more));
+    await peer.welcome({ ...WELCOME, ...welcome });
+    await until('ready');
+    await peer.subscribe(more);
     for (const frame of frames) peer.send(frame);
     const answered = client.publish('room:1', 'chat.message', {}, { id: 'after' });
     await peer.expect('chat.message');
@@ -55,7 +57,7 @@ for (const { name, welcome, subscribed: more, frames, events } of newer) {
     await answered;
     peer.send(message(1, { id: 'last', offset: undefined }));
     for (const id of [...events, 'last']) assert.equal(await heard.next(id), id);
-    assert.equal(client.state, 'open');
+    assert.equal(client.state, 'ready');
   });
 }
 
@@ -64,17 +66,20 @@ test('the welcome of the examples opens the client', async (t) => {
   const { server: service, client, until } = await scene(t);
   void client.connect();
   await (await service.peer()).welcome(welcome);
-  await until('open');
+  await until('ready');
 });
 
 test('every event of the examples reaches its handler', async (t) => {
   const events = pick(server, isEvent);
   assert.ok(events.length >= 3);
-  const { peer, client } = await connected(t);
+  const { peer, client, clock } = await connected(t);
   /** @type {Inbox<any>} */
   const heard = new Inbox();
   for (const event of events) {
-    const subscription = client.subscribe(event.channel, { onEvent: heard.put, onRemoved: heard.put, onPresence: ({ count }) => heard.put({ count }) });
+    const channel = client.channel(event.channel);
+    channel.on('*', heard.put);
+    channel.on('removed', heard.put);
+    channel.on('presence', ({ count }) => heard.put({ count }));
     const presence = event.type.startsWith('presence.') ? { count: 0, members: [] } : undefined;
     peer.send([subscribed(await peer.expect('subscribe'), { offset: (event.offset ?? 1) - 1, presence }), event]);
     if (presence) {
@@ -83,9 +88,9 @@ test('every event of the examples reaches its handler', async (t) => {
     } else if (event.removed) {
       assert.deepEqual(await heard.next(), { type: event.type, key: event.key, rev: event.rev, expired: false });
     } else assert.deepEqual(await heard.next(), event);
-    const left = subscription.unsubscribe();
+    channel.leave();
+    clock.advance(0);
     peer.send({ type: 'unsubscribed', channel: event.channel, code: 'requested', id: (await peer.expect('unsubscribe')).id });
-    await left;
   }
 });
 
@@ -102,14 +107,23 @@ test('replies of the examples settle the requests they answer', async (t) => {
   }
 });
 
-/** What the client sends for each example, in the words of its API. @type {Record<string, (run: any, message: any) => void>} */
+/** What the client sends for each example, in the words of its API. @type {Record<string, (run: any, message: any) => any>} */
 const SAYS = {
-  subscribe: ({ client }, { channel, since, tail, token }) => client.subscribe(channel, { since, tail, token: token && (() => token) }),
-  unsubscribe: ({ client }, { channel }) => void client.subscribe(channel).unsubscribe(),
-  history: ({ client }, { channel, after, before, limit }) => void client.subscribe(channel).history({ after, before, limit }).catch(() => {}),
-  presence: ({ client }, { channel }) => void client.subscribe(channel).presence().catch(() => {}),
-  refresh: ({ client, peer }, { channel, token }) => {
-    if (channel) client.subscribe(channel, { token: () => token });
+  subscribe: ({ client }, { channel, since, tail, token }) => client.channel(channel, { since, tail, token: token && (() => token) }),
+  unsubscribe: async ({ client, clock }, { channel }) => {
+    const handle = client.channel(channel);
+    await turn();
+    handle.leave();
+    clock.advance(0);
+  },
+  history: ({ client }, { channel, after, before, limit }) => void client.channel(channel).history({ after, before, limit }).catch(() => {}),
+  presence: ({ client }, { channel }) => void client.channel(channel).members().catch(() => {}),
+  refresh: async ({ client, peer }, { channel, token }) => {
+    if (channel) {
+      const handle = client.channel(channel, { token: () => token });
+      await peer.subscribe();
+      await handle.subscribed;
+    }
     peer.send({ type: 'expiring', in: 60, channel });
   },
   ping: ({ clock }) => clock.advance(WELCOME.heartbeat * 1000),
@@ -122,7 +136,6 @@ for (const { name, message } of client) {
       void client.connect();
       const peer = await service.peer();
       const hello = await peer.expect('hello');
-      peer.send(WELCOME);
       assert.deepEqual(message.type === 'hello' ? hello : await peer.expect('ready'), message);
       return;
     }
@@ -130,7 +143,7 @@ for (const { name, message } of client) {
     if (message.removed) run.client.remove(message.channel, message.type, message.key, { id: message.id }).catch(() => {});
     else if (isEvent(message)) {
       run.client.publish(message.channel, message.type, message.data, { id: message.id, key: message.key, ifRev: /** @type {any} */ (message).if_rev }).catch(() => {});
-    } else SAYS[message.type](run, message);
+    } else await SAYS[message.type](run, message);
     let sent = await run.peer.messages.next();
     if (sent.type === 'subscribe' && message.type !== 'subscribe') sent = await run.peer.messages.next();
     assert.deepEqual({ ...sent, id: message.id }, message);

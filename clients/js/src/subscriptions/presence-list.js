@@ -1,6 +1,6 @@
 /**
  * The users in a channel, updated from the snapshot and the `presence.*` events.
- * @typedef {import('./messages.js').Member} Member
+ * @typedef {import('../messages.js').Member} Member
  * @typedef {{count: number, members?: Member[], joined?: Member, left?: Member}} PresenceChange
  *   `joined` (also for a present user with new `info`) and `left` are what changed; both are absent for a snapshot. The snapshot is
  *   empty if the token lost the right to presence.
@@ -10,19 +10,20 @@ export class PresenceList {
   #members;
   #count = 0;
 
-  /** @param {import('./messages.js').Presence} presence */
+  /** @param {import('../messages.js').Presence} presence */
   replace({ count, members }) {
     this.#count = count;
-    this.#members = members && new Map(members.map((member) => [member.user, member]));
+    this.#members = Array.isArray(members) ? new Map(members.map((member) => [member?.user, member])) : undefined;
     return this.view;
   }
 
   /**
-   * @param {import('./messages.js').Event} event  `presence.joined`, `.left` or `.count`
+   * @param {import('../messages.js').Event} event  `presence.joined`, `.left` or `.count`
    * @returns {PresenceChange | undefined}  undefined for a type that this client does not know
    */
   apply({ type, data }) {
-    if (type === 'presence.count') return this.replace(data);
+    if (type === 'presence.count') return this.replace(data ?? {});
+    if (typeof data?.user !== 'string') return undefined;
     if (type === 'presence.joined') {
       const joined = { ...this.#members?.get(data.user), user: data.user, info: data.info, updated: data.updated };
       if (this.#members) this.#members.set(data.user, joined);

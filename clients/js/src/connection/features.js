@@ -1,6 +1,6 @@
 // What the client announces in the address of each upgrade (docs/protocol.md, Versions and features).
 
-import { VERSION } from './version.js';
+import { VERSION } from '../version.js';
 
 /** The features that this client knows. */
 export const FEATURES = Object.freeze(['if_rev', 'ready_in_address', 'removal', 'subscription_token', 'tail', 'ttl']);

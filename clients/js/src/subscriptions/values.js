@@ -1,10 +1,16 @@
+import { Timer } from '../base/clock.js';
+
 /**
- * @typedef {import('./messages.js').Event} Event
- * @typedef {import('./subscription.js').Removed} Removed
- * @typedef {{type: string, key: string, rev: number, ends: number}} Value  `ends`: monotonic ms; Infinity without a `ttl`
+ * @typedef {import('../messages.js').Event} Event
+ * @typedef {{type: string, key: string, rev: number, expired: boolean}} Removed
+ *   The value of a key that has ended. `expired`: its `ttl` has passed; else it was removed, with this `rev`.
+ * @typedef {{event: Event, rev: number, ends: number}} Value  `ends`: monotonic ms; Infinity without a `ttl`
  */
 
-/** The revs of a channel's state, and when values end by their `ttl`. All times are monotonic milliseconds. */
+/** Values of one channel; a service keeps fewer, unless its contract says otherwise. */
+const MAX_VALUES = 100_000;
+
+/** The newest event of every key of a channel, until its `ttl` has passed. All times are monotonic milliseconds. */
 export class Values {
   /** @type {Map<string, Value>} by type and key */
   #values = new Map();
@@ -13,12 +19,17 @@ export class Values {
   #wakes = Infinity;
 
   /**
-   * @param {import('./clock.js').Timer} timer
+   * @param {import('../base/clock.js').Clock} clock
    * @param {() => void} due  called when `expire` has something to do
    */
-  constructor(timer, due) {
-    this.#timer = timer;
+  constructor(clock, due) {
+    this.#timer = new Timer(clock);
     this.#due = due;
+  }
+
+  /** The events, newest per key. */
+  get events() {
+    return Array.from(this.#values.values(), ({ event }) => event);
   }
 
   /**
@@ -38,11 +49,13 @@ export class Values {
    * @param {number} at  when it came
    * @param {number} now
    */
-  set({ type, key = '', rev = 0, ttl }, at, now) {
-    const name = `${type}\n${key}`;
-    if (rev <= (this.#values.get(name)?.rev ?? -1)) return false;
+  set(event, at, now) {
+    const { rev = 0, ttl } = event;
+    const name = nameOf(event);
+    const known = this.#values.get(name);
+    if (rev <= (known?.rev ?? -1) || (!known && this.#values.size >= MAX_VALUES)) return false;
     const ends = ttl === undefined ? Infinity : at + ttl;
-    this.#values.set(name, { type, key, rev, ends });
+    this.#values.set(name, { event, rev, ends });
     this.#wake(ends, now);
     return true;
   }
@@ -52,8 +65,9 @@ export class Values {
    * @param {Event} event
    * @returns {Removed | undefined}
    */
-  remove({ type, key = '', rev = 0 }) {
-    const name = `${type}\n${key}`;
+  remove(event) {
+    const { type, key = '', rev = 0 } = event;
+    const name = nameOf(event);
     if (rev <= (this.#values.get(name)?.rev ?? -1)) return undefined;
     this.#values.delete(name);
     return { type, key, rev, expired: false };
@@ -68,10 +82,10 @@ export class Values {
     /** @type {Removed[]} */
     const ended = [];
     let next = Infinity;
-    for (const [name, { type, key, rev, ends }] of this.#values) {
+    for (const [name, { event, rev, ends }] of this.#values) {
       if (ends <= now) {
         this.#values.delete(name);
-        ended.push({ type, key, rev, expired: true });
+        ended.push({ type: event.type, key: event.key ?? '', rev, expired: true });
       } else next = Math.min(next, ends);
     }
     this.#wake(next, now);
@@ -91,12 +105,14 @@ export class Values {
   #wake(at, now) {
     if (at >= this.#wakes) return;
     this.#wakes = at;
-    this.#timer.start(Math.min(MAX_WAIT, Math.max(0, at - now)), () => {
+    this.#timer.start(at - now, () => {
       this.#wakes = Infinity;
       this.#due();
     });
   }
 }
 
-/** Milliseconds; timers cannot wait longer than 24.8 days. */
-const MAX_WAIT = 2 ** 31 - 1;
+/** The name of a value in its channel. @param {{type: string, key?: string}} event */
+export function nameOf({ type, key = '' }) {
+  return `${type}\n${key}`;
+}

@@ -12,12 +12,33 @@ export class Emitter {
    * @template {keyof Events} Name
    * @param {Name} name
    * @param {(value: Events[Name]) => void} listener
+   * @param {AbortSignal} [signal]  removes the listener, too
    * @returns {() => void}
    */
-  on(name, listener) {
+  on(name, listener, signal) {
+    if (signal?.aborted) return () => {};
+    const entry = (/** @type {any} */ value) => listener(value); // the same function may listen twice
     const listeners = this.#listeners.get(name) ?? new Set();
-    this.#listeners.set(name, listeners.add(listener));
-    return () => listeners.delete(listener);
+    this.#listeners.set(name, listeners.add(entry));
+    const remove = () => {
+      listeners.delete(entry);
+      signal?.removeEventListener('abort', remove);
+    };
+    signal?.addEventListener('abort', remove);
+    return remove;
+  }
+
+  /** @param {keyof Events} name */
+  has(name) {
+    return Boolean(this.#listeners.get(name)?.size);
+  }
+
+  /**
+   * The listeners, for a caller that awaits them.
+   * @param {keyof Events} name
+   */
+  of(name) {
+    return [...(this.#listeners.get(name) ?? [])];
   }
 
   /**
@@ -26,13 +47,17 @@ export class Emitter {
    * @param {Events[Name]} value
    */
   emit(name, value) {
-    for (const listener of [...(this.#listeners.get(name) ?? [])]) {
+    for (const listener of this.of(name)) {
       try {
-        listener(value);
+        /** @type {any} */ (listener(value))?.catch?.(report);
       } catch (error) {
         report(error);
       }
     }
+  }
+
+  clear() {
+    this.#listeners.clear();
   }
 }
 

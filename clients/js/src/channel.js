@@ -1,0 +1,288 @@
+import { Emitter } from './base/emitter.js';
+import { deferred, onAbort } from './base/deferred.js';
+
+/**
+ * @typedef {import('./contract-types.js').ContractLike} ContractLike
+ * @typedef {import('./contract-types.js').AnyContract} AnyContract
+ * @typedef {import('./messages.js').Event} Event
+ * @typedef {import('./messages.js').Position} Position
+ * @typedef {import('./messages.js').Ack} Ack
+ * @typedef {import('./messages.js').HistoryPage} HistoryPage
+ * @typedef {import('./messages.js').Presence} Presence
+ * @typedef {import('./subscriptions/delivery.js').Info} SubscribedInfo
+ * @typedef {import('./subscriptions/values.js').Removed} Removed
+ * @typedef {import('./subscriptions/presence-list.js').PresenceChange} PresenceChange
+ * @typedef {import('./subscriptions/subscription.js').ChannelOptions} ChannelOptions
+ * @typedef {import('./subscriptions/subscription.js').ChannelState} ChannelState
+ * @typedef {import('./subscriptions/subscription.js').ChannelStatus} ChannelStatus
+ * @typedef {import('./errors.js').TidewireError} TidewireError
+ * @typedef {import('./sending/signals.js').SignalOptions} SignalOptions
+ *
+ * @typedef {object} PublishOptions
+ * @property {string} [id]  of your own, for retries of your own; the service delivers an id once
+ * @property {string} [key]
+ * @property {number} [ifRev]  only if the value of the key has this `rev`, 0 for no value; else the error `conflict`, with `details.rev`
+ * @property {number} [timeout]  ms with a connection until it fails, 60 000; also over reconnects
+ * @property {AbortSignal} [signal]  stops waiting, and does not send what was not sent
+ * @typedef {Omit<PublishOptions, 'key'>} RemoveOptions
+ * @typedef {{after?: number, before?: number, limit?: number, signal?: AbortSignal}} HistoryOptions
+ *
+ * @typedef {object} ChannelEvents
+ *   The names without a dot; all other names are event types. A returned promise is awaited before the next event.
+ * @property {SubscribedInfo} subscribed  first after each (re)subscribe
+ * @property {{code: string}} unsubscribed  the service ended the subscription: `forbidden` or `removed`
+ * @property {Event[]} values  the newest event of every key; replaces the previous values
+ * @property {Removed} removed  a value has ended
+ * @property {PresenceChange} presence
+ * @property {Event[]} tail  the last events, after `subscribed`; the live events continue them
+ * @property {ChannelStatus} state
+ * @property {TidewireError} error  a refused subscription, which ends it, or a listener that failed
+ *
+ * @typedef {object} Core  what a handle uses of its client
+ * @property {import('./subscriptions/registry.js').Registry} registry
+ * @property {(channel: string, type: string, data: unknown, options?: PublishOptions) => Promise<Ack>} publish
+ * @property {(channel: string, type: string, key: string, options?: RemoveOptions) => Promise<Ack>} remove
+ * @property {(channel: string, type: string, data: unknown, options?: SignalOptions) => boolean} signal
+ * @property {(request: import('./messages.js').ClientMessage, signal?: AbortSignal) => Promise<any>} read
+ */
+
+/**
+ * A handle of one channel. All handles of a channel share one subscription, which lasts until the last of them has left.
+ * @template {ContractLike} [C=AnyContract]
+ * @template {string} [N=string]
+ */
+export class Channel {
+  #name;
+  #core;
+  #subscription;
+  /** @type {Emitter<any>} */
+  #emitter = new Emitter();
+  #handle;
+  #left = false;
+  #forget;
+
+  /**
+   * Applications call `client.channel(name)`.
+   * @param {N} name
+   * @param {ChannelOptions} options
+   * @param {Core} core
+   */
+  constructor(name, options, core) {
+    this.#name = name;
+    this.#core = core;
+    this.#handle = { options, listeners: (/** @type {string} */ event) => this.#emitter.of(event) };
+    this.#subscription = core.registry.enter(name, this.#handle);
+    if (options.tail && this.#subscription.told) this.#subscription.joined.promise.then(() => this.#lateTail(), () => {});
+    this.#forget = onAbort(options.signal, () => this.leave());
+  }
+
+  get name() {
+    return this.#name;
+  }
+
+  /** `waiting` (no connection, or not its turn), `subscribing`, `subscribed` or `ended`. */
+  get state() {
+    return this.status.state;
+  }
+
+  /** The state with its reason: an object that is replaced only when something changes. @returns {ChannelStatus} */
+  get status() {
+    return this.#left ? LEFT : this.#subscription.status;
+  }
+
+  /** The position of the last handled event. Pass it as `since` to resume after a reload of the page. @returns {Position | undefined} */
+  get position() {
+    return this.#subscription.delivery.position;
+  }
+
+  /** The newest event of every key, as far as they have been handed to listeners. @returns {Event[]} */
+  get values() {
+    return this.#subscription.delivery.values;
+  }
+
+  /** Settles with the first `subscribed`; rejects if the subscription is refused, left or closed before. @returns {Promise<SubscribedInfo>} */
+  get subscribed() {
+    return this.#subscription.joined.promise;
+  }
+
+  /**
+   * Adds a listener of an event type, of every event (`'*'`), or of one of the `ChannelEvents`. Returns the function that removes
+   * it. A late listener of `subscribed`, `values` or `presence` gets what is known.
+   * @template {import('./contract-types.js').EventType<C, N> | keyof ChannelEvents | '*' | 'event.removed'} T
+   * @param {T} name
+   * @param {(value: T extends keyof ChannelEvents ? ChannelEvents[T] : T extends '*' ? import('./contract-types.js').EventOf<C, N>
+   *   : import('./contract-types.js').EventOf<C, N, T>) => unknown} listener
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {() => void}
+   */
+  on(name, listener, { signal } = {}) {
+    if (this.#left) return () => {};
+    const subscription = this.#subscription;
+    const { delivery } = subscription;
+    const remove = this.#emitter.on(name, /** @type {any} */ (listener), signal);
+    let removed = false;
+    /** @type {Record<string, () => any>} */
+    const known = { subscribed: () => delivery.info, values: () => delivery.values, presence: () => delivery.presence };
+    if (delivery.info && subscription.state === 'subscribed' && known[name]) {
+      const run = () => {
+        const value = known[name]();
+        if (!removed && !signal?.aborted && value) return subscription.run(name, /** @type {any} */ (listener), value);
+        return undefined;
+      };
+      queueMicrotask(() => delivery.add({ run }));
+    }
+    return () => {
+      removed = true;
+      remove();
+    };
+  }
+
+  /** Whether somebody listens. @param {string} name */
+  has(name) {
+    return this.#emitter.has(name);
+  }
+
+  /** @param {TidewireError} error */
+  emitError(error) {
+    this.#emitter.emit('error', error);
+  }
+
+  /**
+   * The events in order. The position moves when the loop asks for the next one. The loop ends with the signal, `leave()` or
+   * `close()`, and throws if the service ends the subscription.
+   * @template {import('./contract-types.js').EventType<C, N>} T
+   * @param {{signal?: AbortSignal, types?: T[]}} [options]
+   * @returns {AsyncGenerator<import('./contract-types.js').EventOf<C, N, T>, void, void>}
+   */
+  async *events({ signal, types } = {}) {
+    /** @type {{event: any, done: () => void}[]} */
+    const queue = [];
+    let wake = deferred();
+    /** @type {{error?: any} | undefined} */
+    let ended;
+    const end = (/** @type {any} */ error) => {
+      ended ??= { error: ['left', 'closed'].includes(error?.code) ? undefined : error };
+      wake.resolve(undefined);
+    };
+    if (this.#left) return;
+    const hear = (/** @type {any} */ event) =>
+      new Promise((resolve) => {
+        queue.push({ event, done: () => resolve(undefined) });
+        wake.resolve(undefined);
+      });
+    const stops = (types ?? ['*']).map((type) => this.#emitter.on(type, hear));
+    stops.push(this.#emitter.on('ended', end), onAbort(signal, () => end(undefined)));
+    if (this.#subscription.state === 'ended') this.#subscription.joined.promise.catch(end);
+    /** @type {(() => void) | undefined} */
+    let done;
+    try {
+      for (;;) {
+        while (!ended && queue.length === 0) {
+          await wake.promise;
+          wake = deferred();
+        }
+        const next = ended ? undefined : queue.shift();
+        if (!next) break;
+        done = next.done;
+        yield next.event;
+        done();
+      }
+      if (ended?.error) throw ended.error;
+    } finally {
+      for (const stop of stops) stop();
+      done?.();
+      for (const left of queue) left.done();
+    }
+  }
+
+  /**
+   * Publishes in this channel; see `Tidewire.publish`.
+   * @template {import('./contract-types.js').PublishedType<C, N, 'durable' | 'latest'>} T
+   * @param {T} type
+   * @param {import('./contract-types.js').DataOf<C, N, T>} data
+   * @param {PublishOptions} [options]
+   */
+  publish(type, data, options) {
+    return this.#core.publish(this.#name, type, data, options);
+  }
+
+  /**
+   * Removes the value of a key in this channel; see `Tidewire.remove`.
+   * @template {import('./contract-types.js').PublishedType<C, N, 'latest'>} T
+   * @param {T} type
+   * @param {string} key
+   * @param {RemoveOptions} [options]
+   */
+  remove(type, key, options) {
+    return this.#core.remove(this.#name, type, key, options);
+  }
+
+  /**
+   * Sends an ephemeral event in this channel; see `Tidewire.signal`.
+   * @template {import('./contract-types.js').PublishedType<C, N, 'ephemeral'>} T
+   * @param {T} type
+   * @param {import('./contract-types.js').DataOf<C, N, T>} data
+   * @param {SignalOptions} [options]
+   */
+  signal(type, data, options) {
+    return this.#core.signal(this.#name, type, data, options);
+  }
+
+  /**
+   * A page of durable events, oldest first.
+   * @param {HistoryOptions} [page]
+   * @returns {Promise<HistoryPage>}
+   */
+  history({ after, before, limit, signal } = {}) {
+    return this.#core.read({ type: 'history', channel: this.#name, after, before, limit }, signal);
+  }
+
+  /**
+   * Asks the service who is here.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Presence>}
+   */
+  async members({ signal } = {}) {
+    return (await this.#core.read({ type: 'presence', channel: this.#name }, signal)).presence;
+  }
+
+  /**
+   * Sets what presence shows of the user in this channel, where the contract allows it.
+   * @param {Partial<import('./contract-types.js').PresenceInfo<C, N>>} info
+   * @param {{timeout?: number, signal?: AbortSignal}} [options]
+   */
+  updatePresence(info, options) {
+    return this.#core.publish(this.#name, 'presence.update', info, options);
+  }
+
+  /** Leaves: no listener of this handle runs any more. */
+  leave() {
+    if (this.#left) return;
+    this.#left = true;
+    this.#forget?.();
+    this.#emitter.emit('ended', { code: 'left' });
+    this.#emitter.clear();
+    this.#core.registry.leave(this.#subscription, this.#handle);
+  }
+
+  /** Reads the last events for a handle that came after the subscribe. */
+  async #lateTail() {
+    const limit = this.#handle.options.tail;
+    const page = await this.history({ limit }).catch(() => undefined);
+    if (!page || this.#left) return;
+    const { delivery } = this.#subscription;
+    const run = () => {
+      const events = page.events.filter(({ offset = 0 }) => offset <= (delivery.position?.offset ?? 0));
+      return Promise.all(this.#emitter.of('tail').map((listener) => this.#subscription.run('tail', listener, events)));
+    };
+    delivery.add({ run });
+  }
+
+  /** Leaves at the end of a `using` block. */
+  [Symbol.dispose ?? Symbol.for('Symbol.dispose')]() {
+    this.leave();
+  }
+}
+
+/** @type {ChannelStatus} */
+const LEFT = Object.freeze({ state: 'ended', code: 'left' });

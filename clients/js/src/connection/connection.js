@@ -1,0 +1,459 @@
+import { bounded, MAX_TOLD } from '../base/bounds.js';
+import { Timer } from '../base/clock.js';
+import { deferred } from '../base/deferred.js';
+import { CLOSE_ACTIONS } from '../close-actions.js';
+import { TidewireError, helpFor } from '../errors.js';
+import { parse } from '../messages.js';
+import { Backoff, spread } from './backoff.js';
+import { announce, plain } from './features.js';
+import { Heartbeat } from './heartbeat.js';
+import { probe } from './probe.js';
+import { askToken, TokenSource } from './token.js';
+import { watch } from './wake.js';
+
+/**
+ * @typedef {import('../messages.js').Welcome} Welcome
+ * @typedef {'connecting' | 'ready' | 'reconnecting' | 'offline' | 'closed'} State
+ * @typedef {object} Status  frozen; replaced only when something changes
+ * @property {State} state
+ * @property {string} reason  an error code, the name of a close code, or one of: `new`, `connect`, `retry`, `online`, `wake`, `welcome`,
+ *   `client`, `offline`, `sleep`, `unreachable`, `token_failed`, `http_<status>`, `no_welcome`, `no_pong`
+ * @property {number} [code]  of the close
+ * @property {string} [help]  what to do
+ * @property {number} [retryIn]  ms until the next try; absent while one is made
+ * @property {number} attempt  tries since the last connection that lasted
+ *
+ * @typedef {object} ConnectionOptions
+ * @property {import('./link.js').OpenLink | undefined} openLink
+ * @property {typeof globalThis.fetch} fetch
+ * @property {string | import('./token.js').TokenFunction} [token]
+ * @property {import('./token.js').TokenFunction} [ticket]
+ * @property {boolean} [anonymous]
+ * @property {string} [contract]
+ * @property {EventTarget | null} network
+ * @property {import('./wake.js').AppState} [appState]
+ * @property {import('../base/clock.js').Clock} clock
+ * @property {() => number} random
+ * @property {number} backoffBase
+ * @property {number} backoffCap
+ * @property {number} connectTimeout
+ * @property {number} pongTimeout
+ *
+ * @typedef {object} ConnectionEvents
+ * @property {(status: Status) => void} changed
+ * @property {(link: import('./link.js').Link, welcome: Welcome) => void} welcomed  before the state is `ready`
+ * @property {(message: import('../messages.js').ServerMessage) => void} received
+ * @property {(tooBig: boolean) => void} lost  after `welcomed`, or without it
+ * @property {(reason: string) => void} closed
+ * @property {(error: TidewireError) => void} report
+ * @property {() => void} ping
+ * @property {(token: string) => Promise<unknown>} refresh  sends a new token
+ * @property {(direction: '→' | '←' | '·', text: string) => void} log
+ */
+
+/** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
+const STABLE = 10_000;
+/** Milliseconds in which a link must answer after a pause of the page. */
+const WAKE_TIMEOUT = 1_800;
+/** A try that is younger (ms) than this is not started again by `connect()`, `retryNow()` or a page that wakes. */
+const YOUNG = 2_000;
+/** Milliseconds for the plain GET. */
+const PROBE_TIMEOUT = 8_000;
+/** Failed tries in a row after which an unreachable service is reported. */
+const SILENT_TRIES = 3;
+
+/**
+ * The state of the connection. Each step of its life has a number; what was awaited in an older step is ignored, so every
+ * listener may call `connect()` and `close()`.
+ */
+export class Connection {
+  /** @type {Status} */
+  status = Object.freeze({ state: 'closed', reason: 'new', attempt: 0 });
+  #resolve;
+  #options;
+  #events;
+  #token;
+  #backoff;
+  #pause;
+  /** @type {import('./link.js').Link | undefined} */
+  #link;
+  /** @type {Heartbeat | undefined} of the welcomed link */
+  #heartbeat;
+  #step = 0;
+  #stepAt = 0;
+  #welcomedAt = Infinity;
+  #wasReady = false;
+  #offline = false;
+  /** @type {number | undefined} ms, from `reconnect` */
+  #told;
+  /** @type {AbortController | undefined} */
+  #probing;
+  /** @type {(() => void) | undefined} */
+  #unwatch;
+  /** The last failure that was reported; each one is reported once. */
+  #reported = '';
+  /** @type {import('../base/deferred.js').Deferred<Welcome> | undefined} */
+  #connected;
+
+  /**
+   * @param {() => URL | undefined} resolve  the address
+   * @param {ConnectionOptions} options
+   * @param {ConnectionEvents} events
+   */
+  constructor(resolve, options, events) {
+    const { clock, token, backoffBase, backoffCap, random } = options;
+    this.#resolve = resolve;
+    this.#options = options;
+    this.#events = events;
+    this.#token = new TokenSource(token, clock);
+    this.#backoff = new Backoff(bounded(backoffBase, 0, 3_600_000, 500), bounded(backoffCap, 0, 3_600_000, 20_000), random);
+    this.#pause = new Timer(clock);
+  }
+
+  // --- the application's side -----------------------------------------------------------------------------------------
+
+  /** Connects now. @returns {Promise<Welcome>} */
+  connect() {
+    if (this.#connected) {
+      const { promise } = this.#connected;
+      this.retryNow();
+      return promise;
+    }
+    const { promise } = (this.#connected = deferred());
+    const { network, appState } = this.#options;
+    this.#unwatch = watch(network, appState, { online: this.#online, offline: this.#gone, wake: this.#wake, sleep: this.#sleep });
+    this.#backoff.reset();
+    this.#wasReady = this.#offline = false;
+    void this.#dial('connect');
+    return promise;
+  }
+
+  /** Tries now, if there is no connection and no try has just begun. */
+  retryNow() {
+    if (this.#connected && !this.#heartbeat && !this.#isYoung()) this.#restart('retry');
+  }
+
+  close() {
+    this.#dropLink();
+    this.#stop('client', undefined, 1000);
+  }
+
+  // --- connecting -------------------------------------------------------------------------------------------------------
+
+  /** @param {string} reason */
+  async #dial(reason) {
+    const step = this.#next();
+    this.#told = undefined;
+    this.#become({ reason });
+    if (step !== this.#step) return;
+    let address;
+    let hello;
+    try {
+      address = this.#resolve();
+      if (!address) throw new TidewireError('invalid_address', 'the address is not valid; without a page it must be absolute');
+      address.searchParams.delete('channels'); // they have been subscribed to
+      announce(address, this.#options.contract);
+      hello = await this.#credentials(address);
+    } catch (error) {
+      if (step === this.#step) this.#failed(error);
+      return;
+    }
+    if (step !== this.#step) return;
+    plain(address);
+    this.#pause.start(this.#options.connectTimeout, () => this.#drop('no_welcome', address));
+    try {
+      this.#link = this.#open(address, hello, step);
+    } catch (cause) {
+      // Not a network error: the page's security policy, or a URL that no browser connects to.
+      const code = this.#options.openLink ? 'websocket_refused' : 'no_websocket';
+      this.#stop(code, new TidewireError(code, `no WebSocket to ${address.host}: ${cause}`, { cause }));
+    }
+  }
+
+  /**
+   * Adds a ticket to the URL, or returns the `hello` to send.
+   * @param {URL} address
+   */
+  async #credentials(address) {
+    const { ticket, anonymous, clock } = this.#options;
+    if (this.#token.used) return { type: 'hello', token: await this.#token.get() };
+    if (ticket) address.searchParams.set('ticket', await askToken(ticket, 'ticket', clock));
+    else if (anonymous) return { type: 'hello' };
+    return undefined;
+  }
+
+  /**
+   * @param {URL} address
+   * @param {import('../messages.js').ClientMessage | undefined} hello
+   * @param {number} step
+   */
+  #open(address, hello, step) {
+    const { openLink } = this.#options;
+    if (!openLink) throw new TypeError('this platform has none');
+    let opened = false;
+    const link = openLink(address, {
+      opened: () => {
+        if (step !== this.#step) return;
+        opened = true;
+        // Nothing has to be prepared here, so deliveries may start with the subscriptions.
+        for (const message of hello ? [hello, READY] : [READY]) this.#send(link, JSON.stringify(message));
+      },
+      received: (frame) => {
+        if (step === this.#step) this.#receive(link, frame);
+      },
+      ended: (code, reason) => {
+        if (step === this.#step) void this.#ended({ code, reason, opened }, address);
+      },
+    });
+    return link;
+  }
+
+  /** @param {import('./link.js').Link} link @param {string} frame */
+  #send(link, frame) {
+    this.#events.log('→', frame);
+    link.send(frame);
+  }
+
+  /** @param {import('./link.js').Link} link @param {unknown} frame */
+  #receive(link, frame) {
+    const step = this.#step;
+    this.#events.log('←', String(frame));
+    this.#heartbeat?.heard();
+    for (const message of parse(frame)) {
+      if (step !== this.#step) return;
+      if (message.type === 'welcome') this.#start(link, /** @type {Welcome} */ (message));
+      else if (message.type === 'reconnect') {
+        this.#told = bounded(/** @type {import('../messages.js').Reconnect} */ (message).after, 0, MAX_TOLD / 1000, 0) * 1000;
+      } else if (message.type === 'expiring' && !('channel' in message)) void this.#refresh();
+      else this.#events.received(message);
+    }
+  }
+
+  /** @param {import('./link.js').Link} link @param {Welcome} welcome */
+  #start(link, welcome) {
+    if (this.#heartbeat) return;
+    const { clock, pongTimeout } = this.#options;
+    const step = this.#step;
+    this.#pause.stop();
+    this.#welcomedAt = clock.now();
+    this.#offline = false; // even if the browser reports offline
+    this.#token.expiresIn(welcome.expires_in);
+    this.#heartbeat = new Heartbeat(clock, welcome.heartbeat, pongTimeout, () => this.#events.ping(), () => this.#drop('no_pong'));
+    this.#wasReady = true;
+    this.#reported = '';
+    this.#events.welcomed({ ...link, send: (frame) => this.#send(link, frame) }, welcome);
+    if (step !== this.#step) return;
+    this.#connected?.resolve(welcome);
+    this.#become({ state: 'ready', reason: 'welcome' });
+  }
+
+  // --- closing and reconnecting -------------------------------------------------------------------------------------------
+
+  /** Drops the link as broken. @param {string} reason @param {URL} [address] */
+  #drop(reason, address) {
+    this.#dropLink();
+    void this.#ended({ code: 1006, reason, opened: true }, address);
+  }
+
+  #dropLink() {
+    const link = this.#link;
+    this.#link = undefined;
+    link?.close();
+  }
+
+  /** The connection is over, or the try. @returns {number} the new step */
+  #lose(tooBig = false) {
+    const step = this.#next();
+    this.#dropLink();
+    this.#heartbeat?.stop();
+    this.#heartbeat = undefined;
+    this.#token.stop();
+    if (this.#options.clock.now() - this.#welcomedAt >= STABLE) this.#backoff.reset();
+    this.#welcomedAt = Infinity;
+    this.#events.lost(tooBig);
+    return step;
+  }
+
+  /**
+   * @param {{code: number, reason: string, opened: boolean}} end
+   * @param {URL} [address]
+   */
+  async #ended({ code, reason, opened }, address) {
+    const told = this.#told;
+    const step = this.#lose(code === 1009);
+    if (step !== this.#step) return;
+    if (this.#offline) {
+      this.#wait(this.#options.backoffCap, 'offline');
+      return;
+    }
+    if (opened || code !== 1006 || !address) {
+      const [name, action] = CLOSE_ACTIONS[code] ?? [`CLOSE_${code}`, 'reconnect'];
+      this.#act(action, name === 'ABNORMAL' && reason ? reason : name, { code, told, message: reason });
+      return;
+    }
+    const probing = (this.#probing = new AbortController());
+    this.#pause.start(PROBE_TIMEOUT, () => probing.abort());
+    const byCookie = !this.#token.used && !this.#options.ticket && !this.#options.anonymous;
+    const verdict = await probe(address, this.#options.fetch, probing.signal, byCookie);
+    if (step !== this.#step) return;
+    this.#pause.stop();
+    const { action, after, understood, message } = verdict;
+    this.#warn(verdict);
+    if (step !== this.#step) return;
+    // The service sends whole seconds: without jitter, all clients with the same delay would reconnect at once.
+    const wait = after === undefined ? undefined : spread(after, this.#options.random);
+    this.#act(action, verdict.reason, { told: wait, message, report: understood });
+  }
+
+  /** Reports, once for each outage, that something other than the service answers, or nothing does. @param {import('./probe.js').Verdict} verdict */
+  #warn({ reason, message, understood }) {
+    const isSilent = reason === 'unreachable';
+    if (understood || this.#reported === reason || (isSilent && this.#backoff.attempt + 1 < SILENT_TRIES)) return;
+    this.#reported = reason;
+    const error = new TidewireError(isSilent ? 'unreachable' : 'unexpected_response', `${message}; trying again`, { retryable: true, details: { reason } });
+    this.#events.report(error);
+  }
+
+  /**
+   * @param {'reconnect' | 'refresh' | 'stop'} action
+   * @param {string} reason
+   * @param {{code?: number, told?: number, message?: string, report?: boolean}} more  `told`: ms that the service asked to wait
+   */
+  #act(action, reason, { code, told, message }) {
+    if (action === 'refresh' && (this.#token.renewable || this.#options.ticket)) {
+      this.#token.refused();
+      // The first refusal means an expired token. A second one in a row is an error, so the client backs off.
+      if (this.#backoff.attempt === 0) {
+        this.#backoff.attempt = 1;
+        void this.#dial(reason);
+        return;
+      }
+      const step = this.#step;
+      this.#events.report(new TidewireError(reason, `the service refuses the token: ${message || reason}`, { retryable: true }));
+      if (step === this.#step) this.#wait(this.#backoff.next(), reason, code);
+    } else if (action === 'reconnect') {
+      const own = this.#backoff.next();
+      this.#wait(told ?? own, reason, code);
+    } else this.#stop(reason, new TidewireError(reason, `the connection is refused: ${message || reason}`, { details: { code } }), code);
+  }
+
+  /** There is no address or no token. @param {any} error */
+  #failed(error) {
+    const step = this.#step;
+    if (!error?.retryable || (!this.#token.renewable && !this.#options.ticket)) {
+      const known = error instanceof TidewireError;
+      this.#stop(known ? error.code : 'internal', known ? error : new TidewireError('internal', String(error), { cause: error }));
+      return;
+    }
+    this.#events.report(error);
+    if (step === this.#step) this.#wait(this.#backoff.next(), 'token_failed');
+  }
+
+  /**
+   * @param {number} ms
+   * @param {string} reason
+   * @param {number} [code]
+   */
+  #wait(ms, reason, code) {
+    this.#pause.start(ms, () => void this.#dial(reason));
+    this.#become({ reason, code, retryIn: ms });
+  }
+
+  /**
+   * @param {string} reason
+   * @param {TidewireError} [error]
+   * @param {number} [code]
+   */
+  #stop(reason, error, code) {
+    const connected = this.#connected;
+    if (!connected) return;
+    this.#connected = undefined;
+    this.#unwatch?.();
+    this.#lose();
+    this.#offline = false;
+    this.#events.closed(reason);
+    connected.reject(new TidewireError('closed', `the client is closed: ${error?.message ?? reason}`, { details: { reason, code }, cause: error }));
+    if (this.#connected) return; // a listener has connected again
+    this.#become({ state: 'closed', reason, code });
+    if (error) this.#events.report(error);
+  }
+
+  // --- the network and the page ---------------------------------------------------------------------------------------------
+
+  #online = () => {
+    this.#offline = false;
+    if (this.#heartbeat) this.#wake();
+    else {
+      this.#backoff.reset();
+      this.#restart('online');
+    }
+  };
+
+  #gone = () => {
+    this.#offline = true;
+    this.#leave('offline');
+  };
+
+  #sleep = () => this.#leave('sleep');
+
+  /** @param {string} reason */
+  #leave(reason) {
+    this.#lose();
+    if (this.#connected) this.#wait(this.#options.backoffCap, reason);
+  }
+
+  /** The link may be dead, or a try may hang: the page has not run for a while. */
+  #wake = () => {
+    if (this.#heartbeat) this.#heartbeat.ask(Math.min(WAKE_TIMEOUT, this.#options.pongTimeout));
+    else if (!this.#isYoung()) this.#restart('wake');
+  };
+
+  /** Whether a try has just begun. */
+  #isYoung() {
+    return this.status.retryIn === undefined && this.#options.clock.now() - this.#stepAt < YOUNG;
+  }
+
+  /** Gives up what is going on, and tries now. @param {string} reason */
+  #restart(reason) {
+    this.#lose();
+    if (this.#connected) void this.#dial(reason);
+  }
+
+  // --- while ready ------------------------------------------------------------------------------------------------------------
+
+  /** Refreshes the token in place. Without a new one, the service closes with 4401 at the end. */
+  async #refresh() {
+    if (!this.#token.renewable) return;
+    const step = this.#step;
+    try {
+      const token = await this.#token.renew();
+      if (step === this.#step) await this.#events.refresh(token);
+    } catch (/** @type {any} */ cause) {
+      if (step !== this.#step) return;
+      const error = cause?.code === 'token_failed' ? cause : new TidewireError('token_failed', `the token was not refreshed: ${cause?.message}`, { cause });
+      this.#events.report(error);
+      if (step === this.#step && cause?.retryable) this.#token.again(5_000 + this.#backoff.next(), () => void this.#refresh());
+    }
+  }
+
+  /** Starts a step: what was awaited in the previous one is ignored. */
+  #next() {
+    this.#pause.stop();
+    this.#probing?.abort();
+    this.#probing = undefined;
+    this.#stepAt = this.#options.clock.now();
+    this.#step += 1;
+    return this.#step;
+  }
+
+  /** @param {{state?: State, reason: string, code?: number, retryIn?: number}} change */
+  #become({ state, ...change }) {
+    const trying = this.#offline ? 'offline' : this.#wasReady || this.#backoff.attempt > 0 ? 'reconnecting' : 'connecting';
+    const help = helpFor(change.reason);
+    this.status = Object.freeze({ state: state ?? trying, ...change, help, attempt: this.#backoff.attempt });
+    this.#events.log('·', `${this.status.state} (${change.reason})`);
+    this.#events.changed(this.status);
+  }
+}
+
+const READY = { type: 'ready' };

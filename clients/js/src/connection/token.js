@@ -1,0 +1,120 @@
+import { Timer, within } from '../base/clock.js';
+import { TidewireError, shown } from '../errors.js';
+
+/** Milliseconds that a function of the application has for a token. */
+export const TOKEN_TIMEOUT = 10_000;
+
+/**
+ * A function of the application that gets a token. The signal aborts when the client no longer waits.
+ * @typedef {(context: {signal: AbortSignal}) => string | Promise<string>} TokenFunction
+ */
+
+/**
+ * Calls a function of the application that gets a token, and checks what it returned.
+ * @param {TokenFunction} get
+ * @param {string} name  how the application has passed the function: `token` or `ticket`
+ * @param {import('../base/clock.js').Clock} clock
+ * @param {string} [channel]
+ * @returns {Promise<string>}
+ */
+export async function askToken(get, name, clock, channel) {
+  const asking = new AbortController();
+  const where = `the function \`${name}\`${channel ? ` of ${channel}` : ''}`;
+  const late = () => new Error(`no result within ${TOKEN_TIMEOUT / 1000} s`);
+  try {
+    const call = (async () => get({ signal: asking.signal }))();
+    return checkToken(await within(clock, TOKEN_TIMEOUT, call, late), where);
+  } catch (/** @type {any} */ cause) {
+    asking.abort(cause);
+    if (cause instanceof TidewireError && cause.code === 'token_failed') throw cause;
+    const retryable = cause?.retryable !== false;
+    const help = cause?.help;
+    throw new TidewireError('token_failed', `${where} failed: ${cause?.message ?? cause}`, { cause, channel, retryable, help });
+  }
+}
+
+/**
+ * Returns the token, or throws an error that shows what was given instead.
+ * @param {unknown} given
+ * @param {string} where
+ */
+export function checkToken(given, where) {
+  const token = typeof given === 'string' ? given.trim() : ''; // a token from a file ends in a newline
+  if (/^[!#-;=?-Z\\^-z|~]+$/.test(token) && token !== 'undefined' && token !== 'null') return token;
+  throw new TidewireError('token_failed', `${where} returned ${shown(given)}, which is not a token`, { retryable: true });
+}
+
+/** Holds the token, and asks the application for a new one when the old one was refused or has expired. */
+export class TokenSource {
+  #source;
+  #clock;
+  /** @type {string | undefined} */
+  #token;
+  /** @type {Promise<string> | undefined} */
+  #asking;
+  #expires = Infinity;
+  #retry;
+
+  /**
+   * @param {string | TokenFunction | undefined} source
+   * @param {import('../base/clock.js').Clock} clock
+   */
+  constructor(source, clock) {
+    this.#source = source;
+    this.#clock = clock;
+    this.#retry = new Timer(clock);
+  }
+
+  /** Whether connections authenticate by `hello` with a token. */
+  get used() {
+    return this.#source !== undefined;
+  }
+
+  /** Whether the application can provide a new token. */
+  get renewable() {
+    return typeof this.#source === 'function';
+  }
+
+  /** The token; rejects with `token_failed`. */
+  async get() {
+    if (!this.renewable) return checkToken(this.#source, 'the option `token`');
+    const known = this.#clock.now() < this.#expires ? this.#token : undefined;
+    return known ?? this.renew();
+  }
+
+  /** Gets a new token; concurrent callers share one call of the application's function. @returns {Promise<string>} */
+  renew() {
+    this.#asking ??= askToken(/** @type {TokenFunction} */ (this.#source), 'token', this.#clock)
+      .then((token) => {
+        this.#expires = Infinity;
+        return (this.#token = token);
+      })
+      .finally(() => {
+        this.#asking = undefined;
+      });
+    return this.#asking;
+  }
+
+  /** Marks the token as refused by the service. */
+  refused() {
+    this.#token = undefined;
+  }
+
+  /** @param {unknown} seconds  until the token expires */
+  expiresIn(seconds) {
+    this.#expires = typeof seconds === 'number' ? this.#clock.now() + seconds * 1000 : Infinity;
+  }
+
+  /**
+   * Calls back after a failed refresh.
+   * @param {number} ms
+   * @param {() => void} run
+   */
+  again(ms, run) {
+    this.#retry.start(ms, run);
+  }
+
+  stop() {
+    this.#retry.stop();
+  }
+}

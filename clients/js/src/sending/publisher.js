@@ -1,0 +1,291 @@
+import { bounded, toldWait } from '../base/bounds.js';
+import { Timer } from '../base/clock.js';
+import { deferred, onAbort } from '../base/deferred.js';
+import { Backoff, spread } from '../connection/backoff.js';
+import { TidewireError } from '../errors.js';
+import { bytesOf } from './sender.js';
+
+/**
+ * @typedef {import('../messages.js').ClientMessage & {id: string}} Request
+ * @typedef {object} Entry
+ * @property {string} id
+ * @property {string} type
+ * @property {string | undefined} channel
+ * @property {string} lane  entries of one lane are sent one after the other
+ * @property {string} text  the JSON of the request, made at the call
+ * @property {number} bytes
+ * @property {boolean} isPublish
+ * @property {boolean} sent  whether the service may have it
+ * @property {boolean} flying  sent on this connection, without an answer
+ * @property {boolean} resting  waits before it is sent again
+ * @property {boolean} timed  whether its timeout runs
+ * @property {number} timeout
+ * @property {Timer} deadline
+ * @property {Timer} retry
+ * @property {Backoff} backoff
+ * @property {TidewireError} [refusal]  the last retryable one
+ * @property {() => void} forget  stops listening to the signal
+ * @property {import('../base/deferred.js').Deferred<any>} result
+ *
+ * @typedef {object} Outbox  keeps publishes over a reload of the page; all of it is called in order
+ * @property {(entry: Entry) => void} added
+ * @property {(entry: Entry) => void} sent  before the first time that the service may get it
+ * @property {(entry: Entry) => void} settled
+ */
+
+/** Bytes of all requests without an answer. */
+const MAX_BYTES = 8_388_608;
+
+/**
+ * The requests without an answer: publishes, and reads such as `history`. Publishes of one channel are sent one after the other, so
+ * that none overtakes another that is sent again. A request is sent again with the same id on every new connection and after a
+ * retryable refusal, until it is answered or times out.
+ */
+export class Publisher {
+  cost = /** @type {const} */ ('message');
+  /** @type {Outbox | undefined} */
+  outbox;
+  /** Publishes without an answer. */
+  pending = 0;
+  /** @type {Map<string, Entry>} by id, in the order of the calls */
+  #entries = new Map();
+  /** @type {Map<string, Entry[]>} */
+  #lanes = new Map();
+  #bytes = 0;
+  #open = false;
+  /** @type {TidewireError | undefined} why nothing can be sent */
+  #closed;
+  #options;
+
+  /**
+   * @param {object} options
+   * @param {import('../base/clock.js').Clock} options.clock
+   * @param {() => number} options.random
+   * @param {number} options.maxPending
+   * @param {() => void} options.wake  makes the sender look here
+   * @param {(channel: string | undefined) => 'waiting' | 'subscribing' | undefined} options.joining  of a channel that is being subscribed
+   * @param {(channel: string) => void} options.idle  the channel has no publish left
+   */
+  constructor(options) {
+    this.#options = options;
+  }
+
+  /**
+   * Adds a request and returns the promise of its reply. A second call with the id of a pending request returns the same promise.
+   * @param {Request} request
+   * @param {{timeout: number, signal?: AbortSignal, isPublish: boolean}} options
+   * @returns {Promise<any>}
+   */
+  add(request, { timeout, signal, isPublish }) {
+    const { id, channel, type } = request;
+    const known = this.#entries.get(id);
+    if (known) return known.result.promise;
+    const refuse = (/** @type {unknown} */ error) => Promise.reject(error);
+    if (signal?.aborted) return refuse(signal.reason);
+    if (this.#closed) return refuse(this.#closed);
+    let text;
+    try {
+      text = JSON.stringify(request);
+    } catch (cause) {
+      return refuse(new TidewireError('invalid_data', `the data of ${type} is not JSON: ${cause}`, { channel, cause }));
+    }
+    const bytes = bytesOf(text);
+    const { clock, random, maxPending } = this.#options;
+    if (this.#entries.size >= maxPending || this.#bytes + bytes > MAX_BYTES) {
+      const message = `${this.#entries.size} requests (${this.#bytes} bytes) wait for an answer, so ${type} was not taken`;
+      return refuse(new TidewireError('queue_full', message, { channel, retryable: true }));
+    }
+    /** @type {Entry} */
+    const entry = {
+      id,
+      type,
+      channel,
+      lane: isPublish ? `c ${channel}` : `r ${id}`,
+      text,
+      bytes,
+      isPublish,
+      sent: false,
+      flying: false,
+      resting: false,
+      timed: false,
+      timeout: bounded(timeout, 0, Infinity, Infinity),
+      deadline: new Timer(clock),
+      retry: new Timer(clock),
+      backoff: new Backoff(500, 5_000, random),
+      forget: () => {},
+      result: deferred(),
+    };
+    this.#entries.set(id, entry);
+    this.#bytes += bytes;
+    if (isPublish) this.pending += 1;
+    this.#lanes.set(entry.lane, [...(this.#lanes.get(entry.lane) ?? []), entry]);
+    entry.forget = onAbort(signal, () => this.#fail(entry, signal?.reason));
+    this.outbox?.added(entry);
+    if (this.#open) this.#time(entry);
+    this.#options.wake();
+    return entry.result.promise;
+  }
+
+  /** Whether publishes of this channel have no answer yet. @param {string} channel */
+  has(channel) {
+    return this.#lanes.has(`c ${channel}`);
+  }
+
+  waiting() {
+    return this.#head() !== undefined;
+  }
+
+  /** The first entry that can be sent. */
+  #head() {
+    for (const [head] of this.#lanes.values()) if (this.#isDue(head)) return head;
+    return undefined;
+  }
+
+  /** @param {Entry} entry */
+  #isDue({ flying, resting, channel, isPublish }) {
+    return !flying && !resting && !(isPublish && this.#options.joining(channel) === 'waiting');
+  }
+
+  /** @param {number} maxBytes */
+  next(maxBytes) {
+    const entry = /** @type {Entry} */ (this.#head());
+    if (entry.bytes > maxBytes) {
+      const message = `${entry.type} has ${entry.bytes} bytes; the service accepts ${maxBytes}`;
+      this.#fail(entry, new TidewireError('too_big', message, { channel: entry.channel }));
+      return undefined;
+    }
+    if (!entry.sent) this.outbox?.sent(entry);
+    entry.sent = entry.flying = true;
+    return entry.text;
+  }
+
+  /**
+   * Settles the request of a reply or refusal. Returns false if no request has this id.
+   * @param {{type: string, id?: string | null}} message
+   */
+  settle(message) {
+    const entry = message.id ? this.#entries.get(message.id) : undefined;
+    if (!entry) return false;
+    if (message.type === 'error') this.#refused(entry, /** @type {import('../messages.js').ErrorMessage} */ (message));
+    else this.#finish(entry).result.resolve(message);
+    return true;
+  }
+
+  /** There is a connection: everything is sent again. */
+  opened() {
+    this.#open = true;
+    this.#closed = undefined;
+    for (const entry of this.#entries.values()) this.#time(entry);
+    this.#options.wake();
+  }
+
+  /** A new connection is wanted, so requests wait for it. */
+  reopened() {
+    this.#closed = undefined;
+  }
+
+  /**
+   * The connection ended. If that was because of a message's size, the largest one fails.
+   * @param {boolean} tooBig
+   */
+  interrupted(tooBig) {
+    this.#open = false;
+    const flying = [...this.#entries.values()].filter((entry) => entry.flying);
+    if (tooBig && flying.length) {
+      const largest = flying.reduce((most, entry) => (entry.bytes > most.bytes ? entry : most));
+      this.#fail(largest, new TidewireError('too_big', 'the service closed the connection over its size', { channel: largest.channel }));
+    }
+    for (const entry of this.#entries.values()) {
+      entry.retry.stop();
+      entry.flying = entry.resting = false;
+    }
+  }
+
+  /**
+   * Sends again what was refused because the channel was not subscribed yet.
+   * @param {string} channel
+   */
+  joined(channel) {
+    for (const entry of this.#lanes.get(`c ${channel}`) ?? []) if (entry.refusal?.code === 'not_subscribed') entry.resting = false;
+    this.#options.wake();
+  }
+
+  /**
+   * Fails all requests, and those that follow.
+   * @param {string} reason
+   */
+  abandon(reason) {
+    const why = `the client is closed: ${reason}`;
+    const details = { reason };
+    this.#closed = new TidewireError('not_sent', `never sent: ${why}`, { retryable: true, details });
+    for (const entry of [...this.#entries.values()]) {
+      const { type, channel } = entry;
+      const [code, what] = entry.sent ? ['uncertain', 'may have happened'] : ['not_sent', 'was never sent'];
+      this.#fail(entry, new TidewireError(code, `${type} ${what}: ${why}`, { channel, retryable: true, details }));
+    }
+  }
+
+  /** Starts the timeout of an entry. @param {Entry} entry */
+  #time(entry) {
+    if (entry.timed) return;
+    entry.timed = true;
+    entry.deadline.start(entry.timeout, () => this.#fail(entry, entry.refusal ?? late(entry)));
+  }
+
+  /**
+   * @param {Entry} entry
+   * @param {import('../messages.js').ErrorMessage} message
+   */
+  #refused(entry, message) {
+    const { channel } = entry;
+    const error = TidewireError.from(message, channel);
+    const early = error.code === 'not_subscribed' && this.#options.joining(channel) !== undefined;
+    if (!early && !error.retryable) {
+      this.#fail(entry, error);
+      return;
+    }
+    entry.refusal = error;
+    entry.flying = false;
+    entry.resting = true;
+    if (early) return; // `joined` sends it again
+    const told = toldWait(error.details.retry_after);
+    const wait = told === undefined ? entry.backoff.next() : spread(told, this.#options.random);
+    entry.retry.start(wait, () => {
+      entry.resting = false;
+      this.#options.wake();
+    });
+  }
+
+  /**
+   * @param {Entry} entry
+   * @param {unknown} error
+   */
+  #fail(entry, error) {
+    this.#finish(entry).result.reject(error);
+  }
+
+  /** @param {Entry} entry */
+  #finish(entry) {
+    if (!this.#entries.delete(entry.id)) return entry;
+    entry.deadline.stop();
+    entry.retry.stop();
+    entry.forget();
+    this.#bytes -= entry.bytes;
+    if (entry.isPublish) this.pending -= 1;
+    this.outbox?.settled(entry);
+    const left = this.#lanes.get(entry.lane)?.filter((other) => other !== entry) ?? [];
+    if (left.length) this.#lanes.set(entry.lane, left);
+    else {
+      this.#lanes.delete(entry.lane);
+      if (entry.isPublish && entry.channel) this.#options.idle(entry.channel);
+    }
+    this.#options.wake();
+    return entry;
+  }
+}
+
+/** @param {Entry} entry */
+function late({ type, channel, sent, timeout }) {
+  const [code, what] = sent ? ['timeout', 'it may still have happened'] : ['not_sent', 'it was never sent'];
+  return new TidewireError(code, `no answer to ${type} within ${timeout / 1000} s; ${what}`, { channel, retryable: true });
+}

@@ -1,0 +1,232 @@
+import { PresenceList } from './presence-list.js';
+import { Values, nameOf } from './values.js';
+
+/**
+ * @typedef {import('../messages.js').Event} Event
+ * @typedef {import('../messages.js').Position} Position
+ * @typedef {import('../messages.js').PresenceReply} PresenceReply
+ * @typedef {import('../messages.js').Subscribed} Subscribed
+ *
+ * @typedef {{recovered?: boolean, missed: number, resumed: boolean, epoch: string, offset: number}} Info
+ *   `recovered: false`: events are missing, reload. `missed` events follow. `resumed`: the subscription has had a position before.
+ *
+ * @typedef {{message: Event | Subscribed | PresenceReply | {run: () => unknown}, at: number}} Queued
+ *   `at`: monotonic milliseconds at which it came. `run`: something else to do in this order.
+ *
+ * @typedef {object} Listeners  of all handles of a channel
+ * @property {(name: string, value: any) => Promise<void> | undefined} call  settles when all have run
+ * @property {(event: Event) => boolean} excluded  whether this client has published the event and does not want it back
+ * @property {(missing: 'gap' | 'full') => void} missing  events are missing: subscribe again from the position
+ */
+
+/** What an application sees that may not see who is there. */
+const NOBODY = { count: 0, members: [] };
+
+/**
+ * Hands the messages of one channel to its listeners, one at a time and in order. The position moves when the listeners of an
+ * event have run.
+ */
+export class Delivery {
+  /** @type {Position | undefined} of the last handled event */
+  position;
+  /** @type {Info | undefined} of the last `subscribed` that was handed out */
+  info;
+  /** @type {import('./presence-list.js').PresenceChange | undefined} */
+  presence;
+  /** @type {Queued[]} */
+  #queue = [];
+  /** @type {Map<string, Queued>} values that wait, by type and key */
+  #waiting = new Map();
+  #draining = false;
+  /** Whether events are dropped until the queue is empty. */
+  #full = false;
+  /** Whether that, or dropped signals, have been told. */
+  #told = false;
+  /** Increases when all that waits is dropped. */
+  #run = 0;
+  #values;
+  #list = new PresenceList();
+  #listeners;
+  #clock;
+  #max;
+
+  /**
+   * @param {Listeners} listeners
+   * @param {import('../base/clock.js').Clock} clock
+   * @param {number} max  events that wait
+   */
+  constructor(listeners, clock, max) {
+    this.#listeners = listeners;
+    this.#clock = clock;
+    this.#max = max;
+    this.#values = new Values(clock, () => this.add({ run: () => this.#expire() }));
+  }
+
+  /** The newest event of every key. */
+  get values() {
+    return this.#values.events;
+  }
+
+  /** @param {Queued['message']} message */
+  add(message) {
+    const queued = { message, at: this.#clock.now() };
+    if ('type' in message) {
+      if (message.type === 'subscribed') {
+        this.#full = false;
+        this.#waiting.clear(); // a later value must not take a place before the new state
+      } else if ('id' in message && !this.#accept(/** @type {Event} */ (message), queued)) return;
+    }
+    this.#queue.push(queued);
+    if (!this.#draining) void this.#drain();
+  }
+
+  /**
+   * Whether there is place for an event. A value takes the place of an older one of its key that waits.
+   * @param {Event} event
+   * @param {Queued} queued
+   */
+  #accept(event, queued) {
+    if (this.#full) return false;
+    const name = event.rev === undefined ? undefined : nameOf(event);
+    const older = name === undefined ? undefined : this.#waiting.get(name);
+    if (older) {
+      if (/** @type {any} */ (older.message).rev < /** @type {number} */ (event.rev)) Object.assign(older, queued);
+      return false;
+    }
+    const isSignal = event.offset === undefined && name === undefined && !event.type.startsWith('presence.');
+    if (this.#queue.length >= (isSignal ? this.#max / 2 : this.#max)) {
+      if (!this.#told) this.#listeners.missing('full');
+      this.#told = true;
+      this.#full = !isSignal; // the others come again with the next `subscribed`
+      return false;
+    }
+    if (name !== undefined) this.#waiting.set(name, queued);
+    return true;
+  }
+
+  /** Drops all that waits; the listeners that run now are the last. */
+  drop() {
+    this.#run += 1;
+    this.#queue = [];
+    this.#waiting.clear();
+    this.#full = false;
+    this.#draining = false;
+  }
+
+  /** Drops all. */
+  end() {
+    this.drop();
+    this.#values.clear();
+  }
+
+  async #drain() {
+    this.#draining = true;
+    const run = this.#run;
+    for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
+      const { message, at } = next;
+      if ('run' in message) await message.run();
+      else if (message.type === 'subscribed') await this.#start(/** @type {Subscribed} */ (message), at, run);
+      else if (message.type === 'presence') await this.#showPresence(this.#list.replace(/** @type {PresenceReply} */ (message).presence ?? NOBODY));
+      else await this.#event(/** @type {Event} */ (message), at, run);
+      if (run !== this.#run) return;
+    }
+    this.#draining = this.#told = false;
+    if (this.#full) {
+      this.#full = false;
+      this.#listeners.missing('gap');
+    }
+  }
+
+  /**
+   * @param {Subscribed} message
+   * @param {number} at
+   * @param {number} run
+   */
+  async #start({ epoch, offset, last, events, state, recovered, presence, tail }, at, run) {
+    const call = async (/** @type {string} */ name, /** @type {any} */ value) => {
+      if (run === this.#run) await this.#listeners.call(name, value);
+    };
+    this.info = { recovered, missed: events.length, resumed: this.position !== undefined, epoch, offset };
+    await call('subscribed', this.info);
+    if (tail) await call('tail', tail);
+    if (run !== this.#run) return;
+    this.#values.replace(state, at, this.#clock.now());
+    await call('values', this.values);
+    if (presence && run === this.#run) await this.#showPresence(this.#list.replace(presence));
+    for (const event of events) {
+      // Some of them may have arrived before the connection broke, and have been handled since.
+      if (run !== this.#run) return;
+      if (event.offset === undefined || this.#after(epoch) >= event.offset) continue;
+      await this.#hand(event);
+      if (run === this.#run) this.position = { epoch, offset: event.offset, id: event.id };
+    }
+    if (run === this.#run) this.position = { epoch, offset, id: last };
+  }
+
+  /**
+   * The offset handled last in an epoch.
+   * @param {string} epoch
+   */
+  #after(epoch) {
+    return this.position?.epoch === epoch ? this.position.offset : 0;
+  }
+
+  /**
+   * @param {Event} event
+   * @param {number} at
+   * @param {number} run
+   */
+  async #event(event, at, run) {
+    if (event.offset !== undefined) await this.#durable(event, run);
+    else if (event.rev !== undefined) {
+      this.#waiting.delete(nameOf(event));
+      if (event.removed) {
+        const removed = this.#values.remove(event);
+        if (removed) await this.#listeners.call('removed', removed);
+      } else if (this.#values.set(event, at, this.#clock.now())) await this.#hand(event);
+    } else if (event.type.startsWith('presence.')) {
+      const change = this.#list.apply(event);
+      if (change) await this.#showPresence(change);
+    } else await this.#hand(event);
+  }
+
+  /**
+   * @param {Event} event
+   * @param {number} run
+   */
+  async #durable(event, run) {
+    const { epoch, offset } = /** @type {Position} */ (this.position);
+    const next = /** @type {number} */ (event.offset);
+    if (next <= offset) return;
+    if (next > offset + 1) {
+      this.#gap();
+      return;
+    }
+    await this.#hand(event);
+    if (run === this.#run) this.position = { epoch, offset: next, id: event.id };
+  }
+
+  /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. */
+  #gap() {
+    const newer = this.#queue.findIndex(({ message }) => 'type' in message && message.type === 'subscribed');
+    this.#queue.splice(0, newer < 0 ? this.#queue.length : newer);
+    this.#waiting.clear();
+    this.#full = false;
+    if (newer < 0) this.#listeners.missing('gap');
+  }
+
+  async #expire() {
+    for (const ended of this.#values.expire(this.#clock.now())) await this.#listeners.call('removed', ended);
+  }
+
+  /** @param {import('./presence-list.js').PresenceChange} change */
+  #showPresence(change) {
+    this.presence = change;
+    return this.#listeners.call('presence', change);
+  }
+
+  /** @param {Event} event */
+  #hand(event) {
+    return this.#listeners.excluded(event) ? undefined : this.#listeners.call(event.type, event);
+  }
+}
