@@ -397,7 +397,7 @@ export class Tidewire {
     const now = this.#clock.now();
     if (now - this.#printed.since > 1_000) this.#printed = { since: now, count: 0 };
     this.#printed.count += 1;
-    if (this.#printed.count <= MAX_PRINTED) console.error(`[tidewire] ${error.code}: ${error.message}. ${error.help}`, ...(error.cause ? [error.cause] : []));
+    if (this.#printed.count <= MAX_PRINTED) console.error(`[tidewire] ${error.code}${error.channel ? ` ${error.channel}` : ''}: ${error.message}. ${error.help}`, ...(error.cause ? [error.cause] : []));
   }
 }
 

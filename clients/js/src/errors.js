@@ -56,7 +56,7 @@ export class TidewireError extends Error {
    */
   static from({ code, message, retryable, details }, channel = details?.channel) {
     const hint = details?.suggestion ? `; did you mean ${details.suggestion}?` : '';
-    return new TidewireError(code, `${channel ? `${channel}: ` : ''}${message}${hint}`, { channel, retryable, details });
+    return new TidewireError(code, `${message}${hint}`, { channel, retryable, details });
   }
 }
 

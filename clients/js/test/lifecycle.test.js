@@ -179,18 +179,6 @@ test('no welcome in time is a broken connection', async (t) => {
   assert.equal((await until('waiting')).reason, 'no_welcome');
 });
 
-test('offline drops at once, online reconnects at once', async (t) => {
-  const network = new EventTarget();
-  const { server, peer, until } = await connected(t, { network });
-  network.dispatchEvent(new Event('offline'));
-  const { reason, retryIn } = await until('waiting');
-  assert.deepEqual({ reason, retryIn }, { reason: 'offline', retryIn: 20_000 });
-  await peer.closed;
-  network.dispatchEvent(new Event('online'));
-  await (await server.peer()).welcome();
-  await until('ready');
-});
-
 const refusals = /** @type {const} */ ([
   [426, 'upgrade_required', 'waiting', 250],
   [500, 'internal', 'waiting', 250],

@@ -176,7 +176,7 @@ export class Subscription {
       const wait = told === undefined ? this.#backoff.next() : spread(told, this.#owner.random);
       this.#become('waiting', message.code);
       this.#retry.start(wait, () => this.join());
-    } else this.end(TidewireError.from(message, this.#channel));
+    } else this.end(TidewireError.from({ ...message, message: `${this.#channel}: ${message.message}` }, this.#channel));
     return true;
   }
 
