@@ -72,6 +72,7 @@ from service.web.http_stream.poll_handler import POLL_HANDLER, PollHandler
 from service.web.http_stream.stream_handler import STREAM_HANDLER, StreamHandler
 from service.web.ops import routes as ops
 from service.web.ops.scrape_tracker import ScrapeTracker
+from service.web.not_found import readable_not_found
 from service.web.problem import problem_middleware, server_logger
 from service.web.ws import loopback, native
 from service.web.ws import routes as ws
@@ -163,6 +164,7 @@ class Service:
                 self.http_connections.middleware(),
                 RequestQueue().middleware(),
                 drain_middleware(self.node),
+                readable_not_found(_http_config(self.settings)),
                 problem_middleware(),
             ],
             client_max_size=MAX_BODY_BYTES,

@@ -69,10 +69,12 @@ function curve(values, least) {
     .join('');
 }
 
-client.subscribe('board:main', { onEvent: show, onState: (events) => events.forEach(show) });
+const board = client.channel('board:main');
+board.on('*', show);
+board.on('values', (events) => events.forEach(show));
 
 const live = /** @type {HTMLElement} */ (document.querySelector('.live'));
 live.hidden = true;
 client.on('state', ({ state }) => {
-  live.hidden = state !== 'open';
+  live.hidden = state !== 'ready';
 });

@@ -23,10 +23,10 @@ function show(state, words) {
 }
 
 function countdown() {
-  const { state, reason } = client.status;
-  if (state !== 'waiting') return;
+  const { state, retryIn } = client.status;
+  if (retryIn === undefined) return;
   const seconds = Math.ceil((due - performance.now()) / 1000);
-  if (reason === 'offline') show('offline', 'Offline');
+  if (state === 'offline') show('offline', 'Offline');
   else show('waiting', seconds > 0 ? `Reconnecting in ${seconds} s` : 'Reconnecting');
 }
 
@@ -41,22 +41,22 @@ export function caughtUp(joined) {
 
 function settled() {
   dropped = false;
-  if (client.state !== 'open') return;
+  if (client.state !== 'ready') return;
   const words = missed === 1 ? 'caught up 1 message' : `caught up ${missed} messages`;
   pill.dataset.caughtUp = String(missed);
   if (lost) show('open', 'Online, some history was lost');
   else show('open', missed > 0 ? `Online, ${words}` : 'Online, nothing missed');
-  settle = setTimeout(() => client.state === 'open' && show('open', 'Online'), 6_000);
+  settle = setTimeout(() => client.state === 'ready' && show('open', 'Online'), 6_000);
 }
 
 client.on('state', ({ state, reason, retryIn, attempt }) => {
   due = performance.now() + (retryIn ?? 0);
-  if (state === 'waiting') {
+  if (retryIn !== undefined) {
     clearTimeout(settle);
     if (attempt <= 1) [missed, lost] = [0, false];
     dropped = true;
     countdown();
-  } else if (state === 'open') show('open', 'Online');
+  } else if (state === 'ready') show('open', 'Online');
   else if (state === 'closed') show('closed', reason === 'REPLACED' ? 'Replaced by a newer window' : 'Disconnected');
   else show('connecting', dropped ? 'Reconnecting' : 'Connecting');
 });

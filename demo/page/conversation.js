@@ -17,7 +17,7 @@ const NOT_PEOPLE = new Set(['support-bot']);
 const composer = /** @type {HTMLTextAreaElement} */ (byId('composer'));
 const list = new MessageList();
 
-/** @type {import('/client/tidewire.js').Subscription | undefined} */
+/** @type {import('/client/tidewire.js').Channel | undefined} */
 let room;
 /** @type {string | undefined} */
 let chat;
@@ -44,20 +44,19 @@ export function openChat(id) {
   fit();
   list.clear();
   byId('log').setAttribute('aria-busy', 'true');
-  const opened = client.subscribe(`room:${id}`, {
-    onSubscribed: async (joined) => {
-      caughtUp(joined);
-      if (!joined.resumed || joined.recovered === false) await load(opened);
-    },
-    onEvent: (event) => hear(event),
-    onPresence: ({ members = [], left }) => {
-      here = members.filter(({ user }) => !NOT_PEOPLE.has(user));
-      for (const { user, info } of here) learn(user, info?.name);
-      if (left) stopTyping(left.user);
-      showPresence();
-    },
-    onError: () => list.note('This conversation cannot be shown.', Date.now()),
+  const opened = client.channel(`room:${id}`);
+  opened.on('subscribed', async (joined) => {
+    caughtUp(joined);
+    if (!joined.resumed || joined.recovered === false) await load(opened);
   });
+  opened.on('*', hear);
+  opened.on('presence', ({ members = [], left }) => {
+    here = members.filter(({ user }) => !NOT_PEOPLE.has(user));
+    for (const { user, info } of here) learn(user, info?.name);
+    if (left) stopTyping(left.user);
+    showPresence();
+  });
+  opened.on('error', () => list.note('This conversation cannot be shown.', Date.now()));
   room = opened;
   here = [];
   showPresence();
@@ -71,11 +70,11 @@ export function leave() {
   for (const timer of typists.values()) clearTimeout(timer);
   typists.clear();
   showTyping();
-  void room?.unsubscribe();
+  room?.leave();
   room = chat = undefined;
 }
 
-/** Replaces the shown messages by the newest page of history. @param {import('/client/tidewire.js').Subscription} of */
+/** Replaces the shown messages by the newest page of history. @param {import('/client/tidewire.js').Channel} of */
 async function load(of) {
   const page = await of.history({ limit: PAGE });
   if (of !== room) return;
@@ -166,7 +165,7 @@ function submit() {
 
 /**
  * Publishes a line and shows the result. A retry has the same id, so the line cannot appear twice.
- * @param {import('/client/tidewire.js').Subscription} to
+ * @param {import('/client/tidewire.js').Channel} to
  * @param {import('./messages.js').Line} line
  */
 async function send(to, line) {

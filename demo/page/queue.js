@@ -209,24 +209,23 @@ function apply(chat) {
 /** @param {typeof page} handlers */
 export function startQueue(handlers) {
   page = handlers;
-  client.subscribe('queue:support', {
-    onSubscribed: caughtUp,
-    onState: (events) => {
-      const known = new Set(events.map(({ data }) => data.chat));
-      for (const chat of chats.values()) if (!known.has(chat.chat)) apply({ ...chat, status: 'gone' });
-      for (const { data } of events) apply(data);
-      seen = Object.fromEntries(Object.entries(seen).filter(([chat]) => chats.has(chat)));
-      markSeen();
-      arrange();
-      for (const chat of chats.values()) page.onChange(chat);
-    },
-    onEvent: ({ at, data }) => {
-      heardAt(at);
-      apply(data);
-      markSeen();
-      arrange();
-      page.onChange(data);
-    },
+  const queue = client.channel('queue:support');
+  queue.on('subscribed', caughtUp);
+  queue.on('values', (events) => {
+    const known = new Set(events.map(({ data }) => data.chat));
+    for (const chat of chats.values()) if (!known.has(chat.chat)) apply({ ...chat, status: 'gone' });
+    for (const { data } of events) apply(data);
+    seen = Object.fromEntries(Object.entries(seen).filter(([chat]) => chats.has(chat)));
+    markSeen();
+    arrange();
+    for (const chat of chats.values()) page.onChange(chat);
+  });
+  queue.on('*', ({ at, data }) => {
+    heardAt(at);
+    apply(data);
+    markSeen();
+    arrange();
+    page.onChange(data);
   });
   byId('queue').addEventListener('keydown', onKey);
   byId('queue').addEventListener('focusin', rove);

@@ -17,32 +17,29 @@ export function startTeam({ onNames, onOpen }) {
   });
   showMe();
 
-  client.subscribe('team:support', {
-    onPresence: ({ count, members = [] }) => {
-      for (const { user, info: about } of members) learn(user, about?.name);
-      const users = members.map(({ user }) => user).sort((a, b) => Number(b === me) - Number(a === me) || nameOf(a).localeCompare(nameOf(b)));
-      byId('team').replaceChildren(...users.map(member));
-      byId('team-stack').replaceChildren(...users.filter((user) => user !== me).slice(0, 4).map((user) => avatar(user)));
-      setText(byId('team-count'), String(count));
-      onNames();
-    },
+  client.channel('team:support').on('presence', ({ count, members = [] }) => {
+    for (const { user, info: about } of members) learn(user, about?.name);
+    const users = members.map(({ user }) => user).sort((a, b) => Number(b === me) - Number(a === me) || nameOf(a).localeCompare(nameOf(b)));
+    byId('team').replaceChildren(...users.map(member));
+    byId('team-stack').replaceChildren(...users.filter((user) => user !== me).slice(0, 4).map((user) => avatar(user)));
+    setText(byId('team-count'), String(count));
+    onNames();
   });
 
   let fresh = false;
-  client.subscribe(`inbox:${me}`, {
-    onSubscribed: async (joined) => {
-      caughtUp(joined);
-      if (joined.resumed && joined.recovered !== false) return;
-      byId('inbox').replaceChildren();
-      const { events } = (await client.subscriptions.get(`inbox:${me}`)?.history({ limit: MOST_ITEMS })) ?? { events: [] };
-      fresh = false;
-      events.forEach(item);
-      fresh = true;
-    },
-    onEvent: (event) => {
-      item(event);
-      if (fresh) toast(event.data.text, { label: 'Open', run: () => onOpen(event.data.chat) });
-    },
+  const inbox = client.channel(`inbox:${me}`);
+  inbox.on('subscribed', async (joined) => {
+    caughtUp(joined);
+    if (joined.resumed && joined.recovered !== false) return;
+    byId('inbox').replaceChildren();
+    const { events } = await inbox.history({ limit: MOST_ITEMS });
+    fresh = false;
+    events.forEach(item);
+    fresh = true;
+  });
+  inbox.on('*', (event) => {
+    item(event);
+    if (fresh) toast(event.data.text, { label: 'Open', run: () => onOpen(event.data.chat) });
   });
 
   /** @param {any} event */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from jsonschema_rs import Draft202012Validator
 
 from service.contract.pointer import Pointer
 from service.core.access import PublishRule, SubscribeRule
-from service.core.channel import OWNER_PARAMETER, ChannelPattern, check_name
+from service.core.channel import OWNER_PARAMETER, SEPARATOR, ChannelPattern, check_name
 from service.core.event import Delivery, Retention
 from service.errors import ErrorCode, ServiceError
 
@@ -21,6 +22,9 @@ DEFAULT_STATE = Retention(entries=1000, ttl=86_400.0)
 
 MAX_RESOLVED_NAMES = 16_384
 """Channel names whose pattern is cached. One more evicts the least recently used one."""
+
+MAX_COMPARED = 32
+"""Characters of a first segment that is compared with those of the contract, and the number of those. Bounds the time of a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,11 @@ class Contract:
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
         """Every declared event type. The set is fixed, so it can be a metric label."""
+        by_head: dict[str, list[ChannelPattern]] = {}
+        for spec in self.channels:
+            if spec.pattern.shape[0] != "{}":
+                by_head.setdefault(spec.pattern.shape[0], []).append(spec.pattern)
+        self._by_head = dict(list(by_head.items())[:MAX_COMPARED])
         self.resolve: Callable[[str], Resolved] = lru_cache(maxsize=MAX_RESOLVED_NAMES)(self._match)
         """Returns the most specific pattern that matches a channel name.
 
@@ -122,6 +131,24 @@ class Contract:
         hint = (
             f"; only what stands for {{{OWNER_PARAMETER}}} is percent-encoded, and what needs it" if "%" in name else ""
         )
+        suggestion = self._suggest(name)
+        details = {} if suggestion is None else {"suggestion": suggestion}
         raise ServiceError(
-            ErrorCode.UNKNOWN_CHANNEL, f"no pattern of the contract matches this channel{hint}", path="$.channel"
+            ErrorCode.UNKNOWN_CHANNEL,
+            f"no pattern of the contract matches this channel{hint}",
+            path="$.channel",
+            **details,
         )
+
+    def _suggest(self, name: str) -> str | None:
+        """Returns the pattern that a misspelt name was probably meant for.
+
+        This tells little more than the refusal itself: `forbidden` and `unknown_channel` already tell declared names from others.
+        """
+        segments = name.split(SEPARATOR)
+        if len(segments[0]) > MAX_COMPARED:
+            return None
+        for head in get_close_matches(segments[0], self._by_head, n=1, cutoff=0.7):
+            patterns = self._by_head[head]
+            return next((found for found in patterns if len(found.shape) == len(segments)), patterns[0]).text
+        return None

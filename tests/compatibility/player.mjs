@@ -26,6 +26,7 @@ let welcomes = 0;
 let features;
 let line = 0;
 let running;
+let room;
 let arrived = () => {};
 
 client.on('welcome', (welcome) => {
@@ -45,17 +46,20 @@ async function publishOne() {
 const commands = {
   async open() {
     const joined = new Promise((resolve, reject) => {
-      client.subscribe(channel, {
-        onSubscribed: ({ recovered, offset }) => {
-          if (recovered === false) troubles.push(`not recovered at ${offset}`);
-          resolve();
-        },
-        onEvent: ({ id, offset, from }) => {
-          heard.push([id, offset, from]);
-          arrived();
-        },
-        onError: reject,
-      });
+      const onSubscribed = ({ recovered, offset }) => {
+        if (recovered === false) troubles.push(`not recovered at ${offset}`);
+        resolve();
+      };
+      const onEvent = ({ id, offset, from }) => {
+        heard.push([id, offset, from]);
+        arrived();
+      };
+      if (client.channel) {
+        room = client.channel(channel);
+        room.on('subscribed', onSubscribed);
+        room.on('*', onEvent);
+        room.on('error', reject);
+      } else room = client.subscribe(channel, { onSubscribed, onEvent, onError: reject }); // a client from before the handles
     });
     void client.connect();
     await joined;
@@ -86,7 +90,7 @@ const commands = {
     return { heard, welcomes, features, troubles };
   },
   async history() {
-    const { events } = await client.subscriptions.get(channel).history({ limit: 1000 });
+    const { events } = await room.history({ limit: 1000 });
     return { events: events.map(({ id, offset }) => [id, offset]) };
   },
   async end() {

@@ -77,6 +77,24 @@ async def test_refused_subscribe_has_a_code_and_changes_nothing(server: Running,
         await ann.subscribe("room:1")
 
 
+@pytest.mark.parametrize(
+    ("channel", "suggestion"),
+    [
+        ("romm:1", "room:{room}"),
+        ("room", "room:{room}"),
+        ("room:1:2", "room:{room}"),
+        ("nowhere:1", None),
+        ("r" * 60 + ":1", None),
+    ],
+)
+async def test_unknown_channel_suggests_the_pattern_with_a_like_name(
+    server: Running, channel: str, suggestion: str | None
+) -> None:
+    async with server.client() as ann:
+        reply = await ann.ask("subscribe", channel=channel)
+        assert (reply["code"], reply["details"].get("suggestion")) == ("unknown_channel", suggestion)
+
+
 async def test_subscribing_twice_is_refused(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")

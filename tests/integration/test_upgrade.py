@@ -274,8 +274,11 @@ async def test_other_methods_on_ws_are_refused(server: Running, method: str) -> 
 
 
 async def test_unknown_address_is_a_problem(server: Running) -> None:
-    answer = await ask(server, "/wss")
+    answer = await ask(server, "/wss", headers={"Origin": "https://app.example"})
     assert (answer.status, answer.code) == (404, "not_found")
+    assert answer.headers["access-control-allow-origin"] == "https://app.example", (
+        "a page can tell it from a service that is away"
+    )
 
 
 ALLOWED = ("https://app.example", "http://localhost:3000", "https://[2001:db8::1]:8443")

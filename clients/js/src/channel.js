@@ -279,7 +279,7 @@ export class Channel {
   }
 
   /** Leaves at the end of a `using` block. */
-  [Symbol.dispose ?? Symbol.for('Symbol.dispose')]() {
+  [/** @type {any} */ (Symbol).dispose ?? Symbol.for('Symbol.dispose')]() {
     this.leave();
   }
 }

@@ -286,7 +286,8 @@ export class Subscription {
    * @param {any} value
    */
   run(name, listener, value) {
-    const failed = (/** @type {unknown} */ cause) => {
+    const failed = (/** @type {any} */ cause) => {
+      if (!this.#owner.link() && ['not_sent', 'uncertain'].includes(cause?.code)) return; // it has read or published, and the client closed
       const slow = cause === HANDLER_TIMEOUT;
       const what = slow ? `has not finished within ${HANDLER_TIMEOUT / 1000} s` : `threw: ${cause}`;
       const message = `${this.#channel}: a listener of ${name} ${what}`;
