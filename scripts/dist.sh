@@ -5,7 +5,7 @@
 #   scripts/dist.sh           all of them
 #   scripts/dist.sh native    only the wheel with the native sender: for a second kind of processor
 #
-# REPOSITORY is the address of the repository on the web; the JavaScript package names it. Needs scripts/setup.sh dev and deploy.
+# REPOSITORY is the address of the repository on the web; the JavaScript package names it. Needs scripts/setup.sh dev, deploy and client.
 # cibuildwheel would build the one C file in containers that it downloads; hatchling, auditwheel and npm do the work here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,7 +30,8 @@ native_wheel() {
 javascript_package() {
     local folder=build/dist/npm
     mkdir $folder
-    cp -R clients/js/src clients/js/package.json clients/js/README.md LICENSE $folder
+    npm --prefix clients/js run --silent build
+    cp -R clients/js/src clients/js/types clients/js/package.json clients/js/README.md LICENSE $folder
     if [ -n "${REPOSITORY:-}" ]; then
         npm --prefix $folder pkg set repository.type=git "repository.url=git+$REPOSITORY.git" repository.directory=clients/js
     fi

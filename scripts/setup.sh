@@ -11,6 +11,7 @@
 #   scripts/setup.sh cluster all of chart; a control plane of Kubernetes and KEDA's admission webhook, built from source (15 min, once)
 #   scripts/setup.sh look   all of quick, a browser and Prometheus: to draw the dashboards
 #   scripts/setup.sh k6     all of dev, k6
+#   scripts/setup.sh client the JavaScript client's packages
 #   scripts/setup.sh deploy .venv-deploy with the linters of Dockerfile, workflows and packages
 #   scripts/setup.sh image  all of dev, buildah and podman, the tools for a base image
 #
@@ -415,6 +416,7 @@ case ${1:-} in
         take chart take_chart_tools
         install_cluster
         ;;
+    client) install_javascript ;;
     deploy) install_deploy ;;
     image)
         install_dev
@@ -427,5 +429,5 @@ case ${1:-} in
         install_browser
         install_prometheus
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | cluster | look | k6 | deploy | image" ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | cluster | look | k6 | client | deploy | image" ;;
 esac
