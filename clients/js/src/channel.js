@@ -37,13 +37,6 @@ import { deferred, onAbort } from './base/deferred.js';
  * @property {Event[]} tail  the last events, after `subscribed`; the live events continue them
  * @property {ChannelStatus} state
  * @property {TidewireError} error  a refused subscription, which ends it, or a listener that failed
- *
- * @typedef {object} Core  what a handle uses of its client
- * @property {import('./subscriptions/registry.js').Registry} registry
- * @property {(channel: string, type: string, data: unknown, options?: PublishOptions) => Promise<Ack>} publish
- * @property {(channel: string, type: string, key: string, options?: RemoveOptions) => Promise<Ack>} remove
- * @property {(channel: string, type: string, data: unknown, options?: SignalOptions) => boolean} signal
- * @property {(request: import('./messages.js').ClientMessage, signal?: AbortSignal) => Promise<any>} read
  */
 
 /**
@@ -65,7 +58,7 @@ export class Channel {
    * Applications call `client.channel(name)`.
    * @param {N} name
    * @param {ChannelOptions} options
-   * @param {Core} core
+   * @param {import('./core.js').Core} core
    */
   constructor(name, options, core) {
     this.#name = name;
@@ -137,16 +130,6 @@ export class Channel {
     };
   }
 
-  /** Whether somebody listens. @param {string} name */
-  has(name) {
-    return this.#emitter.has(name);
-  }
-
-  /** @param {TidewireError} error */
-  emitError(error) {
-    this.#emitter.emit('error', error);
-  }
-
   /**
    * The events in order. The position moves when the loop asks for the next one. The loop ends with the signal, `leave()` or
    * `close()`, and throws if the service ends the subscription.
@@ -203,7 +186,7 @@ export class Channel {
    * @param {PublishOptions} [options]
    */
   publish(type, data, options) {
-    return this.#core.publish(this.#name, type, data, options);
+    return this.#core.publisher.publish(this.#name, type, data, options);
   }
 
   /**
@@ -214,7 +197,7 @@ export class Channel {
    * @param {RemoveOptions} [options]
    */
   remove(type, key, options) {
-    return this.#core.remove(this.#name, type, key, options);
+    return this.#core.publisher.remove(this.#name, type, key, options);
   }
 
   /**
@@ -225,7 +208,7 @@ export class Channel {
    * @param {SignalOptions} [options]
    */
   signal(type, data, options) {
-    return this.#core.signal(this.#name, type, data, options);
+    return this.#core.signals.add(this.#name, type, data, options);
   }
 
   /**
@@ -252,7 +235,7 @@ export class Channel {
    * @param {{timeout?: number, signal?: AbortSignal}} [options]
    */
   updatePresence(info, options) {
-    return this.#core.publish(this.#name, 'presence.update', info, options);
+    return this.#core.publisher.publish(this.#name, 'presence.update', info, options);
   }
 
   /** Leaves: no listener of this handle runs any more. */

@@ -1,16 +1,8 @@
-import { bounded } from './base/bounds.js';
-import { systemClock } from './base/clock.js';
-import { Emitter } from './base/emitter.js';
 import { Channel } from './channel.js';
 import { Connection } from './connection/connection.js';
 import { webSocketLinks } from './connection/link.js';
-import { TidewireError } from './errors.js';
+import { Core } from './core.js';
 import { explain } from './explain.js';
-import { isEvent } from './messages.js';
-import { Publisher } from './sending/publisher.js';
-import { Sender } from './sending/sender.js';
-import { Signals } from './sending/signals.js';
-import { Registry } from './subscriptions/registry.js';
 
 /**
  * @typedef {import('./contract-types.js').ContractLike} ContractLike
@@ -53,16 +45,9 @@ import { Registry } from './subscriptions/registry.js';
  * @property {Status} state
  * @property {Welcome} welcome
  * @property {import('./messages.js').Event} event  every application event of every channel
- * @property {TidewireError} error  what nobody awaits: a refused channel or signal, a listener that threw, a token function that
+ * @property {import('./errors.js').TidewireError} error  what nobody awaits: a refused channel or signal, a listener that threw, a token function that
  *   failed, a closed client. Without a listener here or at the channel, they go to the console
  */
-
-/** Connections whose events a client still recognises. */
-const MAX_CONNECTIONS = 16;
-/** Errors that `explain()` shows. */
-const MAX_ERRORS = 10;
-/** Errors a second that are printed. */
-const MAX_PRINTED = 30;
 
 /**
  * A client of one Tidewire service. It keeps one connection, reconnects after errors, and resumes every subscription after
@@ -70,31 +55,11 @@ const MAX_PRINTED = 30;
  * @template {ContractLike} [C=AnyContract]
  */
 export class Tidewire {
-  /** @type {Emitter<ClientEvents>} */
-  #emitter = new Emitter();
   #url;
-  #options;
-  #clock;
+  #core;
   /** @type {Connection} */
   #connection;
-  /** @type {Publisher} */
-  #publisher;
-  /** @type {Signals} */
-  #signals;
-  /** @type {Registry} */
-  #registry;
-  /** @type {Sender | undefined} of the open connection */
-  #sender;
-  /** @type {Welcome | undefined} of the last connection */
-  #welcome;
-  #prefix = unique();
-  #count = 0;
-  /** @type {string[]} the newest ids of this client's connections; events on their way may exclude an earlier one */
-  #connections = [];
   #changedAt;
-  /** @type {{at: number, error: TidewireError}[]} */
-  #errors = [];
-  #printed = { since: 0, count: 0 };
 
   /**
    * Connects nowhere yet, so it may run on a server, too.
@@ -102,55 +67,24 @@ export class Tidewire {
    * @param {Options} [options]
    */
   constructor(url, options = {}) {
-    const { WebSocket = globalThis.WebSocket, clock = systemClock } = options;
+    const { WebSocket = globalThis.WebSocket, link, channels = [], debug } = options;
+    const core = (this.#core = new Core(options));
     this.#url = url;
-    this.#clock = clock;
-    this.#options = {
-      backoffBase: 500,
-      backoffCap: 20_000,
-      connectTimeout: 15_000,
-      pongTimeout: 10_000,
-      requestTimeout: 60_000,
-      fetch: /** @type {typeof globalThis.fetch} */ ((...request) => globalThis.fetch(...request)),
-      random: Math.random,
-      network: /** @type {EventTarget | null} */ (typeof globalThis.addEventListener === 'function' ? globalThis : null),
-      ...options,
-      clock,
-      maxPending: bounded(options.maxPending, 1, 1e6, 1_000),
-      maxQueue: bounded(options.maxQueue, 2, 1e6, 500),
-      openLink: options.link ?? (WebSocket && webSocketLinks(WebSocket)),
-    };
-    this.#changedAt = clock.now();
-    const { random, maxPending, maxQueue } = this.#options;
-    const wake = () => {
-      this.#sender?.wake();
-      return this.#sender !== undefined;
-    };
-    /** @param {string | undefined} channel @returns {'waiting' | 'subscribing' | undefined} */
-    const joining = (channel) => {
-      const state = this.#registry.subscriptions.get(channel ?? '')?.state;
-      return state === 'waiting' || state === 'subscribing' ? state : undefined;
-    };
-    this.#publisher = new Publisher({ clock, random, maxPending, wake, joining, idle: () => this.#registry.sweep() });
-    this.#signals = new Signals(clock, wake, (channel) => joining(channel) !== undefined);
-    this.#registry = new Registry({
-      clock,
-      random,
-      maxQueue,
-      sender: () => this.#sender,
-      nextId: () => this.#nextId(),
-      offers: (feature) => this.#welcome?.features?.includes?.(feature) ?? false,
-      ask: (message) => this.#read(message),
-      excluded: ({ exclude, from }) =>
-        exclude !== undefined && this.#connections.includes(exclude) && from === (this.#welcome?.user || `anonymous-${exclude}`),
-      heard: (event) => this.#emitter.emit('event', event),
-      report: (error, of) => this.#report(error, of),
-      joined: (channel) => this.#publisher.joined(channel),
-      publishing: (channel) => this.#publisher.has(channel),
+    this.#changedAt = core.clock.now();
+    const print = typeof debug === 'function' ? debug : (/** @type {string} */ line) => console.debug(line);
+    const openLink = link ?? (WebSocket && webSocketLinks(WebSocket));
+    this.#connection = new Connection(() => resolve(url), openLink, options, core, {
+      changed: (status) => {
+        this.#changedAt = core.clock.now();
+        core.emitter.emit('state', status);
+        if (status.state === 'ready' && status === this.status) core.emitter.emit('welcome', /** @type {Welcome} */ (core.welcome));
+      },
+      log: (line) => {
+        if (debug) print(`[tidewire] ${line.replace(/("(?:token|receipt)":")[^"]*/g, '$1…')}`);
+      },
     });
-    this.#connection = new Connection(() => resolve(url), this.#options, this.#events());
     const named = resolve(url)?.searchParams.get('channels')?.split(',') ?? [];
-    for (const channel of [...(options.channels ?? []), ...named]) this.channel(/** @type {any} */ (channel));
+    for (const channel of [...channels, ...named]) this.channel(/** @type {any} */ (channel));
   }
 
   /** `connecting`, `ready`, `reconnecting`, `offline` or `closed`. */
@@ -165,7 +99,7 @@ export class Tidewire {
 
   /** The number of publishes without an answer. */
   get pending() {
-    return this.#publisher.pending;
+    return this.#core.publisher.pending;
   }
 
   /**
@@ -176,7 +110,7 @@ export class Tidewire {
    * @param {{signal?: AbortSignal}} [options]
    */
   on(name, listener, { signal } = {}) {
-    return this.#emitter.on(name, listener, signal);
+    return this.#core.emitter.on(name, listener, signal);
   }
 
   /**
@@ -185,10 +119,7 @@ export class Tidewire {
    * @returns {Promise<Welcome>}
    */
   connect() {
-    if (this.state === 'closed') {
-      this.#publisher.reopened();
-      this.#registry.reopened();
-    }
+    if (this.state === 'closed') this.#core.reopened();
     return this.#connection.connect();
   }
 
@@ -210,13 +141,7 @@ export class Tidewire {
    * @returns {Channel<C, import('./contract-types.js').NameIn<C, N>>}
    */
   channel(name, options = {}) {
-    return new Channel(/** @type {any} */ (name), options, {
-      registry: this.#registry,
-      publish: (...call) => this.#publish(...call),
-      remove: (...call) => this.#remove(...call),
-      signal: (...call) => this.#signal(...call),
-      read: (request, signal) => this.#read(request, signal),
-    });
+    return new Channel(/** @type {any} */ (name), options, this.#core);
   }
 
   /**
@@ -232,7 +157,7 @@ export class Tidewire {
    * @returns {Promise<Ack>}
    */
   publish(channel, type, data, options) {
-    return this.#publish(channel, type, data, options);
+    return this.#core.publisher.publish(channel, type, data, options);
   }
 
   /**
@@ -246,7 +171,7 @@ export class Tidewire {
    * @returns {Promise<Ack>}
    */
   remove(channel, type, key, options) {
-    return this.#remove(channel, type, key, options);
+    return this.#core.publisher.remove(channel, type, key, options);
   }
 
   /**
@@ -260,144 +185,12 @@ export class Tidewire {
    * @param {SignalOptions} [options]
    */
   signal(channel, type, data, options) {
-    return this.#signal(channel, type, data, options);
+    return this.#core.signals.add(channel, type, data, options);
   }
 
   /** The state in plain text, for a console or a report: what is connected, what waits, the last errors, and what to do. */
   explain() {
-    const now = this.#clock.now();
-    return explain({
-      url: String(this.#url),
-      status: this.status,
-      since: now - this.#changedAt,
-      user: this.#welcome?.user,
-      channels: [...this.#registry.subscriptions.values()].map(({ channel, status, delivery, handles }) => ({ channel, status, position: delivery.position, handles: handles.size })),
-      pending: this.pending,
-      errors: this.#errors.map(({ at, error }) => ({ ago: now - at, error })),
-    });
-  }
-
-  // --- requests -------------------------------------------------------------------------------------------------------
-
-  /** @param {string} channel @param {string} type @param {unknown} data @param {PublishOptions} [options] */
-  #publish(channel, type, data, { id = this.#nextId(), key, ifRev, timeout = this.#options.requestTimeout, signal } = {}) {
-    return this.#publisher.add({ type, id, channel, data, key, if_rev: ifRev }, { timeout, signal, isPublish: true });
-  }
-
-  /** @param {string} channel @param {string} type @param {string} key @param {RemoveOptions} [options] */
-  #remove(channel, type, key, { id = this.#nextId(), ifRev, timeout = this.#options.requestTimeout, signal } = {}) {
-    return this.#publisher.add({ type, id, channel, key, removed: true, if_rev: ifRev }, { timeout, signal, isPublish: true });
-  }
-
-  /** @param {string} channel @param {string} type @param {unknown} data @param {SignalOptions} [options] */
-  #signal(channel, type, data, options = {}) {
-    return this.#signals.add(channel, type, data, options);
-  }
-
-  /** @param {import('./messages.js').ClientMessage} request @param {AbortSignal} [signal] @returns {Promise<any>} */
-  #read({ type, ...request }, signal) {
-    return this.#publisher.add({ type, id: this.#nextId(), ...request }, { timeout: this.#options.requestTimeout, signal, isPublish: false });
-  }
-
-  #nextId() {
-    this.#count += 1;
-    return `${this.#prefix}-${this.#count.toString(36)}`;
-  }
-
-  // --- the connection ---------------------------------------------------------------------------------------------------
-
-  /** @returns {import('./connection/connection.js').ConnectionEvents} */
-  #events() {
-    const { debug } = this.#options;
-    const print = typeof debug === 'function' ? debug : (/** @type {string} */ line) => console.debug(line);
-    return {
-      changed: (status) => {
-        this.#changedAt = this.#clock.now();
-        this.#emitter.emit('state', status);
-        if (status.state === 'ready' && status === this.status) this.#emitter.emit('welcome', /** @type {Welcome} */ (this.#welcome));
-      },
-      welcomed: (link, welcome) => {
-        this.#welcome = welcome;
-        this.#connections = [...this.#connections, welcome.connection].slice(-MAX_CONNECTIONS);
-        this.#sender = new Sender(link, welcome.limits, [this.#registry, this.#publisher, this.#signals], this.#clock);
-        this.#registry.welcomed(welcome);
-        this.#publisher.opened();
-      },
-      received: (message) => this.#receive(message),
-      lost: (tooBig) => {
-        this.#sender?.stop();
-        this.#sender = undefined;
-        this.#signals.clear();
-        this.#registry.interrupted();
-        this.#publisher.interrupted(tooBig);
-      },
-      closed: (reason) => {
-        this.#publisher.abandon(reason);
-        this.#registry.closed(new TidewireError('closed', `the client is closed: ${reason}`, { details: { reason } }));
-      },
-      report: (error) => this.#report(error),
-      ping: () => this.#sender?.send({ type: 'ping', id: this.#nextId() }),
-      refresh: (token) => this.#read({ type: 'refresh', token }),
-      log: (direction, text) => {
-        if (debug) print(`[tidewire] ${direction} ${text.replace(/("(?:token|receipt|ticket)":")[^"]*/g, '$1…')}`);
-      },
-    };
-  }
-
-  /** @param {import('./messages.js').ServerMessage} message */
-  #receive(message) {
-    if (isEvent(message)) {
-      this.#registry.subscriptions.get(message.channel)?.received(message);
-      return;
-    }
-    switch (message.type) {
-      case 'subscribed':
-        this.#registry.subscriptions.get(message.channel)?.subscribed(message);
-        break;
-      case 'unsubscribed':
-        if (!this.#registry.settle(message)) this.#registry.subscriptions.get(message.channel)?.unsubscribed(message);
-        break;
-      case 'presence':
-        if (!this.#publisher.settle(message) && message.id === null) this.#registry.subscriptions.get(message.channel)?.received(message);
-        break;
-      case 'ack':
-      case 'history':
-        this.#publisher.settle(message);
-        break;
-      case 'error':
-        if (!this.#publisher.settle(message) && !this.#registry.settle(message)) this.#report(TidewireError.from(message));
-        break;
-      case 'expiring':
-        void this.#registry.subscriptions.get(message.channel ?? '')?.refresh();
-        break;
-      default: // a pong needs no action; a newer service may send messages that this client does not know
-    }
-  }
-
-  /**
-   * @param {TidewireError} error
-   * @param {import('./subscriptions/subscription.js').Subscription} [of]
-   */
-  #report(error, of) {
-    this.#errors = [...this.#errors, { at: this.#clock.now(), error }].slice(-MAX_ERRORS);
-    const listeners = [...(of?.handles ?? [])].flatMap((handle) => handle.listeners('error'));
-    if (listeners.length === 0 && !this.#emitter.has('error')) this.#print(error);
-    for (const listener of listeners) {
-      try {
-        listener(error);
-      } catch (cause) {
-        console.error(cause);
-      }
-    }
-    this.#emitter.emit('error', error);
-  }
-
-  /** @param {TidewireError} error */
-  #print(error) {
-    const now = this.#clock.now();
-    if (now - this.#printed.since > 1_000) this.#printed = { since: now, count: 0 };
-    this.#printed.count += 1;
-    if (this.#printed.count <= MAX_PRINTED) console.error(`[tidewire] ${error.code}${error.channel ? ` ${error.channel}` : ''}: ${error.message}. ${error.help}`, ...(error.cause ? [error.cause] : []));
+    return explain(String(this.#url), this.status, this.#core, this.#changedAt);
   }
 }
 
@@ -417,9 +210,4 @@ function resolve(url) {
   if (address.protocol !== 'ws:' && address.protocol !== 'wss:') throw new TypeError(`${address.protocol} is not a WebSocket address`);
   address.hash = '';
   return address;
-}
-
-/** A random id prefix that is unique for each client; `crypto.randomUUID` would need a secure context. */
-function unique() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, '0')).join('');
 }

@@ -23,32 +23,9 @@ import { watch } from './wake.js';
  * @property {number} [retryIn]  ms until the next try; absent while one is made
  * @property {number} attempt  tries since the last connection that lasted
  *
- * @typedef {object} ConnectionOptions
- * @property {import('./link.js').OpenLink | undefined} openLink
- * @property {typeof globalThis.fetch} fetch
- * @property {string | import('./token.js').TokenFunction} [token]
- * @property {import('./token.js').TokenFunction} [ticket]
- * @property {boolean} [anonymous]
- * @property {string} [contract]
- * @property {EventTarget | null} network
- * @property {import('./wake.js').AppState} [appState]
- * @property {import('../base/clock.js').Clock} clock
- * @property {() => number} random
- * @property {number} backoffBase
- * @property {number} backoffCap
- * @property {number} connectTimeout
- * @property {number} pongTimeout
- *
  * @typedef {object} ConnectionEvents
  * @property {(status: Status) => void} changed
- * @property {(link: import('./link.js').Link, welcome: Welcome) => void} welcomed  before the state is `ready`
- * @property {(message: import('../messages.js').ServerMessage) => void} received
- * @property {(tooBig: boolean) => void} lost  after `welcomed`, or without it
- * @property {(reason: string) => void} closed
- * @property {(error: TidewireError) => void} report
- * @property {() => void} ping
- * @property {(token: string) => Promise<unknown>} refresh  sends a new token
- * @property {(direction: '→' | '←' | '·', text: string) => void} log
+ * @property {(line: string) => void} log
  */
 
 /** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
@@ -70,10 +47,14 @@ export class Connection {
   /** @type {Status} */
   status = Object.freeze({ state: 'closed', reason: 'new', attempt: 0 });
   #resolve;
+  #openLink;
   #options;
+  #core;
   #events;
   #token;
+  #cap;
   #backoff;
+  #pongTimeout;
   #pause;
   /** @type {import('./link.js').Link | undefined} */
   #link;
@@ -97,17 +78,22 @@ export class Connection {
 
   /**
    * @param {() => URL | undefined} resolve  the address
-   * @param {ConnectionOptions} options
+   * @param {import('./link.js').OpenLink | undefined} openLink
+   * @param {import('../client.js').Options} options
+   * @param {import('../core.js').Core} core
    * @param {ConnectionEvents} events
    */
-  constructor(resolve, options, events) {
-    const { clock, token, backoffBase, backoffCap, random } = options;
+  constructor(resolve, openLink, options, core, events) {
     this.#resolve = resolve;
+    this.#openLink = openLink;
     this.#options = options;
+    this.#core = core;
     this.#events = events;
-    this.#token = new TokenSource(token, clock);
-    this.#backoff = new Backoff(bounded(backoffBase, 0, 3_600_000, 500), bounded(backoffCap, 0, 3_600_000, 20_000), random);
-    this.#pause = new Timer(clock);
+    this.#token = new TokenSource(options.token, core.clock);
+    this.#cap = bounded(options.backoffCap, 0, 3_600_000, 20_000);
+    this.#backoff = new Backoff(bounded(options.backoffBase, 0, 3_600_000, 500), this.#cap, core.random);
+    this.#pongTimeout = bounded(options.pongTimeout, 1, 3_600_000, 10_000);
+    this.#pause = new Timer(core.clock);
   }
 
   // --- the application's side -----------------------------------------------------------------------------------------
@@ -120,7 +106,7 @@ export class Connection {
       return promise;
     }
     const { promise } = (this.#connected = deferred());
-    const { network, appState } = this.#options;
+    const { appState, network = typeof globalThis.addEventListener === 'function' ? globalThis : null } = this.#options;
     this.#unwatch = watch(network, appState, { online: this.#online, offline: this.#gone, wake: this.#wake, sleep: this.#sleep });
     this.#backoff.reset();
     this.#wasReady = this.#offline = false;
@@ -160,12 +146,12 @@ export class Connection {
     }
     if (step !== this.#step) return;
     plain(address);
-    this.#pause.start(this.#options.connectTimeout, () => this.#drop('no_welcome', address));
+    this.#pause.start(bounded(this.#options.connectTimeout, 1, 3_600_000, 15_000), () => this.#drop('no_welcome', address));
     try {
       this.#link = this.#open(address, hello, step);
     } catch (cause) {
       // Not a network error: the page's security policy, or a URL that no browser connects to.
-      const code = this.#options.openLink ? 'websocket_refused' : 'no_websocket';
+      const code = this.#openLink ? 'websocket_refused' : 'no_websocket';
       this.#stop(code, new TidewireError(code, `no WebSocket to ${address.host}: ${cause}`, { cause }));
     }
   }
@@ -175,9 +161,9 @@ export class Connection {
    * @param {URL} address
    */
   async #credentials(address) {
-    const { ticket, anonymous, clock } = this.#options;
+    const { ticket, anonymous } = this.#options;
     if (this.#token.used) return { type: 'hello', token: await this.#token.get() };
-    if (ticket) address.searchParams.set('ticket', await askToken(ticket, 'ticket', clock));
+    if (ticket) address.searchParams.set('ticket', await askToken(ticket, 'ticket', this.#core.clock));
     else if (anonymous) return { type: 'hello' };
     return undefined;
   }
@@ -188,10 +174,9 @@ export class Connection {
    * @param {number} step
    */
   #open(address, hello, step) {
-    const { openLink } = this.#options;
-    if (!openLink) throw new TypeError('this platform has none');
+    if (!this.#openLink) throw new TypeError('this platform has none');
     let opened = false;
-    const link = openLink(address, {
+    const link = this.#openLink(address, {
       opened: () => {
         if (step !== this.#step) return;
         opened = true;
@@ -210,14 +195,14 @@ export class Connection {
 
   /** @param {import('./link.js').Link} link @param {string} frame */
   #send(link, frame) {
-    this.#events.log('→', frame);
+    this.#events.log(`→ ${frame}`);
     link.send(frame);
   }
 
   /** @param {import('./link.js').Link} link @param {unknown} frame */
   #receive(link, frame) {
     const step = this.#step;
-    this.#events.log('←', String(frame));
+    this.#events.log(`← ${frame}`);
     this.#heartbeat?.heard();
     for (const message of parse(frame)) {
       if (step !== this.#step) return;
@@ -225,23 +210,23 @@ export class Connection {
       else if (message.type === 'reconnect') {
         this.#told = bounded(/** @type {import('../messages.js').Reconnect} */ (message).after, 0, MAX_TOLD / 1000, 0) * 1000;
       } else if (message.type === 'expiring' && !('channel' in message)) void this.#refresh();
-      else this.#events.received(message);
+      else this.#core.received(message);
     }
   }
 
   /** @param {import('./link.js').Link} link @param {Welcome} welcome */
   #start(link, welcome) {
     if (this.#heartbeat) return;
-    const { clock, pongTimeout } = this.#options;
+    const { clock } = this.#core;
     const step = this.#step;
     this.#pause.stop();
     this.#welcomedAt = clock.now();
     this.#offline = false; // even if the browser reports offline
     this.#token.expiresIn(welcome.expires_in);
-    this.#heartbeat = new Heartbeat(clock, welcome.heartbeat, pongTimeout, () => this.#events.ping(), () => this.#drop('no_pong'));
+    this.#heartbeat = new Heartbeat(clock, welcome.heartbeat, this.#pongTimeout, () => this.#core.sender?.send({ type: 'ping', id: this.#core.nextId() }), () => this.#drop('no_pong'));
     this.#wasReady = true;
     this.#reported = '';
-    this.#events.welcomed({ ...link, send: (frame) => this.#send(link, frame) }, welcome);
+    this.#core.welcomed({ ...link, send: (frame) => this.#send(link, frame) }, welcome);
     if (step !== this.#step) return;
     this.#connected?.resolve(welcome);
     this.#become({ state: 'ready', reason: 'welcome' });
@@ -268,9 +253,9 @@ export class Connection {
     this.#heartbeat?.stop();
     this.#heartbeat = undefined;
     this.#token.stop();
-    if (this.#options.clock.now() - this.#welcomedAt >= STABLE) this.#backoff.reset();
+    if (this.#core.clock.now() - this.#welcomedAt >= STABLE) this.#backoff.reset();
     this.#welcomedAt = Infinity;
-    this.#events.lost(tooBig);
+    this.#core.lost(tooBig);
     return step;
   }
 
@@ -283,7 +268,7 @@ export class Connection {
     const step = this.#lose(code === 1009);
     if (step !== this.#step) return;
     if (this.#offline) {
-      this.#wait(this.#options.backoffCap, 'offline');
+      this.#wait(this.#cap, 'offline');
       return;
     }
     if (opened || code !== 1006 || !address) {
@@ -294,15 +279,15 @@ export class Connection {
     const probing = (this.#probing = new AbortController());
     this.#pause.start(PROBE_TIMEOUT, () => probing.abort());
     const byCookie = !this.#token.used && !this.#options.ticket && !this.#options.anonymous;
-    const verdict = await probe(address, this.#options.fetch, probing.signal, byCookie);
+    const verdict = await probe(address, this.#options.fetch ?? ((...call) => globalThis.fetch(...call)), probing.signal, byCookie);
     if (step !== this.#step) return;
     this.#pause.stop();
-    const { action, after, understood, message } = verdict;
+    const { action, after, message } = verdict;
     this.#warn(verdict);
     if (step !== this.#step) return;
     // The service sends whole seconds: without jitter, all clients with the same delay would reconnect at once.
-    const wait = after === undefined ? undefined : spread(after, this.#options.random);
-    this.#act(action, verdict.reason, { told: wait, message, report: understood });
+    const wait = after === undefined ? undefined : spread(after, this.#core.random);
+    this.#act(action, verdict.reason, { told: wait, message });
   }
 
   /** Reports, once for each outage, that something other than the service answers, or nothing does. @param {import('./probe.js').Verdict} verdict */
@@ -311,13 +296,13 @@ export class Connection {
     if (understood || this.#reported === reason || (isSilent && this.#backoff.attempt + 1 < SILENT_TRIES)) return;
     this.#reported = reason;
     const error = new TidewireError(isSilent ? 'unreachable' : 'unexpected_response', `${message}; trying again`, { retryable: true, details: { reason } });
-    this.#events.report(error);
+    this.#core.report(error);
   }
 
   /**
    * @param {'reconnect' | 'refresh' | 'stop'} action
    * @param {string} reason
-   * @param {{code?: number, told?: number, message?: string, report?: boolean}} more  `told`: ms that the service asked to wait
+   * @param {{code?: number, told?: number, message?: string}} more  `told`: ms that the service asked to wait
    */
   #act(action, reason, { code, told, message }) {
     if (action === 'refresh' && (this.#token.renewable || this.#options.ticket)) {
@@ -329,7 +314,7 @@ export class Connection {
         return;
       }
       const step = this.#step;
-      this.#events.report(new TidewireError(reason, `the service refuses the token: ${message || reason}`, { retryable: true }));
+      this.#core.report(new TidewireError(reason, `the service refuses the token: ${message || reason}`, { retryable: true }));
       if (step === this.#step) this.#wait(this.#backoff.next(), reason, code);
     } else if (action === 'reconnect') {
       const own = this.#backoff.next();
@@ -345,7 +330,7 @@ export class Connection {
       this.#stop(known ? error.code : 'internal', known ? error : new TidewireError('internal', String(error), { cause: error }));
       return;
     }
-    this.#events.report(error);
+    this.#core.report(error);
     if (step === this.#step) this.#wait(this.#backoff.next(), 'token_failed');
   }
 
@@ -371,11 +356,11 @@ export class Connection {
     this.#unwatch?.();
     this.#lose();
     this.#offline = false;
-    this.#events.closed(reason);
+    this.#core.closed(reason);
     connected.reject(new TidewireError('closed', `the client is closed: ${error?.message ?? reason}`, { details: { reason, code }, cause: error }));
     if (this.#connected) return; // a listener has connected again
     this.#become({ state: 'closed', reason, code });
-    if (error) this.#events.report(error);
+    if (error) this.#core.report(error);
   }
 
   // --- the network and the page ---------------------------------------------------------------------------------------------
@@ -399,18 +384,18 @@ export class Connection {
   /** @param {string} reason */
   #leave(reason) {
     this.#lose();
-    if (this.#connected) this.#wait(this.#options.backoffCap, reason);
+    if (this.#connected) this.#wait(this.#cap, reason);
   }
 
   /** The link may be dead, or a try may hang: the page has not run for a while. */
   #wake = () => {
-    if (this.#heartbeat) this.#heartbeat.ask(Math.min(WAKE_TIMEOUT, this.#options.pongTimeout));
+    if (this.#heartbeat) this.#heartbeat.ask(Math.min(WAKE_TIMEOUT, this.#pongTimeout));
     else if (!this.#isYoung()) this.#restart('wake');
   };
 
   /** Whether a try has just begun. */
   #isYoung() {
-    return this.status.retryIn === undefined && this.#options.clock.now() - this.#stepAt < YOUNG;
+    return this.status.retryIn === undefined && this.#core.clock.now() - this.#stepAt < YOUNG;
   }
 
   /** Gives up what is going on, and tries now. @param {string} reason */
@@ -427,11 +412,11 @@ export class Connection {
     const step = this.#step;
     try {
       const token = await this.#token.renew();
-      if (step === this.#step) await this.#events.refresh(token);
+      if (step === this.#step) await this.#core.read({ type: 'refresh', token });
     } catch (/** @type {any} */ cause) {
       if (step !== this.#step) return;
       const error = cause?.code === 'token_failed' ? cause : new TidewireError('token_failed', `the token was not refreshed: ${cause?.message}`, { cause });
-      this.#events.report(error);
+      this.#core.report(error);
       if (step === this.#step && cause?.retryable) this.#token.again(5_000 + this.#backoff.next(), () => void this.#refresh());
     }
   }
@@ -441,7 +426,7 @@ export class Connection {
     this.#pause.stop();
     this.#probing?.abort();
     this.#probing = undefined;
-    this.#stepAt = this.#options.clock.now();
+    this.#stepAt = this.#core.clock.now();
     this.#step += 1;
     return this.#step;
   }
@@ -451,7 +436,7 @@ export class Connection {
     const trying = this.#offline ? 'offline' : this.#wasReady || this.#backoff.attempt > 0 ? 'reconnecting' : 'connecting';
     const help = helpFor(change.reason);
     this.status = Object.freeze({ state: state ?? trying, ...change, help, attempt: this.#backoff.attempt });
-    this.#events.log('·', `${this.status.state} (${change.reason})`);
+    this.#events.log(`${this.status.state} (${change.reason})`);
     this.#events.changed(this.status);
   }
 }

@@ -55,28 +55,45 @@ export class Publisher {
   #open = false;
   /** @type {TidewireError | undefined} why nothing can be sent */
   #closed;
-  #options;
+  #core;
+
+  /** @param {import('../core.js').Core} core */
+  constructor(core) {
+    this.#core = core;
+  }
 
   /**
-   * @param {object} options
-   * @param {import('../base/clock.js').Clock} options.clock
-   * @param {() => number} options.random
-   * @param {number} options.maxPending
-   * @param {() => void} options.wake  makes the sender look here
-   * @param {(channel: string | undefined) => 'waiting' | 'subscribing' | undefined} options.joining  of a channel that is being subscribed
-   * @param {(channel: string) => void} options.idle  the channel has no publish left
+   * @param {string} channel
+   * @param {string} type
+   * @param {unknown} data
+   * @param {import('../channel.js').PublishOptions} [options]
+   * @returns {Promise<import('../messages.js').Ack>}
    */
-  constructor(options) {
-    this.#options = options;
+  publish(channel, type, data, options = {}) {
+    const { id = this.#core.nextId(), key, ifRev } = options;
+    return this.add({ type, id, channel, data, key, if_rev: ifRev }, options);
+  }
+
+  /**
+   * @param {string} channel
+   * @param {string} type
+   * @param {string} key
+   * @param {import('../channel.js').RemoveOptions} [options]
+   * @returns {Promise<import('../messages.js').Ack>}
+   */
+  remove(channel, type, key, options = {}) {
+    const { id = this.#core.nextId(), ifRev } = options;
+    return this.add({ type, id, channel, key, removed: true, if_rev: ifRev }, options);
   }
 
   /**
    * Adds a request and returns the promise of its reply. A second call with the id of a pending request returns the same promise.
    * @param {Request} request
-   * @param {{timeout: number, signal?: AbortSignal, isPublish: boolean}} options
+   * @param {{timeout?: number, signal?: AbortSignal}} options
+   * @param {boolean} [isPublish]
    * @returns {Promise<any>}
    */
-  add(request, { timeout, signal, isPublish }) {
+  add(request, { timeout = this.#core.requestTimeout, signal }, isPublish = true) {
     const { id, channel, type } = request;
     const known = this.#entries.get(id);
     if (known) return known.result.promise;
@@ -90,7 +107,7 @@ export class Publisher {
       return refuse(new TidewireError('invalid_data', `the data of ${type} is not JSON: ${cause}`, { channel, cause }));
     }
     const bytes = bytesOf(text);
-    const { clock, random, maxPending } = this.#options;
+    const { clock, random, maxPending } = this.#core;
     if (this.#entries.size >= maxPending || this.#bytes + bytes > MAX_BYTES) {
       const message = `${this.#entries.size} requests (${this.#bytes} bytes) wait for an answer, so ${type} was not taken`;
       return refuse(new TidewireError('queue_full', message, { channel, retryable: true }));
@@ -122,7 +139,7 @@ export class Publisher {
     entry.forget = onAbort(signal, () => this.#fail(entry, signal?.reason));
     this.outbox?.added(entry);
     if (this.#open) this.#time(entry);
-    this.#options.wake();
+    this.#core.wake();
     return entry.result.promise;
   }
 
@@ -143,7 +160,7 @@ export class Publisher {
 
   /** @param {Entry} entry */
   #isDue({ flying, resting, channel, isPublish }) {
-    return !flying && !resting && !(isPublish && this.#options.joining(channel) === 'waiting');
+    return !flying && !resting && !(isPublish && this.#core.registry.joining(channel) === 'waiting');
   }
 
   /** @param {number} maxBytes */
@@ -176,7 +193,7 @@ export class Publisher {
     this.#open = true;
     this.#closed = undefined;
     for (const entry of this.#entries.values()) this.#time(entry);
-    this.#options.wake();
+    this.#core.wake();
   }
 
   /** A new connection is wanted, so requests wait for it. */
@@ -207,7 +224,7 @@ export class Publisher {
    */
   joined(channel) {
     for (const entry of this.#lanes.get(`c ${channel}`) ?? []) if (entry.refusal?.code === 'not_subscribed') entry.resting = false;
-    this.#options.wake();
+    this.#core.wake();
   }
 
   /**
@@ -239,7 +256,7 @@ export class Publisher {
   #refused(entry, message) {
     const { channel } = entry;
     const error = TidewireError.from(message, channel);
-    const early = error.code === 'not_subscribed' && this.#options.joining(channel) !== undefined;
+    const early = error.code === 'not_subscribed' && this.#core.registry.joining(channel) !== undefined;
     if (!early && !error.retryable) {
       this.#fail(entry, error);
       return;
@@ -249,10 +266,10 @@ export class Publisher {
     entry.resting = true;
     if (early) return; // `joined` sends it again
     const told = toldWait(error.details.retry_after);
-    const wait = told === undefined ? entry.backoff.next() : spread(told, this.#options.random);
+    const wait = told === undefined ? entry.backoff.next() : spread(told, this.#core.random);
     entry.retry.start(wait, () => {
       entry.resting = false;
-      this.#options.wake();
+      this.#core.wake();
     });
   }
 
@@ -277,9 +294,9 @@ export class Publisher {
     if (left.length) this.#lanes.set(entry.lane, left);
     else {
       this.#lanes.delete(entry.lane);
-      if (entry.isPublish && entry.channel) this.#options.idle(entry.channel);
+      if (entry.isPublish) this.#core.registry.sweep();
     }
-    this.#options.wake();
+    this.#core.wake();
     return entry;
   }
 }

@@ -24,19 +24,11 @@ export class Signals {
   #now = [];
   /** @type {Set<string>} names that can be sent */
   #due = new Set();
-  #clock;
-  #wake;
-  #blocked;
+  #core;
 
-  /**
-   * @param {import('../base/clock.js').Clock} clock
-   * @param {() => boolean} wake  makes the sender look here; false without a connection
-   * @param {(channel: string) => boolean} blocked  whether the channel is being subscribed
-   */
-  constructor(clock, wake, blocked) {
-    this.#clock = clock;
-    this.#wake = wake;
-    this.#blocked = blocked;
+  /** @param {import('../core.js').Core} core */
+  constructor(core) {
+    this.#core = core;
   }
 
   /**
@@ -44,13 +36,13 @@ export class Signals {
    * @param {string} channel
    * @param {string} type
    * @param {unknown} data
-   * @param {SignalOptions} options
+   * @param {SignalOptions} [options]
    */
-  add(channel, type, data, { replace, every }) {
-    if (!this.#wake()) return false;
+  add(channel, type, data, { replace, every } = {}) {
+    if (!this.#core.wake()) return false;
     const text = JSON.stringify({ type, channel, data });
     if (!replace && !every) {
-      if (this.#blocked(channel) || this.#now.length >= MAX_NAMES) return false;
+      if (this.#core.registry.joining(channel) || this.#now.length >= MAX_NAMES) return false;
       this.#now.push(text);
       // What the rates don't allow in this tick is dropped by the microtask behind that of the sender.
       if (this.#now.length === 1) queueMicrotask(() => (this.#now = []));
@@ -59,7 +51,7 @@ export class Signals {
     const name = `${channel}\n${typeof replace === 'string' ? replace : type}`;
     const known = this.#named.get(name);
     if (!known && this.#named.size >= MAX_NAMES) return false;
-    const entry = known ?? { channel, timer: new Timer(this.#clock), resting: false };
+    const entry = known ?? { channel, timer: new Timer(this.#core.clock), resting: false };
     entry.waiting = text;
     this.#named.set(name, entry);
     if (!entry.resting) this.#due.add(name);
@@ -82,7 +74,7 @@ export class Signals {
       else {
         this.#due.add(name);
         this.#every(name, entry, every);
-        this.#wake();
+        this.#core.wake();
       }
     });
   }
@@ -92,7 +84,7 @@ export class Signals {
   }
 
   #first() {
-    for (const name of this.#due) if (!this.#blocked(/** @type {any} */ (this.#named.get(name)).channel)) return name;
+    for (const name of this.#due) if (!this.#core.registry.joining(this.#named.get(name)?.channel)) return name;
     return undefined;
   }
 

@@ -12,11 +12,6 @@ import { Values, nameOf } from './values.js';
  *
  * @typedef {{message: Event | Subscribed | PresenceReply | {run: () => unknown}, at: number}} Queued
  *   `at`: monotonic milliseconds at which it came. `run`: something else to do in this order.
- *
- * @typedef {object} Listeners  of all handles of a channel
- * @property {(name: string, value: any) => Promise<void> | undefined} call  settles when all have run
- * @property {(event: Event) => boolean} excluded  whether this client has published the event and does not want it back
- * @property {(missing: 'gap' | 'full') => void} missing  events are missing: subscribe again from the position
  */
 
 /** What an application sees that may not see who is there. */
@@ -46,20 +41,17 @@ export class Delivery {
   #run = 0;
   #values;
   #list = new PresenceList();
-  #listeners;
-  #clock;
-  #max;
+  #subscription;
+  #core;
 
   /**
-   * @param {Listeners} listeners
-   * @param {import('../base/clock.js').Clock} clock
-   * @param {number} max  events that wait
+   * @param {import('./subscription.js').Subscription} subscription  calls the listeners
+   * @param {import('../core.js').Core} core
    */
-  constructor(listeners, clock, max) {
-    this.#listeners = listeners;
-    this.#clock = clock;
-    this.#max = max;
-    this.#values = new Values(clock, () => this.add({ run: () => this.#expire() }));
+  constructor(subscription, core) {
+    this.#subscription = subscription;
+    this.#core = core;
+    this.#values = new Values(core.clock, () => this.add({ run: () => this.#expire() }));
   }
 
   /** The newest event of every key. */
@@ -69,7 +61,7 @@ export class Delivery {
 
   /** @param {Queued['message']} message */
   add(message) {
-    const queued = { message, at: this.#clock.now() };
+    const queued = { message, at: this.#core.clock.now() };
     if ('type' in message) {
       if (message.type === 'subscribed') {
         this.#full = false;
@@ -94,8 +86,8 @@ export class Delivery {
       return false;
     }
     const isSignal = event.offset === undefined && name === undefined && !event.type.startsWith('presence.');
-    if (this.#queue.length >= (isSignal ? this.#max / 2 : this.#max)) {
-      if (!this.#told) this.#listeners.missing('full');
+    if (this.#queue.length >= (isSignal ? this.#core.maxQueue / 2 : this.#core.maxQueue)) {
+      if (!this.#told) this.#subscription.missing('full');
       this.#told = true;
       this.#full = !isSignal; // the others come again with the next `subscribed`
       return false;
@@ -133,7 +125,7 @@ export class Delivery {
     this.#draining = this.#told = false;
     if (this.#full) {
       this.#full = false;
-      this.#listeners.missing('gap');
+      this.#subscription.missing('gap');
     }
   }
 
@@ -144,13 +136,13 @@ export class Delivery {
    */
   async #start({ epoch, offset, last, events, state, recovered, presence, tail }, at, run) {
     const call = async (/** @type {string} */ name, /** @type {any} */ value) => {
-      if (run === this.#run) await this.#listeners.call(name, value);
+      if (run === this.#run) await this.#subscription.call(name, value);
     };
     this.info = { recovered, missed: events.length, resumed: this.position !== undefined, epoch, offset };
     await call('subscribed', this.info);
     if (tail) await call('tail', tail);
     if (run !== this.#run) return;
-    this.#values.replace(state, at, this.#clock.now());
+    this.#values.replace(state, at, this.#core.clock.now());
     await call('values', this.values);
     if (presence && run === this.#run) await this.#showPresence(this.#list.replace(presence));
     for (const event of events) {
@@ -182,8 +174,8 @@ export class Delivery {
       this.#waiting.delete(nameOf(event));
       if (event.removed) {
         const removed = this.#values.remove(event);
-        if (removed) await this.#listeners.call('removed', removed);
-      } else if (this.#values.set(event, at, this.#clock.now())) await this.#hand(event);
+        if (removed) await this.#subscription.call('removed', removed);
+      } else if (this.#values.set(event, at, this.#core.clock.now())) await this.#hand(event);
     } else if (event.type.startsWith('presence.')) {
       const change = this.#list.apply(event);
       if (change) await this.#showPresence(change);
@@ -212,21 +204,21 @@ export class Delivery {
     this.#queue.splice(0, newer < 0 ? this.#queue.length : newer);
     this.#waiting.clear();
     this.#full = false;
-    if (newer < 0) this.#listeners.missing('gap');
+    if (newer < 0) this.#subscription.missing('gap');
   }
 
   async #expire() {
-    for (const ended of this.#values.expire(this.#clock.now())) await this.#listeners.call('removed', ended);
+    for (const ended of this.#values.expire(this.#core.clock.now())) await this.#subscription.call('removed', ended);
   }
 
   /** @param {import('./presence-list.js').PresenceChange} change */
   #showPresence(change) {
     this.presence = change;
-    return this.#listeners.call('presence', change);
+    return this.#subscription.call('presence', change);
   }
 
   /** @param {Event} event */
   #hand(event) {
-    return this.#listeners.excluded(event) ? undefined : this.#listeners.call(event.type, event);
+    return this.#core.excluded(event) ? undefined : this.#subscription.call(event.type, event);
   }
 }

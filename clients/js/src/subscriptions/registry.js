@@ -4,38 +4,6 @@ import { TidewireError } from '../errors.js';
 import { Subscription } from './subscription.js';
 
 /**
- * @typedef {object} Owner  what a subscription uses of its client
- * @property {import('../base/clock.js').Clock} clock
- * @property {() => number} random
- * @property {number} maxQueue
- * @property {() => unknown} link  the open connection; another one after each reconnect
- * @property {() => string} nextId
- * @property {(feature: string) => boolean} offers  whether the service of the open connection has a feature
- * @property {(channel: string, token: string) => Promise<unknown>} refresh
- * @property {(event: import('../messages.js').Event) => boolean} excluded
- * @property {(event: import('../messages.js').Event) => void} heard
- * @property {(error: TidewireError, of?: Subscription) => void} report
- * @property {(subscription: Subscription) => void} wants  it waits for its turn to subscribe
- * @property {(subscription: Subscription) => void} joined
- * @property {(subscription: Subscription) => void} unsubscribe
- * @property {(subscription: Subscription) => void} ended
- *
- * @typedef {object} Hooks  what the registry uses of its client
- * @property {import('../base/clock.js').Clock} clock
- * @property {() => number} random
- * @property {number} maxQueue
- * @property {() => import('../sending/sender.js').Sender | undefined} sender  of the open connection
- * @property {() => string} nextId
- * @property {(feature: string) => boolean} offers
- * @property {(message: import('../messages.js').ClientMessage) => Promise<unknown>} ask
- * @property {(event: import('../messages.js').Event) => boolean} excluded
- * @property {(event: import('../messages.js').Event) => void} heard
- * @property {(error: TidewireError, of?: Subscription) => void} report
- * @property {(channel: string) => void} joined
- * @property {(channel: string) => boolean} publishing  whether publishes of the channel have no answer yet
- */
-
-/**
  * The subscriptions of a client by channel. Handles are counted: the last one to leave unsubscribes. Subscribes wait here for
  * their turn, so that what is left meanwhile is never sent.
  */
@@ -51,34 +19,24 @@ export class Registry {
   #orphans = new Set();
   #grace;
   #max = Infinity;
-  #hooks;
-  /** @type {Owner} */
-  #owner;
+  #core;
 
-  /** @param {Hooks} hooks */
-  constructor(hooks) {
-    const { clock, random, maxQueue, sender, nextId, offers, ask, excluded, heard, report } = hooks;
-    this.#hooks = hooks;
-    this.#grace = new Timer(clock);
-    this.#owner = {
-      clock,
-      random,
-      maxQueue,
-      link: sender,
-      nextId,
-      offers,
-      refresh: (channel, token) => ask({ type: 'refresh', channel, token }),
-      excluded,
-      heard,
-      report,
-      wants: (subscription) => {
-        this.#wanted.add(subscription);
-        sender()?.wake();
-      },
-      joined: ({ channel }) => hooks.joined(channel),
-      unsubscribe: (subscription) => this.#unsubscribe(subscription),
-      ended: (subscription) => this.#forget(subscription),
-    };
+  /** @param {import('../core.js').Core} core */
+  constructor(core) {
+    this.#core = core;
+    this.#grace = new Timer(core.clock);
+  }
+
+  /** How far the subscribe of a channel is that is not subscribed yet. @param {string | undefined} channel */
+  joining(channel) {
+    const state = this.subscriptions.get(channel ?? '')?.state;
+    return state === 'waiting' || state === 'subscribing' ? state : undefined;
+  }
+
+  /** It waits for its turn to subscribe. @param {Subscription} subscription */
+  want(subscription) {
+    this.#wanted.add(subscription);
+    this.#core.wake();
   }
 
   /**
@@ -93,11 +51,11 @@ export class Registry {
       this.#orphans.delete(subscription);
       return subscription;
     }
-    subscription = new Subscription(channel, this.#owner);
+    subscription = new Subscription(channel, this.#core);
     subscription.handles.add(handle);
     subscription.delivery.position = handle.options.since;
     this.subscriptions.set(channel, subscription);
-    if (this.#hooks.sender()) this.#start(subscription);
+    if (this.#core.sender) this.#start(subscription);
     return subscription;
   }
 
@@ -117,10 +75,10 @@ export class Registry {
   /** Unsubscribes what nobody uses. Publishes in a channel go first, because many need the subscription. */
   sweep() {
     for (const subscription of [...this.#orphans]) {
-      if (this.#hooks.publishing(subscription.channel)) continue;
+      if (this.#core.publisher.has(subscription.channel)) continue;
       this.#orphans.delete(subscription);
       subscription.left();
-      this.#unsubscribe(subscription);
+      this.unsubscribe(subscription);
     }
   }
 
@@ -172,7 +130,7 @@ export class Registry {
 
   /**
    * Handles the answer to an `unsubscribe`, and a refusal of a subscription. Returns false if the message is something else.
-   * @param {import('../messages.js').Unsubscribed | import('../messages.js').ErrorMessage} message
+   * @param {any} message
    */
   settle(message) {
     const { id } = message;
@@ -182,7 +140,7 @@ export class Registry {
       // A refusal that passes is sent again, unless there is a newer subscription, which it would end.
       if (message.type === 'error' && message.retryable) {
         const again = () => !this.subscriptions.has(channel) && this.#send(channel);
-        new Timer(this.#owner.clock).start(toldWait(message.details?.retry_after) ?? 1_000, again);
+        new Timer(this.#core.clock).start(toldWait(message.details?.retry_after) ?? 1_000, again);
       }
       return true;
     }
@@ -192,7 +150,7 @@ export class Registry {
   }
 
   /** @param {Subscription} subscription */
-  #unsubscribe(subscription) {
+  unsubscribe(subscription) {
     if (!subscription.told) return;
     subscription.told = false;
     this.#send(subscription.channel);
@@ -200,15 +158,15 @@ export class Registry {
 
   /** @param {string} channel */
   #send(channel) {
-    const sender = this.#hooks.sender();
+    const { sender } = this.#core;
     if (!sender) return;
-    const id = this.#hooks.nextId();
+    const id = this.#core.nextId();
     this.#leaving.set(id, channel);
     sender.send({ type: 'unsubscribe', id, channel }, 'free');
   }
 
   /** @param {Subscription} subscription */
-  #forget(subscription) {
+  forget(subscription) {
     this.#wanted.delete(subscription);
     if (this.subscriptions.get(subscription.channel) === subscription) this.subscriptions.delete(subscription.channel);
   }

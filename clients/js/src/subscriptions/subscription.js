@@ -43,7 +43,7 @@ export class Subscription {
   /** @type {import('../base/deferred.js').Deferred<Info>} settles with the first `subscribed` */
   joined = deferred();
   #channel;
-  #owner;
+  #core;
   /** @type {string | undefined} the id of the pending `subscribe` */
   #request;
   /** @type {string | undefined} a token of its own, for the next `subscribe` */
@@ -53,22 +53,14 @@ export class Subscription {
 
   /**
    * @param {string} channel
-   * @param {import('./registry.js').Owner} owner
+   * @param {import('../core.js').Core} core
    */
-  constructor(channel, owner) {
+  constructor(channel, core) {
     this.#channel = channel;
-    this.#owner = owner;
-    this.#retry = new Timer(owner.clock);
-    this.#backoff = new Backoff(500, 20_000, owner.random);
-    this.delivery = new Delivery(
-      {
-        call: (name, value) => this.#call(name, value),
-        excluded: (event) => owner.excluded(event),
-        missing: (why) => this.#missing(why),
-      },
-      owner.clock,
-      owner.maxQueue,
-    );
+    this.#core = core;
+    this.#retry = new Timer(core.clock);
+    this.#backoff = new Backoff(500, 20_000, core.random);
+    this.delivery = new Delivery(this, core);
   }
 
   get channel() {
@@ -87,8 +79,8 @@ export class Subscription {
     this.#request = undefined;
     this.#become('waiting');
     const token = this.#tokenFunction();
-    if (token && this.#owner.offers('subscription_token')) void this.#joinWithToken(token);
-    else this.#owner.wants(this);
+    if (token && this.#core.offers('subscription_token')) void this.#joinWithToken(token);
+    else this.#core.registry.want(this);
   }
 
   #tokenFunction() {
@@ -98,15 +90,15 @@ export class Subscription {
 
   /** @param {import('../connection/token.js').TokenFunction} get */
   async #joinWithToken(get) {
-    const link = this.#owner.link();
+    const link = this.#core.sender;
     try {
-      const token = await askToken(get, 'token', this.#owner.clock, this.#channel);
-      if (this.state !== 'waiting' || link !== this.#owner.link()) return;
+      const token = await askToken(get, 'token', this.#core.clock, this.#channel);
+      if (this.state !== 'waiting' || link !== this.#core.sender) return;
       this.#token = token;
-      this.#owner.wants(this);
+      this.#core.registry.want(this);
     } catch (/** @type {any} */ error) {
-      if (this.state !== 'waiting' || link !== this.#owner.link()) return;
-      this.#owner.report(error, this);
+      if (this.state !== 'waiting' || link !== this.#core.sender) return;
+      this.#core.report(error, this);
       if (error.retryable) this.#retry.start(this.#backoff.next(), () => this.join());
       else this.end(error);
     }
@@ -114,10 +106,10 @@ export class Subscription {
 
   /** The `subscribe` to send now. */
   request() {
-    const id = this.#owner.nextId();
+    const id = this.#core.nextId();
     const since = this.delivery.position;
     const tails = [...this.handles].map(({ options }) => options.tail ?? 0);
-    const tail = since === undefined && this.#owner.offers('tail') ? Math.min(100, Math.max(0, ...tails)) || undefined : undefined;
+    const tail = since === undefined && this.#core.offers('tail') ? Math.min(100, Math.max(0, ...tails)) || undefined : undefined;
     const token = this.#token;
     this.#token = undefined;
     this.#request = id;
@@ -128,7 +120,7 @@ export class Subscription {
   }
 
   #rejoin() {
-    this.#owner.unsubscribe(this);
+    this.#core.registry.unsubscribe(this);
     this.join();
   }
 
@@ -150,7 +142,7 @@ export class Subscription {
       this.#retry.stop();
       this.#backoff.reset();
       this.#become('subscribed');
-      this.#owner.joined(this);
+      this.#core.publisher.joined(this.#channel);
     }
     this.delivery.add(message);
   }
@@ -173,7 +165,7 @@ export class Subscription {
       this.#rejoin();
     } else if (message.retryable) {
       const told = toldWait(message.details?.retry_after);
-      const wait = told === undefined ? this.#backoff.next() : spread(told, this.#owner.random);
+      const wait = told === undefined ? this.#backoff.next() : spread(told, this.#core.random);
       this.#become('waiting', message.code);
       this.#retry.start(wait, () => this.join());
     } else this.end(TidewireError.from({ ...message, message: `${this.#channel}: ${message.message}` }, this.#channel));
@@ -184,13 +176,13 @@ export class Subscription {
   async refresh() {
     const get = this.#tokenFunction();
     if (!get) return;
-    const link = this.#owner.link();
+    const link = this.#core.sender;
     try {
-      const token = await askToken(get, 'token', this.#owner.clock, this.#channel);
-      if (link === this.#owner.link() && this.state === 'subscribed') await this.#owner.refresh(this.#channel, token);
+      const token = await askToken(get, 'token', this.#core.clock, this.#channel);
+      if (link === this.#core.sender && this.state === 'subscribed') await this.#core.read({ type: 'refresh', channel: this.#channel, token });
     } catch (/** @type {any} */ error) {
-      if (link !== this.#owner.link() || this.state === 'ended') return;
-      this.#owner.report(error, this);
+      if (link !== this.#core.sender || this.state === 'ended') return;
+      this.#core.report(error, this);
       if (error.retryable) this.#retry.start(this.#backoff.next() + 1_000, () => void this.refresh());
     }
   }
@@ -202,8 +194,8 @@ export class Subscription {
     if (this.state === 'ended') return;
     this.#finish(error.code, error.help);
     this.joined.reject(error);
-    this.#owner.report(error, this);
-    this.#notify('ended', error);
+    this.#core.report(error, this);
+    this.notify('ended', error);
   }
 
   /** The service has ended the subscription. @param {import('../messages.js').Unsubscribed} message */
@@ -216,8 +208,8 @@ export class Subscription {
     });
     this.#finish(code);
     this.joined.reject(error);
-    this.#notify('unsubscribed', { code });
-    this.#notify('ended', error);
+    this.notify('unsubscribed', { code });
+    this.notify('ended', error);
   }
 
   /** The last handle has left. */
@@ -231,7 +223,7 @@ export class Subscription {
     this.interrupted();
     this.delivery.drop();
     this.joined.reject(error);
-    this.#notify('ended', error);
+    this.notify('ended', error);
   }
 
   /** The client connects again. */
@@ -247,16 +239,16 @@ export class Subscription {
     this.#retry.stop();
     this.delivery.end();
     this.#become('ended', code, help);
-    this.#owner.ended(this);
+    this.#core.registry.forget(this);
   }
 
   // --- listeners --------------------------------------------------------------------------------------------------------
 
   /** @param {'gap' | 'full'} why */
-  #missing(why) {
+  missing(why) {
     if (why === 'full') {
-      const message = `${this.#channel}: listeners are too slow: ${this.#owner.maxQueue} events wait; later ones are read again afterwards, and signals are lost`;
-      this.#owner.report(new TidewireError('queue_full', message, { channel: this.#channel }), this);
+      const message = `${this.#channel}: listeners are too slow: ${this.#core.maxQueue} events wait; later ones are read again afterwards, and signals are lost`;
+      this.#core.report(new TidewireError('queue_full', message, { channel: this.#channel }), this);
     } else if (this.state === 'subscribed') this.#rejoin();
   }
 
@@ -266,9 +258,9 @@ export class Subscription {
    * @param {any} value
    * @returns {Promise<void> | undefined}
    */
-  #call(name, value) {
+  call(name, value) {
     if (name === 'subscribed') this.joined.resolve(value);
-    if (name.includes('.')) this.#owner.heard(value);
+    if (name.includes('.')) this.#core.emitter.emit('event', value);
     const calls = [];
     for (const handle of [...this.handles]) {
       const listeners = name.includes('.') ? [...handle.listeners(name), ...handle.listeners('*')] : handle.listeners(name);
@@ -287,26 +279,28 @@ export class Subscription {
    */
   run(name, listener, value) {
     const failed = (/** @type {any} */ cause) => {
-      if (!this.#owner.link() && ['not_sent', 'uncertain'].includes(cause?.code)) return; // it has read or published, and the client closed
+      if (!this.#core.sender && ['not_sent', 'uncertain'].includes(cause?.code)) return; // it has read or published, and the client closed
       const slow = cause === HANDLER_TIMEOUT;
       const what = slow ? `has not finished within ${HANDLER_TIMEOUT / 1000} s` : `threw: ${cause}`;
       const message = `${this.#channel}: a listener of ${name} ${what}`;
-      this.#owner.report(new TidewireError(slow ? 'handler_slow' : 'handler_failed', message, { channel: this.#channel, cause }), this);
+      this.#core.report(new TidewireError(slow ? 'handler_slow' : 'handler_failed', message, { channel: this.#channel, cause }), this);
     };
     try {
       const result = /** @type {any} */ (listener(value));
       if (typeof result?.then !== 'function') return undefined;
       const late = /** @type {any} */ (() => HANDLER_TIMEOUT);
-      return within(this.#owner.clock, HANDLER_TIMEOUT, Promise.resolve(result), late).catch(failed);
+      return within(this.#core.clock, HANDLER_TIMEOUT, Promise.resolve(result), late).catch(failed);
     } catch (cause) {
       failed(cause);
       return undefined;
     }
   }
 
-  /** Calls listeners that nothing waits for. @param {string} name @param {any} value */
-  #notify(name, value) {
-    for (const handle of [...this.handles]) for (const listener of handle.listeners(name)) void this.run(name, listener, value);
+  /** Calls listeners that nothing waits for. Returns whether there is one. @param {string} name @param {any} value */
+  notify(name, value) {
+    const listeners = [...this.handles].flatMap((handle) => handle.listeners(name));
+    for (const listener of listeners) void this.run(name, listener, value);
+    return listeners.length > 0;
   }
 
   /**
@@ -317,6 +311,6 @@ export class Subscription {
   #become(state, code, help) {
     if (this.status.state === state && this.status.code === code) return;
     this.status = Object.freeze({ state, code, help });
-    this.#notify('state', this.status);
+    this.notify('state', this.status);
   }
 }

@@ -1,0 +1,145 @@
+import { bounded } from './base/bounds.js';
+import { systemClock } from './base/clock.js';
+import { Emitter } from './base/emitter.js';
+import { TidewireError } from './errors.js';
+import { isEvent } from './messages.js';
+import { Publisher } from './sending/publisher.js';
+import { Sender } from './sending/sender.js';
+import { Signals } from './sending/signals.js';
+import { Registry } from './subscriptions/registry.js';
+
+/** Connections whose events a client still recognises. */
+const MAX_CONNECTIONS = 16;
+/** Errors that `explain()` shows. */
+const MAX_ERRORS = 10;
+/** Errors a second that are printed. */
+const MAX_PRINTED = 30;
+
+/** What the parts of one client share: what it subscribes to, what it sends, the open connection, and its errors. */
+export class Core {
+  /** @type {Emitter<import('./client.js').ClientEvents>} */
+  emitter = new Emitter();
+  /** @type {Sender | undefined} of the open connection */
+  sender;
+  /** @type {import('./messages.js').Welcome | undefined} of the last connection */
+  welcome;
+  /** @type {{at: number, error: TidewireError}[]} the newest */
+  errors = [];
+  #prefix = unique();
+  #count = 0;
+  /** @type {string[]} the newest ids of this client's connections; events on their way may exclude an earlier one */
+  #connections = [];
+  #printed = { since: 0, count: 0 };
+
+  /** @param {import('./client.js').Options} options */
+  constructor(options) {
+    this.clock = options.clock ?? systemClock;
+    this.random = options.random ?? Math.random;
+    this.maxPending = bounded(options.maxPending, 1, 1e6, 1_000);
+    this.maxQueue = bounded(options.maxQueue, 2, 1e6, 500);
+    this.requestTimeout = bounded(options.requestTimeout, 0, Infinity, 60_000);
+    this.publisher = new Publisher(this);
+    this.signals = new Signals(this);
+    this.registry = new Registry(this);
+  }
+
+  nextId() {
+    this.#count += 1;
+    return `${this.#prefix}-${this.#count.toString(36)}`;
+  }
+
+  /** Whether the service of the open connection has a feature. @param {string} feature @returns {boolean} */
+  offers(feature) {
+    return this.welcome?.features?.includes?.(feature) ?? false;
+  }
+
+  /** Whether this client has published the event and does not want it back. @param {import('./messages.js').Event} event */
+  excluded({ exclude, from }) {
+    return exclude !== undefined && this.#connections.includes(exclude) && from === (this.welcome?.user || `anonymous-${exclude}`);
+  }
+
+  /** Sends what waits. Returns false without a connection. */
+  wake() {
+    this.sender?.wake();
+    return Boolean(this.sender);
+  }
+
+  /**
+   * Sends a read, or another request that is no publish.
+   * @param {import('./messages.js').ClientMessage} request
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<any>}
+   */
+  read(request, signal) {
+    return this.publisher.add({ id: this.nextId(), ...request }, { signal }, false);
+  }
+
+  /**
+   * @param {import('./connection/link.js').Link} link
+   * @param {import('./messages.js').Welcome} welcome
+   */
+  welcomed(link, welcome) {
+    this.welcome = welcome;
+    this.#connections = [...this.#connections, welcome.connection].slice(-MAX_CONNECTIONS);
+    this.sender = new Sender(link, welcome.limits, [this.registry, this.publisher, this.signals], this.clock);
+    this.registry.welcomed(welcome);
+    this.publisher.opened();
+  }
+
+  /** @param {boolean} tooBig  the connection ended because of a message's size */
+  lost(tooBig) {
+    this.sender?.stop();
+    this.sender = undefined;
+    this.signals.clear();
+    this.registry.interrupted();
+    this.publisher.interrupted(tooBig);
+  }
+
+  /** @param {string} reason */
+  closed(reason) {
+    this.publisher.abandon(reason);
+    this.registry.closed(new TidewireError('closed', `the client is closed: ${reason}`, { details: { reason } }));
+  }
+
+  /** The client connects again after `closed`. */
+  reopened() {
+    this.publisher.reopened();
+    this.registry.reopened();
+  }
+
+  /** @param {import('./messages.js').ServerMessage} message */
+  received(message) {
+    const { publisher, registry } = this;
+    const subscription = registry.subscriptions.get(/** @type {any} */ (message).channel);
+    if (isEvent(message)) subscription?.received(message);
+    else if (message.type === 'subscribed') subscription?.subscribed(message);
+    else if (message.type === 'expiring') void subscription?.refresh();
+    else if (publisher.settle(message) || registry.settle(message)) return;
+    else if (message.type === 'unsubscribed') subscription?.unsubscribed(message);
+    else if (message.type === 'presence' && message.id === null) subscription?.received(message);
+    else if (message.type === 'error') this.report(TidewireError.from(message));
+    // A pong needs no action. A newer service may send messages that this client does not know.
+  }
+
+  /**
+   * Reports what nobody awaits: to the listeners, else to the console.
+   * @param {TidewireError} error
+   * @param {import('./subscriptions/subscription.js').Subscription} [of]
+   */
+  report(error, of) {
+    const now = this.clock.now();
+    this.errors = [...this.errors, { at: now, error }].slice(-MAX_ERRORS);
+    const heard = of?.notify('error', error) || this.emitter.has('error');
+    this.emitter.emit('error', error);
+    if (heard) return;
+    if (now - this.#printed.since > 1_000) this.#printed = { since: now, count: 0 };
+    this.#printed.count += 1;
+    if (this.#printed.count > MAX_PRINTED) return;
+    console.error(`[tidewire] ${error.code}${error.channel ? ` ${error.channel}` : ''}: ${error.message}. ${error.help}`, ...(error.cause ? [error.cause] : []));
+  }
+}
+
+/** A random id prefix that is unique for each client; `crypto.randomUUID` would need a secure context. */
+function unique() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, '0')).join('');
+}
