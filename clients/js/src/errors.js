@@ -1,33 +1,30 @@
-/** What to do about an error, by its code. */
-/** @type {Record<string, string>} */
+const RETRY = 'Send it again with the same `id`: it is then delivered once.';
+const TOKEN = 'Check the key, `iss`, `aud` and `exp` of the token.';
+
+/** What to do about an error, by its code. @type {Record<string, string>} */
 const HELP = {
-  unauthenticated: 'Pass `token`, `ticket` or `anonymous: true`, or log in where a cookie authenticates.',
-  invalid_token: 'Check the key, `iss` and `aud` of the token.',
-  token_expired: 'Pass a function as `token`, so that the client can get a new one.',
-  invalid_ticket: 'Return a new ticket for each connection.',
+  unauthenticated: 'Pass `token`, `ticket` or `anonymous: true`, or log in.',
+  invalid_token: TOKEN,
+  token_expired: TOKEN,
+  UNAUTHORIZED: TOKEN,
   token_failed: 'Make the function return the token as a string.',
-  origin_refused: "Add the page's origin to `origins` in the settings of the service.",
+  origin_refused: "Add the page's origin to `origins` in the settings.",
   forbidden: 'Grant it in the token or in the contract.',
-  unknown_channel: 'Declare the channel in the contract, or correct its name.',
-  invalid_channel: 'Correct the name; encode ids of users with `encodeUser`.',
-  unknown_event: 'Declare the event type in the contract, or correct its name.',
-  invalid_data: 'Send data that fits the schema; `details.errors` lists the faults.',
-  not_subscribed: 'Keep a handle of the channel while you publish in it.',
+  unknown_channel: 'Correct the name, or declare the channel in the contract.',
+  unknown_event: 'Correct the name, or declare the event in the contract.',
+  not_subscribed: 'Keep a handle of the channel.',
   not_found: 'Correct the path of the address; the service listens at /ws.',
   too_many_subscriptions: 'Leave other channels, or raise `limits.subscriptions`.',
-  rate_limited: 'Send less often, or raise the rates in the settings of the service.',
-  too_big: 'Send less data in a message.',
   handler_failed: 'Correct the listener; the event counts as handled.',
-  handler_slow: 'Settle the promise of the listener sooner; the event counts as handled.',
+  handler_slow: 'Settle its promise sooner; the event counts as handled.',
   queue_full: 'Do less in listeners, or send less often.',
   not_sent: 'Publish again when the client is ready.',
-  uncertain: 'Publish again with the same `id`: it is then delivered once.',
-  timeout: 'Try again with the same `id`: it is then delivered once.',
-  unreachable: 'Check the address, the network, and whether a proxy passes WebSockets.',
-  unexpected_response: 'Check the address, and the proxies before the service.',
-  websocket_refused: "Check the address and the page's security policy.",
+  uncertain: RETRY,
+  timeout: RETRY,
+  unreachable: 'Check the address, the network and the proxies.',
+  unexpected_response: 'Check the address and the proxies.',
   no_websocket: 'Pass a class in the option `WebSocket`.',
-  REPLACED: 'A newer session of the user has replaced this one: call connect() to take over.',
+  REPLACED: 'Call connect() to take over from the newer session.',
 };
 
 /**

@@ -252,7 +252,6 @@ export class Connection {
     this.#dropLink();
     this.#heartbeat?.stop();
     this.#heartbeat = undefined;
-    this.#token.stop();
     if (this.#core.clock.now() - this.#welcomedAt >= STABLE) this.#backoff.reset();
     this.#welcomedAt = Infinity;
     this.#core.lost(tooBig);
@@ -417,7 +416,7 @@ export class Connection {
       if (step !== this.#step) return;
       const error = cause?.code === 'token_failed' ? cause : new TidewireError('token_failed', `the token was not refreshed: ${cause?.message}`, { cause });
       this.#core.report(error);
-      if (step === this.#step && cause?.retryable) this.#token.again(5_000 + this.#backoff.next(), () => void this.#refresh());
+      if (step === this.#step && cause?.retryable) this.#pause.start(5_000 + this.#backoff.next(), () => void this.#refresh());
     }
   }
 

@@ -1,4 +1,4 @@
-import { MAX_TOLD } from '../base/bounds.js';
+import { toldWait } from '../base/bounds.js';
 
 /**
  * Decides what to do after a handshake that failed before `open`. A browser can't read the status of an upgrade, so the client
@@ -8,10 +8,10 @@ import { MAX_TOLD } from '../base/bounds.js';
  *   `after`: the delay that the response asks for, in ms. `understood`: the response came from this service.
  */
 
-/** Codes after which the same upgrade cannot succeed. */
+/** Codes after which the same upgrade cannot succeed, and those that ask for another token. The others pass. */
 const FINAL = /^(unsupported_version|origin_refused|forbidden|\w+_channel|too_many_subscriptions|invalid_request|not_found|method_not_allowed|uri_too_long|header_too_large)$/;
-const REFUSED_TOKEN = /^(unauthenticated|invalid_token|token_expired|invalid_ticket)$/;
-const OTHER = /^(upgrade_required|rate_limited|too_many_connections|overloaded|draining|broker_unavailable|deadline|internal)$/;
+const TOKEN = /^(unauthenticated|invalid_token|token_expired|invalid_ticket)$/;
+const PASSING = /^(upgrade_required|rate_limited|too_many_connections|overloaded|draining|broker_unavailable|deadline|internal)$/;
 
 /**
  * @param {URL} address  of the WebSocket
@@ -23,52 +23,38 @@ const OTHER = /^(upgrade_required|rate_limited|too_many_connections|overloaded|d
 export async function probe(address, fetch, signal, byCookie) {
   const url = new URL(address);
   url.protocol = address.protocol === 'wss:' ? 'https:' : 'http:';
+  const name = `${url.origin}${url.pathname}`;
   /** @param {RequestCredentials} credentials */
-  const ask = (credentials) =>
-    fetch(url.href, { signal, cache: 'no-store', credentials, headers: { accept: 'application/problem+json' } });
-  const shownUrl = `${url.origin}${url.pathname}`;
-  const unreachable = { action: /** @type {const} */ ('reconnect'), reason: 'unreachable', message: `no answer from ${shownUrl}`, understood: false };
+  const ask = async (credentials) =>
+    verdict(await fetch(url.href, { signal, cache: 'no-store', credentials, headers: { accept: 'application/problem+json' } }), name);
   try {
-    // The upgrade carried the cookies, so the probe does.
-    return await verdict(await ask(byCookie ? 'include' : 'same-origin'), shownUrl);
+    return await ask(byCookie ? 'include' : 'same-origin'); // the upgrade carried the cookies
   } catch {
-    if (!byCookie || signal.aborted) return unreachable;
-  }
-  try {
     // A page of a refused origin may not read a response to a request with cookies. Without them, it says only that.
-    const refusal = await verdict(await ask('omit'), shownUrl);
-    return refusal.action === 'stop' ? refusal : unreachable;
-  } catch {
-    return unreachable;
+    const refusal = byCookie && !signal.aborted && (await ask('omit').catch(() => undefined));
+    if (refusal && refusal.action === 'stop') return refusal;
+    return { action: 'reconnect', reason: 'unreachable', message: `no answer from ${name}`, understood: false };
   }
 }
 
 /**
  * @param {Response} response
- * @param {string} url
+ * @param {string} name
  * @returns {Promise<Verdict>}
  */
-async function verdict(response, url) {
-  const after = [429, 503].includes(response.status) ? retryAfter(response) : undefined;
-  const problem = await problemOf(response);
+async function verdict(response, name) {
+  const { status, headers, body } = response;
+  const isProblem = headers.get('content-type')?.includes('problem+json');
+  const problem = isProblem ? await response.json().catch(() => undefined) : void body?.cancel().catch(() => {});
   const code = String(problem?.code);
-  const understood = FINAL.test(code) || REFUSED_TOKEN.test(code) || OTHER.test(code);
-  const reason = understood ? code : `http_${response.status}`;
-  const message = `${url} answered ${response.status}${understood ? `: ${problem.detail ?? code}` : ', which is not an answer of the service'}`;
-  const action = FINAL.test(code) ? 'stop' : REFUSED_TOKEN.test(code) ? 'refresh' : 'reconnect';
-  return { action, reason, message, after, understood };
-}
-
-/** The problem document of a response. @param {Response} response @returns {Promise<any>} */
-async function problemOf(response) {
-  const isProblem = response.headers.get('content-type')?.includes('problem+json');
-  if (isProblem) return response.json().catch(() => undefined);
-  await response.body?.cancel().catch(() => {});
-  return undefined;
-}
-
-/** @param {Response} response */
-function retryAfter(response) {
-  const seconds = Number(response.headers.get('retry-after') ?? NaN);
-  return seconds >= 0 ? Math.min(MAX_TOLD, seconds * 1000) : undefined;
+  const action = FINAL.test(code) ? 'stop' : TOKEN.test(code) ? 'refresh' : 'reconnect';
+  const understood = action !== 'reconnect' || PASSING.test(code);
+  const seconds = Number((status === 429 || status === 503) && headers.get('retry-after')) || undefined;
+  return {
+    action,
+    reason: understood ? code : `http_${status}`,
+    message: `${name} answered ${status}${understood ? `: ${problem.detail ?? code}` : ', which is not an answer of the service'}`,
+    after: toldWait(seconds),
+    understood,
+  };
 }

@@ -1,4 +1,4 @@
-import { Timer, within } from '../base/clock.js';
+import { within } from '../base/clock.js';
 import { TidewireError, shown } from '../errors.js';
 
 /** Milliseconds that a function of the application has for a token. */
@@ -53,7 +53,6 @@ export class TokenSource {
   /** @type {Promise<string> | undefined} */
   #asking;
   #expires = Infinity;
-  #retry;
 
   /**
    * @param {string | TokenFunction | undefined} source
@@ -62,7 +61,6 @@ export class TokenSource {
   constructor(source, clock) {
     this.#source = source;
     this.#clock = clock;
-    this.#retry = new Timer(clock);
   }
 
   /** Whether connections authenticate by `hello` with a token. */
@@ -103,18 +101,5 @@ export class TokenSource {
   /** @param {unknown} seconds  until the token expires */
   expiresIn(seconds) {
     this.#expires = typeof seconds === 'number' ? this.#clock.now() + seconds * 1000 : Infinity;
-  }
-
-  /**
-   * Calls back after a failed refresh.
-   * @param {number} ms
-   * @param {() => void} run
-   */
-  again(ms, run) {
-    this.#retry.start(ms, run);
-  }
-
-  stop() {
-    this.#retry.stop();
   }
 }

@@ -78,9 +78,16 @@ export class Subscription {
     this.#retry.stop();
     this.#request = undefined;
     this.#become('waiting');
-    const token = this.#tokenFunction();
-    if (token && this.#core.offers('subscription_token')) void this.#joinWithToken(token);
-    else this.#core.registry.want(this);
+    const want = () => this.#core.registry.want(this);
+    if (this.#tokenFunction() && this.#core.offers('subscription_token')) {
+      void this.#withToken('waiting', () => this.join(), (token) => ((this.#token = token), want()));
+    } else want();
+  }
+
+  /** The token of the subscription expires soon. Without a new one, the service ends the subscription. */
+  refresh() {
+    const use = (/** @type {string} */ token) => this.#core.read({ type: 'refresh', channel: this.#channel, token });
+    return this.#withToken('subscribed', () => void this.refresh(), use);
   }
 
   #tokenFunction() {
@@ -88,19 +95,27 @@ export class Subscription {
     return undefined;
   }
 
-  /** @param {import('../connection/token.js').TokenFunction} get */
-  async #joinWithToken(get) {
-    const link = this.#core.sender;
+  /**
+   * Uses a new token of the subscription, if connection and state are still the same; tries again after an error that passes.
+   * @param {ChannelState} state
+   * @param {() => void} again
+   * @param {(token: string) => unknown} use
+   */
+  async #withToken(state, again, use) {
+    const get = this.#tokenFunction();
+    const { sender, clock } = this.#core;
+    if (!get) return;
+    const isCurrent = () => sender === this.#core.sender && this.state === state;
     try {
-      const token = await askToken(get, 'token', this.#core.clock, this.#channel);
-      if (this.state !== 'waiting' || link !== this.#core.sender) return;
-      this.#token = token;
-      this.#core.registry.want(this);
+      const token = await askToken(get, 'token', clock, this.#channel);
+      if (isCurrent()) await use(token);
     } catch (/** @type {any} */ error) {
-      if (this.state !== 'waiting' || link !== this.#core.sender) return;
-      this.#core.report(error, this);
-      if (error.retryable) this.#retry.start(this.#backoff.next(), () => this.join());
-      else this.end(error);
+      if (!isCurrent()) return;
+      if (error.retryable) {
+        this.#core.report(error, this);
+        this.#retry.start(this.#backoff.next(), again);
+      } else if (state === 'waiting') this.end(error);
+      else this.#core.report(error, this);
     }
   }
 
@@ -170,21 +185,6 @@ export class Subscription {
       this.#retry.start(wait, () => this.join());
     } else this.end(TidewireError.from({ ...message, message: `${this.#channel}: ${message.message}` }, this.#channel));
     return true;
-  }
-
-  /** The token of the subscription expires soon. Without a new one, the service ends the subscription. */
-  async refresh() {
-    const get = this.#tokenFunction();
-    if (!get) return;
-    const link = this.#core.sender;
-    try {
-      const token = await askToken(get, 'token', this.#core.clock, this.#channel);
-      if (link === this.#core.sender && this.state === 'subscribed') await this.#core.read({ type: 'refresh', channel: this.#channel, token });
-    } catch (/** @type {any} */ error) {
-      if (link !== this.#core.sender || this.state === 'ended') return;
-      this.#core.report(error, this);
-      if (error.retryable) this.#retry.start(this.#backoff.next() + 1_000, () => void this.refresh());
-    }
   }
 
   // --- the end --------------------------------------------------------------------------------------------------------
