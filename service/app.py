@@ -70,9 +70,9 @@ from service.web.http_config import HTTP_CONFIG, NODE, ApiKey, HttpConfig
 from service.web.http_stream import routes as http_stream
 from service.web.http_stream.poll_handler import POLL_HANDLER, PollHandler
 from service.web.http_stream.stream_handler import STREAM_HANDLER, StreamHandler
+from service.web.not_found import readable_not_found
 from service.web.ops import routes as ops
 from service.web.ops.scrape_tracker import ScrapeTracker
-from service.web.not_found import readable_not_found
 from service.web.problem import problem_middleware, server_logger
 from service.web.ws import loopback, native
 from service.web.ws import routes as ws

@@ -24,7 +24,8 @@ MAX_RESOLVED_NAMES = 16_384
 """Channel names whose pattern is cached. One more evicts the least recently used one."""
 
 MAX_COMPARED = 32
-"""Characters of a first segment that is compared with those of the contract, and the number of those. Bounds the time of a refusal."""
+"""Characters of a first segment that is compared with those of the contract, and the number of those. They bound the cost of a
+refusal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -856,3 +856,21 @@ test('24: after its own close() a client hears nothing more of the connection', 
   assert.equal((await states.next()).state, 'closed');
   assert.ok(new TidewireError('x', 'y') instanceof Error);
 });
+
+test('19: an address that nothing answers is told once, and an outage of a service that was there is not', async (t) => {
+  const fetch = /** @type {any} */ (() => Promise.reject(new TypeError('no route')));
+  for (const wasReady of [false, true]) {
+    const { server, client, errors, until, retry } = await scene(t, { fetch });
+    void client.connect();
+    if (wasReady) {
+      const peer = await server.peer();
+      await peer.welcome();
+      await until('ready');
+      server.refusal = { status: 503 };
+      peer.terminate();
+    } else server.refusal = { status: 503 };
+    for (let n = 0; n < 5; n += 1) await retry();
+    if (!wasReady) assert.match((await errors.next()).message, /no answer from http:.*\/ws; trying again/);
+    assert.equal(errors.length, 0);
+  }
+});

@@ -36,7 +36,7 @@ const WAKE_TIMEOUT = 1_800;
 const YOUNG = 2_000;
 /** Milliseconds for the plain GET. */
 const PROBE_TIMEOUT = 8_000;
-/** Failed tries in a row after which an unreachable service is reported. */
+/** Failed tries after which an address is reported that nothing answers. Once the client was ready, the state says enough. */
 const SILENT_TRIES = 3;
 
 /**
@@ -292,7 +292,7 @@ export class Connection {
   /** Reports, once for each outage, that something other than the service answers, or nothing does. @param {import('./probe.js').Verdict} verdict */
   #warn({ reason, message, understood }) {
     const isSilent = reason === 'unreachable';
-    if (understood || this.#reported === reason || (isSilent && this.#backoff.attempt + 1 < SILENT_TRIES)) return;
+    if (understood || this.#reported === reason || (isSilent && (this.#wasReady || this.#backoff.attempt + 1 < SILENT_TRIES))) return;
     this.#reported = reason;
     const error = new TidewireError(isSilent ? 'unreachable' : 'unexpected_response', `${message}; trying again`, { retryable: true, details: { reason } });
     this.#core.report(error);
