@@ -141,5 +141,8 @@ export class Core {
 
 /** A random id prefix that is unique for each client; `crypto.randomUUID` would need a secure context. */
 function unique() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, '0')).join('');
+  const bytes = new Uint8Array(9);
+  if (globalThis.crypto) crypto.getRandomValues(bytes);
+  else bytes.forEach((_, index) => (bytes[index] = Math.random() * 256)); // React Native
+  return Array.from(bytes, (byte) => byte.toString(36).padStart(2, '0')).join('');
 }

@@ -3,6 +3,8 @@ const TOKEN = 'Check the key, `iss`, `aud` and `exp` of the token.';
 
 /** What to do about an error, by its code. @type {Record<string, string>} */
 const HELP = {
+  // @ts-expect-error the prototype, so that no other code is found
+  __proto__: null,
   unauthenticated: 'Pass `token`, `ticket` or `anonymous: true`, or log in.',
   invalid_token: TOKEN,
   token_expired: TOKEN,
@@ -53,7 +55,7 @@ export class TidewireError extends Error {
    */
   static from({ code, message, retryable, details }, channel = details?.channel) {
     const hint = details?.suggestion ? `; did you mean ${details.suggestion}?` : '';
-    return new TidewireError(code, `${message}${hint}`, { channel, retryable, details });
+    return new TidewireError(code, `${message}${hint}`, { channel, retryable: retryable === true, details: details ?? {} });
   }
 }
 

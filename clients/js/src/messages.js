@@ -82,6 +82,8 @@ const eventsOf = (list, channel) => (Array.isArray(list) ? list.filter((event) =
 
 /** @type {Record<string, (message: any) => boolean>} */
 const CHECKS = {
+  // @ts-expect-error the prototype, so that no other name is found
+  __proto__: null,
   welcome: ({ connection, user, limits }) => typeof connection === 'string' && typeof user === 'string' && isObject(limits),
   subscribed: (message) => {
     message.events = eventsOf(message.events, message.channel);
@@ -91,7 +93,7 @@ const CHECKS = {
     return typeof message.epoch === 'string' && isCount(message.offset);
   },
   presence: ({ presence }) => typeof presence === 'object',
-  history: (message) => Array.isArray(message.events),
+  history: (message) => Boolean((message.events = eventsOf(message.events, message.channel))),
   error: ({ code }) => typeof code === 'string',
 };
 

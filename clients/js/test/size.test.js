@@ -7,7 +7,7 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 14_400, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 14_600, 'codes.js': 2_600 };
 
 for (const [entry, budget] of Object.entries(BUDGETS)) {
   test(`${entry} keeps its budget of ${budget} bytes`, async (t) => {

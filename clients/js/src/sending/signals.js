@@ -1,4 +1,5 @@
 import { Timer } from '../base/clock.js';
+import { TidewireError } from '../errors.js';
 import { bytesOf } from './sender.js';
 
 /**
@@ -99,7 +100,9 @@ export class Signals {
       this.#due.delete(name);
       if (!entry.resting) this.#named.delete(name);
     }
-    return bytesOf(text) <= maxBytes ? text : undefined;
+    if (bytesOf(text) <= maxBytes) return text;
+    this.#core.report(new TidewireError('too_big', `a signal has more than the ${maxBytes} bytes that the service accepts`));
+    return undefined;
   }
 
   /** Drops all that waits. */

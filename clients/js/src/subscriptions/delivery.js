@@ -115,11 +115,7 @@ export class Delivery {
     this.#draining = true;
     const run = this.#run;
     for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
-      const { message, at } = next;
-      if ('run' in message) await message.run();
-      else if (message.type === 'subscribed') await this.#start(/** @type {Subscribed} */ (message), at, run);
-      else if (message.type === 'presence') await this.#showPresence(this.#list.replace(/** @type {PresenceReply} */ (message).presence ?? NOBODY));
-      else await this.#event(/** @type {Event} */ (message), at, run);
+      await this.#handle(next, run);
       if (run !== this.#run) return;
     }
     this.#draining = this.#told = false;
@@ -127,6 +123,17 @@ export class Delivery {
       this.#full = false;
       this.#subscription.missing('gap');
     }
+  }
+
+  /**
+   * @param {Queued} queued
+   * @param {number} run
+   */
+  #handle({ message, at }, run) {
+    if ('run' in message) return message.run();
+    if (message.type === 'subscribed') return this.#start(/** @type {Subscribed} */ (message), at, run);
+    if (message.type === 'presence') return this.#showPresence(this.#list.replace(/** @type {PresenceReply} */ (message).presence ?? NOBODY));
+    return this.#event(/** @type {Event} */ (message), at, run);
   }
 
   /**
