@@ -136,7 +136,7 @@ export class Connection {
     let hello;
     try {
       address = this.#resolve();
-      if (!address) throw new TidewireError('invalid_address', 'the address is not valid; without a page it must be absolute');
+      if (!address) throw new TidewireError('invalid_url', 'the address is not valid; without a page it must be absolute');
       address.searchParams.delete('channels'); // they have been subscribed to
       announce(address, this.#options.contract);
       hello = await this.#credentials(address);
