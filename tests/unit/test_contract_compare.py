@@ -68,6 +68,7 @@ def updates(schema: Any) -> dict[str, Any]:
 
 
 LONGER, SHORTER = ({"events": number, "ttl": "1h"} for number in (50, 5))
+CACHEABLE = {"events": 10, "ttl": "1h", "cacheable": True}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Effect, Effect, bool]] = {
     "property required": (channel(), data(text_and("lang", "lang")), BREAKING, NONE, False),
     "property not required": (channel(), data({**TEXT, "required": []}), NONE, BREAKING, False),
@@ -104,6 +105,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Effect, Effect, bool]] = 
     "window": (channel(), channel({"window": "1s"}), NONE, NONE, False),
     "history shortened": (channel(), channel(history=SHORTER), NONE, POSSIBLE, False),
     "history longer": (channel(), channel(history=LONGER), NONE, NONE, False),
+    "history cacheable": (channel(), channel(history=CACHEABLE), NONE, NONE, False),
     "subscribe widened": (from_server(), from_server(subscribe="authenticated"), NONE, NONE, True),
     "subscribe narrowed": (from_server(subscribe="everyone"), from_server(), NONE, BREAKING, False),
     "publish by more subscribers": (channel(), channel(subscribe="everyone"), NONE, NONE, True),

@@ -216,6 +216,9 @@ def _compare_retention(place: Place, old: ChannelSpec, new: ChannelSpec) -> Iter
         "history": (old.history, new.history),
         "state": (old.state if old.has_state else None, new.state if new.has_state else None),
     }
+    if old.is_cacheable != new.is_cacheable:
+        may = "may" if new.is_cacheable else "may no longer"
+        yield Change((*place, "history"), f"caches {may} keep full pages")
     for name, (before, after) in kept.items():
         at: Place = (*place, name)
         if before == after:

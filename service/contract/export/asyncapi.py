@@ -138,7 +138,7 @@ class _Description:
         return {
             "subscribe": spec.subscribe.value,
             "presence": self._declare_presence(spec),
-            **({"history": _declare_retention(spec.history, "events")} if spec.history is not None else {}),
+            **({"history": _declare_history(spec, spec.history)} if spec.history is not None else {}),
             **({"state": _declare_retention(spec.state, "keys")} if spec.has_state else {}),
         }
 
@@ -207,6 +207,10 @@ def _address(spec: ChannelSpec) -> str:
 def _parameter(name: str) -> str:
     """Returns the name of a parameter. Most readers in JavaScript take __proto__ for an object's prototype."""
     return "proto" if name == "__proto__" else name
+
+
+def _declare_history(spec: ChannelSpec, history: Retention) -> dict[str, Any]:
+    return {**_declare_retention(history, "events"), **({"cacheable": True} if spec.is_cacheable else {})}
 
 
 def _declare_retention(retention: Retention, entries: str) -> dict[str, Any]:
