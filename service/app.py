@@ -65,7 +65,7 @@ from service.web.http.http_connections import HTTP_CONNECTIONS, HttpConnections
 from service.web.http.http_protocol import HttpContext, HttpProtocol
 from service.web.http.parse_queue import ParseQueue
 from service.web.http.request_queue import RequestQueue
-from service.web.http.socket_options import Listener, listen, set_socket_options
+from service.web.http.socket_options import ACCEPTS_PER_ITERATION, Listener, listen, set_socket_options
 from service.web.http_config import HTTP_CONFIG, NODE, ApiKey, HttpConfig
 from service.web.http_stream import routes as http_stream
 from service.web.http_stream.poll_handler import POLL_HANDLER, PollHandler
@@ -432,7 +432,14 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         )
         service.http_connections.start()
         with _naming_settings("host and port", settings.host, settings.port):
-            listener = await listen(upgrade_queue, settings.host, settings.port, backlog=BACKLOG, reuse_port=is_shared)
+            listener = await listen(
+                upgrade_queue,
+                settings.host,
+                settings.port,
+                backlog=BACKLOG,
+                reuse_port=is_shared,
+                accepts_per_iteration=ACCEPTS_PER_ITERATION,
+            )
         set_socket_options(listener.sockets, service.node.bounds)
         if max_files is not None:
             service.descriptors.start(max_files)
