@@ -26,15 +26,18 @@ from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 
 def accept_connection(
-    node: Node, transport: Transport, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade, head: bytes = b""
+    node: Node, transport: Transport, buffer: PreAuthBuffer | None, upgrade: AcceptedUpgrade, head: bytes = b""
 ) -> Coroutine[Any, Any, None] | None:
     """Authenticates the client of a transport and starts its session, or closes the transport.
 
-    `buffer` handles messages until the session starts. `head` is sent before everything else. The slot is released when the
-    connection is lost. Returns what has to be waited for; None if the session has started.
+    `buffer` handles messages until the session starts; None if the identity is known and no message has arrived. `head` is sent
+    before everything else. The slot is released when the connection is lost. Returns what has to be waited for; None if the
+    session has started.
     """
     identity = upgrade.identity
     if identity is None:
+        if buffer is None:
+            raise ValueError("a client without an identity sends hello, which needs a buffer")
         return _accept_after_hello(node, transport, buffer, upgrade)
     try:
         connection = open_connection(node, transport, upgrade, identity, upgrade.credentials, head)
@@ -76,7 +79,11 @@ def _refuse(
 
 
 def _start_session(
-    node: Node, connection: Connection, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade, rest: Iterable[str | Raw]
+    node: Node,
+    connection: Connection,
+    buffer: PreAuthBuffer | None,
+    upgrade: AcceptedUpgrade,
+    rest: Iterable[str | Raw],
 ) -> Coroutine[Any, Any, None] | None:
     node.lifecycle.add(connection)
     if upgrade.has_receipts:

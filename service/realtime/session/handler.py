@@ -81,9 +81,10 @@ class SessionHandler:
         """True once the client has closed its sending side. The connection closes after the running command."""
 
     def start(
-        self, buffer: PreAuthBuffer, joins: Iterator[Join], rest: Iterable[str | Raw]
+        self, buffer: PreAuthBuffer | None, joins: Iterator[Join], rest: Iterable[str | Raw]
     ) -> Coroutine[Any, Any, None] | None:
-        """Takes over from the buffer: makes the subscriptions in `joins`, then handles `rest`, then the buffered messages.
+        """Takes over from the buffer, if there is one: makes the subscriptions in `joins`, then handles `rest`, then the buffered
+        messages.
 
         Returns what has to be waited for; None if all is done.
         """
@@ -92,24 +93,28 @@ class SessionHandler:
         if connection.transport.is_writing_paused:
             connection.pause_writing()
         self._is_busy = True
-        if buffer.is_lost:
-            connection.connection_lost()
+        if buffer is not None:
+            self._take_over(buffer)
         waiting: Awaitable[None] | None = None
         try:
             waiting = self._subscribe(joins)
         except Exception:
             self._fail()
         if waiting is None and not (
-            rest or buffer.queued or buffer.has_ended or connection.is_lost
+            rest or self._waiting is not None or self._has_ended or connection.is_lost
         ):  # as for nearly all
             self._is_busy = False
             return None
+        self._set_reading(reading=True)
+        return self._run(None, self._handle_first(waiting, joins, rest))
+
+    def _take_over(self, buffer: PreAuthBuffer) -> None:
+        if buffer.is_lost:
+            self._connection.connection_lost()
+        self._has_ended = buffer.has_ended
         if buffer.queued:
             self._waiting = _Waiting(buffer.queued)
             self._waiting.queued_bytes = sum(map(getsizeof, buffer.queued))
-        self._has_ended = buffer.has_ended
-        self._set_reading(reading=True)
-        return self._run(None, self._handle_first(waiting, joins, rest))
 
     def _subscribe(self, joins: Iterator[Join]) -> Awaitable[None] | None:
         """Subscribes to channels up to the first that has to wait. Returns what has to be waited for; None after the last."""

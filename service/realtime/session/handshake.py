@@ -61,10 +61,7 @@ class AcceptedUpgrade(Struct, frozen=True):
     def joins(self) -> Iterator[Join]:
         """Iterates over the subscriptions that come with the upgrade."""
         positions, tails = self.positions, self.tails
-        return (
-            (name, spec, positions.get(name), tails.get(name, 0) if tails else 0)
-            for name, spec in self.channels.items()
-        )
+        return iter([(name, spec, positions.get(name), tails.get(name, 0)) for name, spec in self.channels.items()])
 
 
 async def authenticate_hello(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 import structlog
 from aiohttp import hdrs, web
 from msgspec import Struct
 
+from service.core.identity import Credentials, Identity
 from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement
 from service.protocol.framing import accept_key
 from service.protocol.messages import SUBPROTOCOL
-from service.realtime.admission.slots import network_of
+from service.realtime.admission.slots import ConnectionSlot, network_of
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.node import Node
 from service.realtime.session.accept import accept_connection
@@ -23,6 +24,7 @@ from service.web.client_info import add_cors_headers, check_origin, client_ip, p
 from service.web.connect_checks import check_limits, read_announcement
 from service.web.http.detach import DetachedConnection
 from service.web.http.header_list import offers_websocket
+from service.web.http.peer_transport import NULL_HANDLER
 from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HttpConfig
 from service.web.problem import fault_response, problem_response
@@ -76,23 +78,15 @@ class UpgradeHandler:
         self._compresses = compresses
 
     def accept(self, request: AnyRequest, pending: PendingUpgrade) -> None:
-        """Starts to answer an upgrade that UpgradeQueue has read; a task finishes what cannot be done at once."""
-        self._node.runtime.tasks.start("upgrade", self._answer_pending(request, pending))
-
-    async def _answer_pending(self, request: AnyRequest, pending: PendingUpgrade) -> None:
+        """Answers an upgrade that UpgradeQueue has read; a task finishes what cannot be done at once."""
         try:
-            response = await self.answer(request, pending.detach, pending.received_at)
+            answer = self._answer_now(request, pending.detach, pending.received_at)
         except Exception:
-            response = fault_response(request.method)
-        except BaseException:  # the service stops; the peer gets no response
-            pending.abort()
-            raise
-        if response is not None:
-            try:
-                pending.respond(response)
-            except Exception:  # no deadline covers this connection any more, so nothing else would ever close it
-                _log.exception("upgrade_response_failed")
-                pending.abort()
+            answer = fault_response(request.method)
+        if isinstance(answer, web.Response):
+            _respond(answer, pending)
+        elif answer is not None:
+            self._node.runtime.tasks.start("upgrade", _finish(request, answer, pending))
 
     async def answer(
         self, request: AnyRequest, detach: Callable[[], DetachedConnection], received_at: float
@@ -101,41 +95,76 @@ class UpgradeHandler:
 
         `detach` is called after all checks have passed. `received_at`: monotonic time at which the request had arrived.
         """
+        answer = self._answer_now(request, detach, received_at)
+        return answer if answer is None or isinstance(answer, web.Response) else await answer
+
+    def _answer_now(
+        self, request: AnyRequest, detach: Callable[[], DetachedConnection], received_at: float
+    ) -> web.Response | Coroutine[Any, Any, web.Response | None] | None:
+        """Does the same as `answer`, up to the first wait. Returns what has to be waited for, or the result of `answer`."""
         try:
-            response = await self._check(request)
-        except ServiceError as error:
+            checked = self._check(request)
+        except Exception as error:
             return self._refuse(request, error)
-        except Exception:
-            self._count_refusal(request, ServiceError(ErrorCode.INTERNAL, "a fault of the service"))
-            raise
+        if isinstance(checked, UpgradeResponse):
+            waiting = self._open(checked, detach, received_at)
+            return None if waiting is None else _without_response(waiting)
+        return self._answer_checked(request, checked, detach, received_at)
+
+    async def _answer_checked(
+        self,
+        request: AnyRequest,
+        checks: Awaitable[UpgradeResponse],
+        detach: Callable[[], DetachedConnection],
+        received_at: float,
+    ) -> web.Response | None:
+        try:
+            response = await checks
+        except Exception as error:
+            return self._refuse(request, error)
+        waiting = self._open(response, detach, received_at)
+        if waiting is not None:
+            await waiting
+        return None
+
+    def _open(
+        self, response: UpgradeResponse, detach: Callable[[], DetachedConnection], received_at: float
+    ) -> Coroutine[Any, Any, None] | None:
+        """Sends the response, and serves the connection as a WebSocket. Returns what has to be waited for."""
         detached = detach()
         transport, early_data, has_eof = detached.transport, detached.early_data, detached.has_eof
+        node, upgrade = self._node, response.upgrade
         if transport is None or transport.is_closing():
-            response.upgrade.slot.release()
+            upgrade.slot.release()
             return None
-        identity = response.upgrade.identity
-        account = self._node.streams.budget.account(UNAUTHENTICATED_TENANT if identity is None else identity.tenant)
+        identity = upgrade.identity
+        account = node.streams.budget.account(UNAUTHENTICATED_TENANT if identity is None else identity.tenant)
         websocket = WebSocket(self._context, transport, response.window_bits, account=account)
-        websocket.handler = buffer = PreAuthBuffer(websocket)
+        head = response.head
+        if identity is None or early_data or has_eof:
+            # Messages may arrive before the session starts, so they need a buffer, and the client needs the head now.
+            websocket.handler = buffer = PreAuthBuffer(websocket)
+        else:
+            # The head is sent with the welcome in one write, because each write that wakes a client is costly.
+            websocket.handler, buffer = NULL_HANDLER, None
         transport.set_protocol(websocket)
         websocket.connection_made(transport)
-        head = response.head
-        # Otherwise the head is sent with the welcome in one write, because each write that wakes a client is costly.
-        if identity is None or early_data or has_eof:
+        if buffer is not None:
             websocket.write(head)
             head = b""
-        runtime = self._node.runtime
+        runtime = node.runtime
         runtime.metrics.connections.handshake_seconds.observe(max(0.0, runtime.clock.monotonic() - received_at))
         if early_data:
             websocket.data_received(early_data)
         if has_eof and not websocket.eof_received():
             transport.close()
-        waiting = accept_connection(self._node, websocket, buffer, response.upgrade, head)
-        if waiting is not None:
-            await waiting
-        return None
+        return accept_connection(node, websocket, buffer, upgrade, head)
 
-    def _refuse(self, request: AnyRequest, error: ServiceError) -> web.Response:
+    def _refuse(self, request: AnyRequest, error: Exception) -> web.Response:
+        """Returns the response of a refusal. Raises any other error again."""
+        if not isinstance(error, ServiceError):
+            self._count_refusal(request, ServiceError(ErrorCode.INTERNAL, "a fault of the service"))
+            raise error
         if error.code is not ErrorCode.UPGRADE_REQUIRED:
             self._count_refusal(request, error)
         response = problem_response(error)
@@ -147,17 +176,16 @@ class UpgradeHandler:
     def _count_refusal(self, request: AnyRequest, error: ServiceError) -> None:
         self._node.admission.refusals.count(error, "upgrade", network_of(client_ip(request, self._config.hops)))
 
-    async def _check(self, request: AnyRequest) -> UpgradeResponse:
-        """Runs every check in the order of docs/protocol.md, cheap ones first.
+    def _check(self, request: AnyRequest) -> UpgradeResponse | Coroutine[Any, Any, UpgradeResponse]:
+        """Runs every check in the order of docs/protocol.md, cheap ones first. Returns what has to be waited for, if any.
 
-        Raises ServiceError, after which nothing stays reserved. For a plain GET whose upgrade would succeed, the code
-        is UPGRADE_REQUIRED.
+        Raises ServiceError, at once or at the end of the wait, after which nothing stays reserved. For a plain GET whose upgrade
+        would succeed, the code is UPGRADE_REQUIRED.
         """
         node, config = self._node, self._config
-        # The slot is acquired before the first await: otherwise concurrent upgrades could exceed the caps.
+        # The slot is acquired before the first wait: otherwise concurrent upgrades could exceed the caps.
         slot = node.admission.slots.acquire(check_limits(request, node, config))
-        has_entered = False
-        is_upgrade = offers_websocket(request.headers)
+        is_upgrade, has_entered = offers_websocket(request.headers), False
         try:
             upgrade_checks.check_subprotocol(request, is_upgrade=is_upgrade)
             is_browser = hdrs.ORIGIN in request.headers
@@ -169,31 +197,92 @@ class UpgradeHandler:
             has_entered = is_upgrade
             credentials = parse_credentials(request, config)
             identity = upgrade_checks.authenticate_now(credentials, node)
-            if identity is None:
-                identity = await upgrade_checks.authenticate(credentials, node)
-            if identity is not None:
-                waiting = slot.identify(identity)
-                if waiting is not None:
-                    await waiting
-            channels = upgrade_checks.authorise_channels(request, node, identity)
-            is_ready = "1" in query_values(request, "ready")
-            announcement = read_announcement(request)
-            kind = upgrade_checks.kind_of(credentials)
-            upgrade = AcceptedUpgrade(slot, identity, kind, channels, is_ready, announcement)
-            if not is_upgrade:
-                upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)
-                raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
-            key = upgrade_checks.check_handshake(request)
-            agreement = upgrade_checks.negotiate_compression(request) if self._compresses else None
-            upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=True)
-            if credentials.ticket is not None:
-                await upgrade_checks.redeem_ticket(request, node)
+            waiting = None if identity is None else slot.identify(identity)
+            if identity is not None and waiting is None:
+                return self._check_rest(request, slot, credentials, identity, is_upgrade=is_upgrade)
         except BaseException:
-            if has_entered:
-                node.admission.upgrades.cancel()
-            slot.release()
+            self._leave(slot, has_entered=has_entered)
             raise
+        return self._check_identity(request, slot, credentials, identity, waiting, is_upgrade=is_upgrade)
+
+    async def _check_identity(
+        self,
+        request: AnyRequest,
+        slot: ConnectionSlot,
+        credentials: Credentials,
+        identity: Identity | None,
+        waiting: Awaitable[None] | None,
+        *,
+        is_upgrade: bool,
+    ) -> UpgradeResponse:
+        """Continues `_check` where it has to wait: for the identity, for the quota of all nodes, or for the end of a ticket."""
+        try:
+            if identity is None:
+                identity = await upgrade_checks.authenticate(credentials, self._node)
+                waiting = None if identity is None else slot.identify(identity)
+            if waiting is not None:
+                await waiting
+            response = self._check_rest(request, slot, credentials, identity, is_upgrade=is_upgrade)
+            if credentials.ticket is not None:
+                await upgrade_checks.redeem_ticket(request, self._node)
+        except BaseException:
+            self._leave(slot, has_entered=is_upgrade)
+            raise
+        return response
+
+    def _check_rest(
+        self,
+        request: AnyRequest,
+        slot: ConnectionSlot,
+        credentials: Credentials,
+        identity: Identity | None,
+        *,
+        is_upgrade: bool,
+    ) -> UpgradeResponse:
+        """Runs the checks after the quota, all but the last one of a ticket."""
+        node = self._node
+        channels = upgrade_checks.authorise_channels(request, node, identity)
+        is_ready = "1" in query_values(request, "ready")
+        announcement = read_announcement(request)
+        kind = upgrade_checks.kind_of(credentials)
+        upgrade = AcceptedUpgrade(slot, identity, kind, channels, is_ready, announcement)
+        if not is_upgrade:
+            upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)
+            raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
+        key = upgrade_checks.check_handshake(request)
+        agreement = upgrade_checks.negotiate_compression(request) if self._compresses else None
+        upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=True)
         return UpgradeResponse(upgrade, _head(key, agreement), agreement.window_bits if agreement is not None else 0)
+
+    def _leave(self, slot: ConnectionSlot, *, has_entered: bool) -> None:
+        """Releases what a refused upgrade has reserved."""
+        if has_entered:
+            self._node.admission.upgrades.cancel()
+        slot.release()
+
+
+async def _without_response(waiting: Awaitable[None]) -> None:
+    await waiting
+
+
+async def _finish(request: AnyRequest, answer: Awaitable[web.Response | None], pending: PendingUpgrade) -> None:
+    try:
+        response = await answer
+    except Exception:
+        response = fault_response(request.method)
+    except BaseException:  # the service stops; the peer gets no response
+        pending.abort()
+        raise
+    if response is not None:
+        _respond(response, pending)
+
+
+def _respond(response: web.Response, pending: PendingUpgrade) -> None:
+    try:
+        pending.respond(response)
+    except Exception:  # no deadline covers this connection any more, so nothing else would ever close it
+        _log.exception("upgrade_response_failed")
+        pending.abort()
 
 
 def _head(key: bytes, agreement: Agreement | None) -> bytes:
