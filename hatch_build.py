@@ -42,7 +42,9 @@ class NativeBuildHook(BuildHookInterface[Any]):
         if fault is not None and wanted == "always":
             raise RuntimeError(f"{SOURCE} is not compiled, and {SWITCH} is {wanted!r}: {fault}")
         if fault is not None:
-            self.app.display_warning(f"{SOURCE} is not compiled, so fan-outs will cost more processor time: {fault}")
+            self.app.display_warning(
+                f"{SOURCE} is not compiled, so fan-outs and connects will cost more processor time: {fault}"
+            )
         elif version != "editable":
             build_data["force_include"][str(root / LIBRARY)] = str(LIBRARY)
             build_data["pure_python"] = False

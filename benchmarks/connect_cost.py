@@ -27,15 +27,15 @@ from msgspec import Struct
 
 from benchmarks.in_process import SECRET, Sink, masked, running, settled
 from benchmarks.peers.tidewire import tokens
+from service.protocol.framing import accept_key
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.session.handler import SessionHandler
 from service.realtime.session.handshake import AcceptedUpgrade, open_connection
-from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.telemetry.runtime import freeze_gc
 from service.web.client_info import check_origin, parse_credentials
 from service.web.connect_checks import check_limits
 from service.web.http.http_protocol import HttpProtocol
-from service.web.http.plain_request import parse_plain_upgrade
+from service.web.http.peer_transport import NULL_HANDLER
 from service.web.ws import upgrade as upgrade_module
 from service.web.ws import upgrade_checks
 from service.web.ws.upgrade_queue import MAX_UPGRADES_PER_ITERATION, FirstRequestContext, UpgradeQueue
@@ -136,6 +136,7 @@ async def upgrade_queue() -> AsyncIterator[UpgradeQueue]:
                 service.node.runtime,
                 account,
                 service.settings.limits.message_bytes,
+                service.parse_plain_upgrade,
             )
         )
 
@@ -220,7 +221,7 @@ def _time_parts(laps: Laps, queue: UpgradeQueue, head: bytes) -> None:
     protocol.connection_made(sink)
     context.connections.mark_busy(sink)
     laps.end("accept and count the TCP connection")
-    request = parse_plain_upgrade(head, "127.0.0.1")
+    request = context.parse_plain_upgrade(head, "127.0.0.1")
     laps.end("parse the head")
     assert request is not None
     network = check_limits(request, node, config)
@@ -241,12 +242,13 @@ def _time_parts(laps: Laps, queue: UpgradeQueue, head: bytes) -> None:
     upgrade = AcceptedUpgrade(slot, identity, "bearer", channels)
     upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=True)
     laps.end("authorise and charge the channels")
-    response = upgrade_module._head(upgrade_checks.check_handshake(request), None)
+    key = upgrade_checks.check_handshake(request)
+    response = upgrade_module._head(request.accept or accept_key(key), None)
     laps.end("check the handshake, make the response")
     protocol.detach()
     account = node.streams.budget.account(identity.tenant)
     websocket = WebSocket(websockets, sink, account=account)
-    websocket.handler = buffer = PreAuthBuffer(websocket)
+    websocket.handler = NULL_HANDLER
     sink.set_protocol(websocket)
     websocket.connection_made(sink)
     laps.end("make the WebSocket")
@@ -254,7 +256,7 @@ def _time_parts(laps: Laps, queue: UpgradeQueue, head: bytes) -> None:
     laps.end("make the connection, send welcome")
     node.lifecycle.add(connection)
     laps.end("register the connection")
-    SessionHandler(node, connection).start(buffer, upgrade.joins(), ())
+    SessionHandler(node, connection).start(None, upgrade.joins(), ())
     laps.end("start the session, subscribe")
     websocket.connection_lost(None)
 

@@ -64,6 +64,7 @@ from service.web.http.drain_middleware import drain_middleware
 from service.web.http.http_connections import HTTP_CONNECTIONS, HttpConnections
 from service.web.http.http_protocol import HttpContext, HttpProtocol
 from service.web.http.parse_queue import ParseQueue
+from service.web.http.plain_request import parse_plain_upgrade
 from service.web.http.request_queue import RequestQueue
 from service.web.http.socket_options import ACCEPTS_PER_ITERATION, Listener, listen, set_socket_options
 from service.web.http_config import HTTP_CONFIG, NODE, ApiKey, HttpConfig
@@ -108,9 +109,9 @@ class Service:
         self.store_clock = StoreClock(self.clock, self.metrics)
         self.broker = broker or make_broker(settings, self.clock, self.store_clock, self.metrics)
         presence, ticket_store, quota, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
-        batch_sender = native.load() if settings.native_send == "auto" else None
-        self.native_send = "on" if batch_sender is not None else "off" if settings.native_send == "off" else "not built"
-        """Whether the native sender writes to rooms: on, off or not built. For the log."""
+        self._native = native.load() if settings.native_send == "auto" else None
+        self.native_send = "on" if self._native is not None else "off" if settings.native_send == "off" else "not built"
+        """Whether the C extension is used: on, off or not built. For the log."""
         bounds, receipt_key = _bounds(settings), _receipt_key(settings)
         ports = Ports(
             broker=self.broker,
@@ -123,7 +124,7 @@ class Service:
             receipt_key=receipt_key,
             page_keys=[secret.get_secret_value().encode() for secret in settings.auth.page_secrets] or [receipt_key],
             connect=partial(loopback.connect, bounds, self.clock),
-            batch_sender=batch_sender,
+            batch_sender=None if self._native is None else self._native.send,
         )
         self.node = Node(Gate(contract), ports, bounds, self.metrics)
         limits = settings.limits
@@ -141,6 +142,7 @@ class Service:
         self.metrics.http.http_connections.set_function(lambda: len(self.http_connections))
         self.metrics.http.max_http_connections.set_function(lambda: self.http_connections.caps.max_connections)
         self.metrics.http.ops_connections.set_function(lambda: len(self.ops_connections))
+        self.parse_plain_upgrade = parse_plain_upgrade if self._native is None else self._native.parse
         self.upgrade_queue: UpgradeQueue | None = None
         """None unless the service listens."""
         self.is_listening = False
@@ -428,6 +430,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
                 service.node.runtime,
                 account,
                 settings.limits.message_bytes,
+                service.parse_plain_upgrade,
             )
         )
         service.http_connections.start()

@@ -302,7 +302,7 @@ class Settings(BaseSettings):
     """Processes that share the public port, each of them a node. More than 1 needs Linux and a broker other than
     `memory://`. Worker i, counted from 0, uses `ops_port` + i."""
     native_send: Literal["auto", "off"] = "auto"
-    """`auto` uses the C extension to write to the members of a room, where it was built (Linux;
+    """`auto` uses the C extension to write to the members of a room and to parse upgrades, where it was built (Linux;
     docs/deploy/native-sender.md). It saves CPU time. `off` never uses it."""
     contract: Path | None = None
     """The contract file. A relative path in the settings file starts at the folder of that file."""

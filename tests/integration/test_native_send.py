@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,9 +207,9 @@ class DescriptorMonitor:
         self.faults: list[str] = []
         self.server: Running | None = None
         monitor = self
-        sender = native.load()
-        assert sender is not None
-        self.sender: NativeSender = sender
+        library = native.load()
+        assert library is not None
+        self.sender: NativeSender = library.send
         made, lost = WebSocket.connection_made, WebSocket.connection_lost
 
         def connection_made(end: WebSocket, transport: asyncio.BaseTransport) -> None:
@@ -229,7 +230,7 @@ class DescriptorMonitor:
 
         monkeypatch.setattr(WebSocket, "connection_made", connection_made)
         monkeypatch.setattr(WebSocket, "connection_lost", connection_lost)
-        monkeypatch.setattr("service.app.native.load", lambda: self)
+        monkeypatch.setattr("service.app.native.load", lambda: SimpleNamespace(send=self, parse=library.parse))
 
     def __call__(self, fds: list[int], frame: bytes) -> Sequence[tuple[int, int]]:
         self.calls += 1

@@ -1,4 +1,7 @@
-"""Plain requests, held against aiohttp: what `parse_plain_upgrade` accepts, aiohttp's way accepts, and reads the same."""
+"""Plain requests, held against aiohttp: what `parse_plain_upgrade` accepts, aiohttp's way accepts, and reads the same.
+
+The parser in C must accept exactly what `parse_plain_upgrade` accepts, and read the same.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from service.protocol.framing import accept_key
 from service.web.http.http_protocol import MAX_FIELD_BYTES, MAX_FIELDS, MAX_TARGET_BYTES, parse_upgrade_request
-from service.web.http.plain_request import MAX_PLAIN_BYTES, MAX_PLAIN_FIELDS, parse_plain_upgrade
+from service.web.http.plain_request import MAX_PLAIN_BYTES, MAX_PLAIN_FIELDS, PlainRequest, parse_plain_upgrade
+from service.web.ws import native
 from tests.support.examples import examples
 
 USUAL = [
@@ -35,6 +40,20 @@ CHROME = [
     ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"),
 ]
 FIREFOX = [(name, "keep-alive, Upgrade" if name == "Connection" else value) for name, value in CHROME]
+READ = (
+    "Host",
+    "Upgrade",
+    "Connection",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+    "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Extensions",
+    "Authorization",
+    "Origin",
+    "X-Forwarded-For",
+    "Sec-Fetch-Site",
+)
+"""The fields that the parser in C returns."""
 NGINX = [(name, value.lower() if name == "Connection" else value) for name, value in CHROME] + [
     ("X-Forwarded-For", "::1")
 ]
@@ -56,9 +75,25 @@ def without(name: str) -> list[tuple[str, str]]:
     return [field for field in USUAL if field[0] != name]
 
 
+def parse(sent: bytes) -> PlainRequest | None:
+    """Parses in Python. The parser in C, where it is built, must do the same."""
+    plain = parse_plain_upgrade(sent, "192.0.2.1")
+    library = native.load()
+    if library is not None:
+        parsed = library.parse(sent, "192.0.2.1")
+        assert (parsed is None) == (plain is None), sent
+        if parsed is not None and plain is not None:
+            assert (parsed.raw_path, parsed.remote) == (plain.raw_path, plain.remote)
+            assert parsed.headers == {name: plain.headers[name] for name in READ if name in plain.headers}
+            assert parsed.headers.getall("Origin", None) == plain.headers.getall("Origin", None)
+            key = plain.headers.get("Sec-WebSocket-Key", "").encode()
+            assert parsed.accept == (accept_key(key) if len(key) == 24 else b"")
+    return plain
+
+
 def check_same(sent: bytes, loop: asyncio.AbstractEventLoop) -> bool:
     """Whether `sent` is accepted as plain. Then aiohttp must read the same."""
-    plain = parse_plain_upgrade(sent, "192.0.2.1")
+    plain = parse(sent)
     if plain is None:
         return False
     message = parse_upgrade_request(None, loop, sent)
@@ -111,12 +146,20 @@ def test_usual_upgrade_is_plain(fields: list[tuple[str, str]], loop: asyncio.Abs
     ],
 )
 def test_unusual_request_is_left_to_aiohttp(sent: bytes) -> None:
-    assert parse_plain_upgrade(sent, None) is None
+    assert parse(sent) is None
 
 
 def test_plain_request_is_below_the_limits_of_others() -> None:
     assert min(MAX_TARGET_BYTES, MAX_FIELD_BYTES) > MAX_PLAIN_BYTES
     assert MAX_PLAIN_FIELDS < MAX_FIELDS
+
+
+@pytest.mark.parametrize("fields", [63, 64, 65])
+def test_both_parsers_have_the_same_bounds(fields: int) -> None:
+    more = [(f"X-{number}", "a") for number in range(fields - len(USUAL))]
+    assert (parse(head([*USUAL, *more])) is None) == (fields > MAX_PLAIN_FIELDS)
+    fills = MAX_PLAIN_BYTES - len(head([*USUAL, ("X", "")])) + fields - MAX_PLAIN_FIELDS
+    assert (parse(head([*USUAL, ("X", "a" * fills)])) is None) == (fields > MAX_PLAIN_FIELDS)
 
 
 CHARACTERS = st.characters(max_codepoint=0xFF)
@@ -157,3 +200,14 @@ def test_spoilt_plain_request_is_read_as_by_aiohttp(
     for at, change in changes:
         sent[at : at + len(change)] = change
     check_same(bytes(sent), loop)
+
+
+@settings(max_examples=examples(500))
+@given(st.sampled_from([USUAL, CHROME]), st.integers(0, 10_000), st.integers(0, 3), st.binary(max_size=3))
+def test_changed_head_is_read_by_both_parsers_in_the_same_way(
+    fields: list[tuple[str, str]], place: int, removed: int, added: bytes
+) -> None:
+    sent = head(fields)
+    at = place % (len(sent) + 1)
+    parse(sent[:at] + added + sent[at + removed :])
+    parse(sent[:at])

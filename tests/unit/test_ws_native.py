@@ -22,9 +22,9 @@ Pair = tuple[socket.socket, socket.socket]
 
 @pytest.fixture
 def send() -> NativeSender:
-    sender = load()
-    assert sender is not None, f"{native.LIBRARY.name} is not built: run scripts/setup.sh dev"
-    return sender
+    library = load()
+    assert library is not None, f"{native.LIBRARY.name} is not built: run scripts/setup.sh dev"
+    return library.send
 
 
 @pytest.fixture
@@ -78,16 +78,14 @@ def test_send_to_a_full_socket_is_reported_and_delays_nobody(send: NativeSender,
     assert [read(theirs) for _, theirs in pairs] == [b"frame", b"frame", b"#" * filled, b"frame", b"frame"]
 
 
-def test_send_taken_in_part_reports_the_exact_size() -> None:
-    sender = load()
-    assert sender is not None
+def test_send_taken_in_part_reports_the_exact_size(send: NativeSender) -> None:
     frame = bytes(range(256)) * 16_384
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
         with ours, theirs:
             ours.setblocking(False)
-            [(index, taken)] = sender([ours.fileno()], frame)
+            [(index, taken)] = send([ours.fileno()], frame)
             assert index == 0
             assert 0 < taken < len(frame)
             ours.close()

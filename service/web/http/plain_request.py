@@ -7,13 +7,14 @@ others. It would read each of these in the same way (tests/unit/test_web_plain_r
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 
 from service.core.authority import parse_authority
+from service.web.http.header_list import Headers
 
 MAX_PLAIN_BYTES = 8_000
 """Bytes of a head that is parsed here. The service's limits on a target and on a field are larger, so none can be exceeded."""
@@ -35,7 +36,7 @@ _NO_COOKIES: Mapping[str, str] = {}
 class PlainRequest:
     """A request as aiohttp's `BaseRequest` describes it, with only the attributes that the checks of an upgrade read."""
 
-    __slots__ = ("headers", "raw_path", "remote")
+    __slots__ = ("accept", "headers", "raw_path", "remote")
 
     method = hdrs.METH_GET
     version = HttpVersion11
@@ -43,13 +44,17 @@ class PlainRequest:
     """Not used: the target needs no decoding."""
     cookies = _NO_COOKIES
 
-    def __init__(self, raw_path: str, headers: CIMultiDictProxy[str], remote: str | None) -> None:
+    def __init__(self, raw_path: str, headers: Headers, remote: str | None, accept: bytes | None = None) -> None:
         self.raw_path = raw_path
         self.headers = headers
         self.remote = remote
+        self.accept = accept
+        """Sec-WebSocket-Accept of the key, if the parser has computed it."""
 
 
 AnyRequest: TypeAlias = web.BaseRequest | PlainRequest
+ParsePlainUpgrade: TypeAlias = Callable[[bytes, str | None], PlainRequest | None]
+"""What `parse_plain_upgrade` is; NativeParser (web/ws/native.py) does the same in C."""
 
 
 def parse_plain_upgrade(head: bytes, remote: str | None) -> PlainRequest | None:

@@ -25,7 +25,7 @@ from service.web.connect_checks import check_limits, read_announcement
 from service.web.http.detach import DetachedConnection
 from service.web.http.header_list import offers_websocket
 from service.web.http.peer_transport import NULL_HANDLER
-from service.web.http.plain_request import AnyRequest
+from service.web.http.plain_request import AnyRequest, PlainRequest
 from service.web.http_config import HttpConfig
 from service.web.problem import fault_response, problem_response
 from service.web.ws import upgrade_checks
@@ -252,7 +252,8 @@ class UpgradeHandler:
         key = upgrade_checks.check_handshake(request)
         agreement = upgrade_checks.negotiate_compression(request) if self._compresses else None
         upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=True)
-        return UpgradeResponse(upgrade, _head(key, agreement), agreement.window_bits if agreement is not None else 0)
+        accept = (request.accept if isinstance(request, PlainRequest) else None) or accept_key(key)
+        return UpgradeResponse(upgrade, _head(accept, agreement), agreement.window_bits if agreement is not None else 0)
 
     def _leave(self, slot: ConnectionSlot, *, has_entered: bool) -> None:
         """Releases what a refused upgrade has reserved."""
@@ -285,9 +286,9 @@ def _respond(response: web.Response, pending: PendingUpgrade) -> None:
         pending.abort()
 
 
-def _head(key: bytes, agreement: Agreement | None) -> bytes:
+def _head(accept: bytes, agreement: Agreement | None) -> bytes:
     extensions = b"" if agreement is None else b"\r\nSec-WebSocket-Extensions: " + agreement.response
-    return _RESPONSE_HEAD % (accept_key(key), _SUBPROTOCOL, extensions)
+    return _RESPONSE_HEAD % (accept, _SUBPROTOCOL, extensions)
 
 
 UPGRADE_HANDLER = web.AppKey("upgrade_handler", UpgradeHandler)

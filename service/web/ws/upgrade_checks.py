@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 
 from aiohttp import HttpVersion11, hdrs
-from multidict import CIMultiDictProxy
 
 from service.contract.model import ChannelSpec
 from service.core.identity import Credentials, Identity
@@ -19,7 +18,7 @@ from service.realtime.session.handshake import NO_CHANNELS, AcceptedUpgrade
 from service.web import connect_checks
 from service.web.client_info import query_values
 from service.web.connect_checks import invalid_ticket
-from service.web.http.header_list import header_elements
+from service.web.http.header_list import Headers, header_elements
 from service.web.http.plain_request import AnyRequest
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
@@ -104,7 +103,7 @@ def check_handshake(request: AnyRequest) -> bytes:
     return key.encode()
 
 
-def _has_connection_upgrade(headers: CIMultiDictProxy[str]) -> bool:
+def _has_connection_upgrade(headers: Headers) -> bool:
     if headers.get(hdrs.CONNECTION) == "Upgrade":  # the usual spelling, checked first because it is cheap
         return True
     return "upgrade" in [option.lower() for option in header_elements(headers, hdrs.CONNECTION)]

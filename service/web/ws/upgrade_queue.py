@@ -23,7 +23,7 @@ from service.web.http.detach import DetachedConnection
 from service.web.http.half_close import half_close
 from service.web.http.http_connections import HttpConnections
 from service.web.http.http_protocol import HttpProtocol, parse_upgrade_request
-from service.web.http.plain_request import AnyRequest, parse_plain_upgrade
+from service.web.http.plain_request import AnyRequest, ParsePlainUpgrade, parse_plain_upgrade
 from service.web.problem import serialize_closing_response
 from service.web.ws.upgrade import UpgradeHandler
 
@@ -56,6 +56,7 @@ class FirstRequestContext:
     account: Account
     """Counts the bytes that connections have sent before their upgrade is answered."""
     max_message_bytes: int
+    parse_plain_upgrade: ParsePlainUpgrade = parse_plain_upgrade
 
 
 class UpgradeQueue:
@@ -252,7 +253,7 @@ class FirstRequestProtocol(asyncio.Protocol):
 
     def _parse(self, head: bytes) -> AnyRequest | None:
         peer = self.peername
-        plain = parse_plain_upgrade(head, str(peer[0]) if isinstance(peer, tuple) else None)
+        plain = self._context.parse_plain_upgrade(head, str(peer[0]) if isinstance(peer, tuple) else None)
         if plain is not None:
             return plain
         message = parse_upgrade_request(self, self._queue.loop, head)
