@@ -1,5 +1,5 @@
 /* The service's code in C: sends one frame to many sockets, and parses the heads of upgrades. The contracts are in native.py, the
- * reasons in docs/adr/0019-native-send.md and docs/adr/0040-way-in.md. The code uses no Python API, so one build serves every Python
+ * reasons in docs/adr/0019-native-send.md and docs/adr/0040-the-way-in.md. The code uses no Python API, so one build serves every Python
  * version. */
 
 #include <stddef.h>

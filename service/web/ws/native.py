@@ -2,7 +2,7 @@
 
 Optional: hatch_build.py compiles native.c where there is a compiler. Without it, each delivery calls the transport in
 Python, and a regular expression parses the heads. Decisions and measurements: docs/adr/0019-native-send.md,
-docs/adr/0040-way-in.md.
+docs/adr/0040-the-way-in.md.
 """
 
 from __future__ import annotations
