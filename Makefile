@@ -129,6 +129,6 @@ upgrade: ## write requirements/*.lock with the newest versions
 clean: ## remove everything that make can create again
 	@# Without root, some files of an image's layers belong to other users of the container.
 	@[ ! -d build/image ] || [ "$$(id -u)" = 0 ] || podman unshare rm -rf build/image
-	rm -rf .venv .venv-deploy build dist clients/js/node_modules tests/asyncapi/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv .venv-deploy build dist clients/js/node_modules clients/js/bin tests/asyncapi/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .coverage .tidewire service/web/ws/_native.*
 	find service tests scripts demo -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,7 +31,7 @@ javascript_package() {
     local folder=build/dist/npm
     mkdir $folder
     npm --prefix clients/js run --silent build
-    cp -R clients/js/src clients/js/types clients/js/package.json clients/js/README.md LICENSE $folder
+    cp -R clients/js/src clients/js/types clients/js/bin clients/js/package.json clients/js/README.md LICENSE $folder
     if [ -n "${REPOSITORY:-}" ]; then
         npm --prefix $folder pkg set repository.type=git "repository.url=git+$REPOSITORY.git" repository.directory=clients/js
     fi
