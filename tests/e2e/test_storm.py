@@ -9,9 +9,9 @@ from time import monotonic
 
 import pytest
 
-from tests.faults.apart import CrowdApart
-from tests.faults.client import Message
-from tests.faults.crowd import Cast
+from tests.faults.clients.apart import CrowdApart
+from tests.faults.clients.crowd import Cast
+from tests.faults.clients.follow import Message
 from tests.faults.node import Node
 from tests.faults.tokens import TENANTS, token
 from tests.support.wire import Wire, connect, reader

@@ -8,13 +8,15 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from random import Random
 
 from tests.faults import everything
+from tests.faults.clients.transports import TRANSPORTS
+from tests.faults.publishers import PUBLISHERS
 from tests.faults.report import Report, table
-from tests.faults.scenario import SCENARIOS, STORES, Scenario, run
+from tests.faults.scenario import SCENARIOS, STORES, Mix, Scenario, run
 
 RESULTS = Path("build/faults.json")
 
@@ -31,7 +33,7 @@ def main() -> int:
             for store in (store for store in given.store if store in scenario.stores):
                 print(f"{scenario.name} on {store}, seed {seed} …", file=sys.stderr, flush=True)
                 with asyncio.Runner(debug=False) as runner:
-                    report = runner.run(run(scenario, seed, store, quick=given.quick))
+                    report = runner.run(run(scenario, seed, store, quick=given.quick, mix=given.mix))
                 print(f"  {report.verdict} in {report.seconds:g} s", file=sys.stderr, flush=True)
                 reports.append(report)
     except KeyboardInterrupt:
@@ -50,6 +52,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the schedule and the traffic (default: 1)")
     parser.add_argument("--only", default="", help="names of scenarios, joined by commas")
     parser.add_argument("--store", default="redis,valkey,nats", help="of redis, valkey, nats, memory; joined by commas")
+    parser.add_argument(
+        "--transports",
+        default=",".join(Mix().transports),
+        help=f"of clients, each as often as named: {', '.join(TRANSPORTS)}",
+    )
+    parser.add_argument(
+        "--publishers", default=",".join(Mix().publishers), help=f"each as often as named: {', '.join(PUBLISHERS)}"
+    )
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="random faults for so long")
     parser.add_argument("--quick", action="store_true", help="little traffic, and only the scenarios of the quick form")
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
@@ -62,12 +72,20 @@ def _arguments() -> argparse.Namespace:
     for name in given.store:
         if name not in STORES:
             parser.error(f"{name!r} is none of {', '.join(STORES)}")
+    given.mix = Mix(_names(parser, given.transports, TRANSPORTS), _names(parser, given.publishers, PUBLISHERS))
     given.only = [name for name in given.only.split(",") if name]
     known = {scenario.name for scenario in everything()}
     for name in given.only:
         if name not in known:
             parser.error(f"there is no scenario {name!r}; --list names them")
     return given
+
+
+def _names(parser: argparse.ArgumentParser, text: str, known: Collection[str]) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    if not names or not set(names) <= set(known):
+        parser.error(f"{text!r} has others than {', '.join(known)}")
+    return names
 
 
 def _schedule(given: argparse.Namespace) -> Iterator[tuple[Scenario, int]]:

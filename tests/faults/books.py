@@ -107,6 +107,8 @@ class Trouble(Struct, frozen=True):
     what: str
     """`error broker_unavailable`, `closed 1012`, `refused HTTP/1.1 503`, …"""
     client: int
+    transport: str = ""
+    """Of a client; a publisher has none."""
 
 
 class CrowdBooks(Struct):
@@ -119,20 +121,35 @@ class CrowdBooks(Struct):
     """Durable events that came again; the client's rule drops them."""
     gaps: int = 0
     """Times that an offset was jumped; the client's rule subscribes again."""
-    resumed: int = 0
-    """Times that `recovered: true` came."""
+    resumed_by: dict[str, int] = {}
+    """By transport: times that `recovered: true` came. Of polls: times that a session went on after a lost connection, and
+    nothing was missing."""
     pushed: int = 0
     """`subscribed` that came in place, unasked."""
-    told: int = 0
-    """Times that `reconnect` came."""
+    told_by: dict[str, int] = {}
+    """By transport: times that `reconnect` came."""
     tries: list[float] = field(default_factory=list)
     """When somebody tried to connect."""
     troubles: list[Trouble] = field(default_factory=list)
     presence: dict[str, int] = {}
 
-    def seen(self, what: str, since: float = 0.0) -> int:
-        """Troubles that begin with these words."""
-        return sum(trouble.what.startswith(what) for trouble in self.troubles if trouble.at >= since)
+    @property
+    def resumed(self) -> int:
+        """Of all transports."""
+        return sum(self.resumed_by.values())
+
+    @property
+    def told(self) -> int:
+        """Of all transports."""
+        return sum(self.told_by.values())
+
+    def seen(self, what: str, since: float = 0.0, transport: str = "") -> int:
+        """Troubles that begin with these words, of one transport or of all."""
+        return sum(
+            trouble.what.startswith(what) and transport in ("", trouble.transport)
+            for trouble in self.troubles
+            if trouble.at >= since
+        )
 
     def peak(self, since: float, until: float, span: float = 1.0) -> float:
         """Tries to connect a second, in the busiest `span` seconds between two moments."""

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from tests.faults.clients.transports import TRANSPORTS, ClientTransport
+from tests.faults.clients.witness import Witness
 from tests.faults.lossy import LossyFront
 from tests.faults.node import Node, total
 from tests.faults.scenario import ANY, Arena, scenario
 from tests.faults.stage import Stage, seconds_until
 from tests.faults.tokens import TENANTS, token
+from tests.support.http_wire import HttpWire
 from tests.support.proxy import Proxy
 from tests.support.wire import Refused, Wire, connect
 
@@ -35,47 +38,6 @@ _SO_ATTACH_FILTER, _BPF_RETURN = 26, 6
 TRIES, PER_PAIR, AT_ONCE = 10_000, 8, 8
 """Tries at the neighbour's doors; those of one pair of neighbours: its id, position and history, three reads, a user of its own,
 and a made-up tenant; pairs at the same time."""
-
-
-class Witness:
-    """One connection outside the crowd."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.wire: Wire | None = None
-
-    async def come(
-        self,
-        node: Node,
-        tenant: str,
-        user: str,
-        *channels: str,
-        bearer: str | None = None,
-        receive_buffer: int | None = None,
-        port: int | None = None,
-    ) -> Wire:
-        """Connects, to another port than the node's if told so, and subscribes."""
-        self.wire = await connect(
-            port or node.port, self.frames.append, bearer=bearer or token(user, tenant), receive_buffer=receive_buffer
-        )
-        self.wire.send({"type": "ready"})
-        for channel in channels:
-            self.wire.send({"type": "subscribe", "id": f"s-{channel}", "channel": channel})
-        await self.until(b'"subscribed"', len(channels))
-        return self.wire
-
-    async def until(self, what: bytes, times: int = 1, within: float = 5.0) -> None:
-        """Waits until a text has come so often."""
-
-        async def came() -> bool:
-            return sum(frame.count(what) for frame in self.frames) >= times
-
-        assert await seconds_until(came, monotonic(), within) is not None, f"{what!r} did not come: {self.frames[-3:]}"
-
-    def leave(self) -> None:
-        """Goes."""
-        if self.wire is not None:
-            self.wire.abort()
 
 
 @scenario("calm", on=ANY)
@@ -99,19 +61,29 @@ async def undisturbed(stage: Stage, since: float) -> None:
 
 @scenario("lost-reply", quick=True, on=ANY)
 async def replies_are_lost(arena: Arena) -> None:
-    """The reply to every tenth publish is lost; the same id again gives the same offset, and nobody gets the event twice."""
+    """The reply to every tenth publish and poll is lost; the same id again gives the same offset, the same receipt gives the
+    same events, and nobody gets an event twice."""
     async with arena.broker() as broker, arena.stage(broker, broker) as stage:
         lossy = [LossyFront(node.port, arena.random, 0.1) for node in stage.nodes]
         try:
             stage.ports[:] = [await front.start() for front in lossy]
+            started = monotonic()
             for publisher in stage.desk.publishers:
                 await publisher.close()  # the next try goes through the lossy front
-            started = monotonic()
+            polls = [client for client in stage.near.clients if not client.transport.is_connection]
+            for client in polls:
+                client.transport.abort()
             await stage.calm(arena.size.calm * 3)
             lost = sum(front.lost for front in lossy)
             again = [ack for ack in stage.log.acks if ack.duplicate]
-            arena.report.tell(f"{lost} replies lost, {len(again)} retries recognised")
+            books = await stage.crowd.seen()
+            repeated = books.seen("closed 1006", started, "poll") - len(polls)
+            arena.report.tell(f"{lost} replies lost, {len(again)} retries recognised, {repeated} polls repeated")
             arena.report.expect(lost > 0 and len(again) > 0, "no retry was recognised: the scenario tested nothing")
+            arena.report.expect(
+                repeated > 0 or not polls, "no response to a poll was lost: the scenario tested nothing"
+            )
+            arena.report.expect(books.repeats == 0, f"{books.repeats} events were delivered again")
             arena.report.recovered(await stage.caught_up(started, 60), within=60)
             stage.ports[:] = [node.port for node in stage.nodes]
             for publisher in stage.desk.publishers:
@@ -128,7 +100,8 @@ async def readers_stop(arena: Arena) -> None:
     report = arena.report
     async with arena.broker() as broker, arena.stage(broker) as stage:
         node, halls = stage.nodes[0], [f"hall:flood-{number}" for number in range(4 if arena.quick else SLEEPERS)]
-        witnesses = [Witness() for _ in halls]
+        kinds = [kind for kind in arena.mix.each if TRANSPORTS[kind].is_connection] or ["websocket"]
+        witnesses = [Witness(kinds[number % len(kinds)]) for number in range(len(halls))]
         try:
             wires = [
                 await witness.come(node, "red", f"sleeper-{hall}", hall, receive_buffer=4096)
@@ -164,8 +137,10 @@ async def readers_stop(arena: Arena) -> None:
                 witness.leave()
 
 
-def local_port(wire: Wire) -> int:
+def local_port(transport: ClientTransport) -> int:
     """The client's end of a connection."""
+    wire = transport.wire
+    assert wire is not None
     assert wire.transport is not None
     port: int = wire.transport.get_extra_info("sockname")[1]
     return port
@@ -173,39 +148,58 @@ def local_port(wire: Wire) -> int:
 
 @scenario("half-open", on=ANY)
 async def clients_die_without_a_word(arena: Arena) -> None:
-    """One reads nothing any more, one's network swallows everything, one's machine is gone for TCP too, so that nothing is
-    acknowledged: no FIN, no RST, no pong. Each descriptor is free within 45 s."""
+    """One reads nothing any more, one's network swallows everything (no streams, see below), one's machine is gone for TCP too,
+    so that nothing is acknowledged: no FIN, no RST, no pong. Each descriptor is free within 45 s."""
     report = arena.report
     async with arena.broker() as broker, arena.stage(broker) as stage:
-        node, front, witnesses = stage.nodes[0], Proxy(stage.nodes[0].port), [Witness() for _ in range(3)]
+        node, front, left = stage.nodes[0], Proxy(stage.nodes[0].port), dict[str, int]()
+        kinds = arena.mix.each
+        # A stream's client sends nothing. While something acknowledges its bytes, it looks like one that reads.
+        alive = [kind for kind in kinds if TRANSPORTS[kind].shows_life]
+        silent, swallowed = [[Witness(kind) for kind in alive] for _ in range(2)]
+        vanished = [Witness(kind) for kind in kinds]
+        witnesses = [*silent, *swallowed, *vanished]
         try:
-            silent = await witnesses[0].come(node, "red", "silent", "hall:0")
-            await witnesses[1].come(node, "red", "swallowed", "hall:0", port=await front.start())
-            vanished = await witnesses[2].come(node, "red", "vanished", "hall:0")
-            left = {"silent": local_port(silent), "vanished": local_port(vanished), "swallowed": min(front.ports)}
+            behind = await front.start()
+            for witness in swallowed:
+                known = front.ports
+                await witness.come(node, "red", f"swallowed-{witness.name}", "hall:0", port=behind)
+                (left[f"{witness.name} swallowed"],) = front.ports - known
+            stopped = [await witness.come(node, "red", f"silent-{witness.name}", "hall:0") for witness in silent]
+            gone = [await witness.come(node, "red", f"vanished-{witness.name}", "hall:0") for witness in vanished]
+            left |= {f"{one.name} silent": local_port(one) for one in stopped}
+            left |= {f"{one.name} vanished": local_port(one) for one in gone}
             started = monotonic()
-            report.expect(set(left.values()) <= node.peers(), "the node does not have all three")
-            silent.read(False)
+            report.expect(set(left.values()) <= node.peers(), "the node does not have all of them")
             front.black_hole()
-            vanish(vanished)
+            for one in stopped:
+                one.read(False)
+            for one in gone:
+                assert one.wire is not None
+                vanish(one.wire)
 
             async def freed() -> bool:
                 peers = node.peers()
                 for name in [name for name, port in left.items() if port not in peers]:
                     del left[name]
-                    report.tell(f"{name} freed after {monotonic() - started:.1f} s")
+                    seconds[name] = round(monotonic() - started, 1)
                 return not left
 
+            seconds: dict[str, float] = {}
             report.recovered(await seconds_until(freed, started, HALF_OPEN + 10), within=HALF_OPEN)
+            report.tell(
+                f"{len(seconds)} connections freed after {min(seconds.values()):g} to {max(seconds.values()):g} s"
+            )
+            report.figures["freed"] = seconds
             report.expect(not left, f"{', '.join(left)} still held")
-            report.expect(front.swallowed > 0, "nothing was swallowed: the scenario tested nothing")
+            report.expect(not swallowed or front.swallowed > 0, "nothing was swallowed: the scenario tested nothing")
         finally:
             for witness in witnesses:
                 witness.leave()
             await front.close()
 
 
-def vanish(wire: Wire) -> None:
+def vanish(wire: Wire | HttpWire) -> None:
     """Lets the kernel drop whatever comes for this connection before TCP sees it: nothing is acknowledged, nothing reset."""
     assert wire.transport is not None
     raw: socket.socket = wire.transport.get_extra_info("socket")
@@ -259,7 +253,8 @@ async def _one_pair(arena: Arena, stage: Stage, pair: Pair) -> int:
     report.expect(theirs["offset"] == 1 and theirs["epoch"] != mine["epoch"], f"{other} shares a stream with {tenant}")
     witness = Witness()
     try:
-        wire = await witness.come(there, other, "user-0", private)
+        await witness.come(there, other, "user-0", private)
+        wire = witness.websocket
         since = {"epoch": mine["epoch"], "offset": 0}
         wire.send({"type": "unsubscribe", "id": "u", "channel": private})
         wire.send({"type": "subscribe", "id": "r", "channel": private, "since": since})

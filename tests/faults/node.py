@@ -256,6 +256,14 @@ class Node:
         ) as response:
             return response.status, await response.json(content_type=None)
 
+    async def post(self, path: str, bearer: str, body: object) -> tuple[int, Any]:
+        """A request of a client."""
+        assert self.http is not None
+        async with self.http.post(
+            f"http://127.0.0.1:{self.port}/{path}", json=body, headers={"Authorization": f"Bearer {bearer}"}
+        ) as response:
+            return response.status, await response.json(content_type=None)
+
 
 def total(metrics: Mapping[str, float], name: str) -> float:
     """The sum of a metric over its labels, `_total` or not."""

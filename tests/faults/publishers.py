@@ -163,13 +163,16 @@ class HttpPublisher(Publisher):
     _http: aiohttp.ClientSession | None = None
 
     async def _try(self, channel: str, event: dict[str, object]) -> Reply:
+        return await self._post(f"/api/v1/channels/{channel}/events", API_KEYS[self.tenant], event)
+
+    async def _post(self, path: str, bearer: str, body: dict[str, object]) -> Reply:
         if self._http is None:
             self._http = aiohttp.ClientSession(
-                headers={"Authorization": f"Bearer {API_KEYS[self.tenant]}", "Content-Type": "application/json"},
+                headers={"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=PATIENCE),
             )
-        url = f"http://127.0.0.1:{self.port}/api/v1/channels/{channel}/events"
-        async with self._http.post(url, data=msgspec.json.encode(event)) as response:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self._http.post(url, data=msgspec.json.encode(body)) as response:
             reply = _reply.decode(await response.read())
         if reply.code and reply.retryable:
             raise Failed(f"error {reply.code}")
@@ -179,6 +182,14 @@ class HttpPublisher(Publisher):
         if self._http is not None:
             await self._http.close()
             self._http = None
+
+
+class EmitPublisher(HttpPublisher):
+    """A user without a connection: `POST /emit`."""
+
+    async def _try(self, channel: str, event: dict[str, object]) -> Reply:
+        bearer = token(f"publisher-{self.number}", self.tenant)
+        return await self._post("/emit", bearer, {**event, "channel": channel})
 
 
 class WsPublisher(Publisher):
@@ -228,6 +239,10 @@ class WsPublisher(Publisher):
             self._wire.abort()
 
 
+PUBLISHERS: dict[str, type[Publisher]] = {"api": HttpPublisher, "websocket": WsPublisher, "emit": EmitPublisher}
+"""By the names that a mix has."""
+
+
 class Desk:
     """All publishers."""
 
@@ -239,12 +254,13 @@ class Desk:
         ports: Sequence[int],
         rate: float,
         each: float = 5.0,
+        kinds: Sequence[str] = ("api", "api", "api", "api", "websocket"),
     ) -> None:
+        """`kinds`: what they publish with, in turn."""
         self.log = Log()
         count = max(len(tenants) * 2, round(rate / each))
         self.publishers = [
-            # Every fifth comes over WebSocket.
-            (WsPublisher if number % 5 == 4 else HttpPublisher)(
+            PUBLISHERS[kinds[number % len(kinds)]](
                 number,
                 tenants[number % len(tenants)],
                 channels,

@@ -42,6 +42,19 @@ QUICK = Size(clients=48, rate=40, channels=4, calm=1.0)
 FULL = Size(clients=400, rate=120, channels=12, calm=4.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What clients and publishers use, each as often as it is named."""
+
+    transports: tuple[str, ...] = (*("websocket",) * 4, *("stream",) * 2, "sse", "poll")
+    publishers: tuple[str, ...] = ("api", "api", "emit", "emit", "websocket")
+
+    @property
+    def each(self) -> tuple[str, ...]:
+        """Every transport once."""
+        return tuple(dict.fromkeys(self.transports))
+
+
 @dataclass
 class Arena:
     """What a scenario is given."""
@@ -50,6 +63,7 @@ class Arena:
     random: Random
     store: Store
     quick: bool
+    mix: Mix = Mix()
 
     @property
     def size(self) -> Size:
@@ -79,7 +93,13 @@ class Arena:
         if self.store == "memory":
             brokers = brokers[:1]  # two nodes would be two worlds
         size = self.size
-        usual = {"clients": size.clients, "rate": size.rate, "channels": size.channels}
+        usual = {
+            "clients": size.clients,
+            "rate": size.rate,
+            "channels": size.channels,
+            "transports": self.mix.transports,
+            "publishers": self.mix.publishers,
+        }
         return Stage(self.report, brokers, **{**usual, **options})
 
 
@@ -116,7 +136,7 @@ def scenario(
     return register
 
 
-async def run(scenario_: Scenario, seed: int, store: Store, *, quick: bool) -> Report:
+async def run(scenario_: Scenario, seed: int, store: Store, *, quick: bool, mix: Mix | None = None) -> Report:
     """Plays it; whatever goes wrong stands in the report."""
     asyncio.get_running_loop().set_debug(False)  # it would spend the clients' core on tracebacks
     report = Report(scenario_.name, " ".join(filter(None, (store, scenario_.topology))), seed)
@@ -125,7 +145,7 @@ async def run(scenario_: Scenario, seed: int, store: Store, *, quick: bool) -> R
     random = Random(seed ^ zlib.crc32(scenario_.name.encode()))
     started = monotonic()
     try:
-        await scenario_.play(Arena(report, random, store, quick))
+        await scenario_.play(Arena(report, random, store, quick, mix or Mix()))
     except MissingProgramError as reason:
         report.skipped = str(reason)
     except Exception as error:

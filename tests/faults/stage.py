@@ -12,9 +12,9 @@ from typing import Self
 
 import aiohttp
 
-from tests.faults.apart import CrowdApart
 from tests.faults.books import Ack, Key, Top, line
-from tests.faults.crowd import Cast, Crowd
+from tests.faults.clients.apart import CrowdApart
+from tests.faults.clients.crowd import Cast, Crowd
 from tests.faults.node import GAUGES, LOOK, Node, total
 from tests.faults.oracle import judge
 from tests.faults.publishers import Desk
@@ -53,10 +53,13 @@ class Stage:
         homes: Sequence[int] = (),
         traffic: bool = True,
         settings: dict[str, str] | None = None,
+        transports: Sequence[str] = ("websocket",),
+        publishers: Sequence[str] = ("api", "api", "api", "api", "websocket"),
     ) -> None:
         """`brokers`: one address a node. `room`: channels with presence. `fronts`: a proxy before each node.
         `apart`: the clients in a process of their own. `homes`: the nodes that clients begin at, in turn; all evenly if
-        empty. `traffic`: publishers begin by themselves."""
+        empty. `traffic`: publishers begin by themselves. `transports`, `publishers`: what clients and publishers use, each as
+        often as it is named."""
         self.report = report
         self.seed = report.seed
         self.channels = [f"{'room' if room else 'hall'}:{number}" for number in range(channels)]
@@ -68,6 +71,7 @@ class Stage:
         """Where publishers connect; shared with them."""
         self._use_fronts, self._apart, self._traffic = fronts, apart, traffic
         self._clients, self._rate, self._each, self._homes = clients, rate, each, homes
+        self._transports, self._publishers = tuple(transports), tuple(publishers)
         self._fds: dict[str, int] = {}
         self._flooded = count()
         self._stack = AsyncExitStack()
@@ -82,11 +86,12 @@ class Stage:
             await self._open_fronts()
             self._fds = {node.name: node.fds() for node in self.nodes if node.is_running}
             cast = Cast(
-                self.seed, self._clients, list(TENANTS), self.channels, self.ports, self._each, list(self._homes)
+                *(self.seed, self._clients, list(TENANTS), self.channels, self.ports, self._each, list(self._homes)),
+                transports=self._transports,
             )
             self.crowd = CrowdApart(cast) if self._apart else Crowd(cast)
             self._stack.push_async_callback(self.crowd.leave)
-            self.desk = Desk(self.seed, TENANTS, self.channels, self.backends, self._rate)
+            self.desk = Desk(self.seed, TENANTS, self.channels, self.backends, self._rate, kinds=self._publishers)
             self._stack.push_async_callback(self.desk.stop, 0.0)
             self.log = self.desk.log
             await self.crowd.come(COME)
@@ -211,7 +216,7 @@ class Stage:
             "slowest": round(books.slowest, 3),
             "repeats": books.repeats,
             "gaps": books.gaps,
-            "resumed": books.resumed,
+            "resumed": books.resumed_by,
             "pushed": books.pushed,
             "client_troubles": books.tally(),
             "publisher_troubles": len(self.log.troubles),

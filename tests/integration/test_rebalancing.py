@@ -17,7 +17,7 @@ from service.core.event import Publication
 from service.realtime.cluster import heartbeat
 from service.realtime.lifecycle import rebalancer
 from tests.faults.books import Told
-from tests.faults.crowd import Cast, Crowd
+from tests.faults.clients.crowd import Cast, Crowd
 from tests.faults.tokens import API_KEYS, SECRET
 from tests.integration.cluster import Cluster, Member, cluster
 from tests.support.clock import FakeClock

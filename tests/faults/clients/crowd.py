@@ -10,7 +10,8 @@ from time import monotonic
 import msgspec
 
 from tests.faults.books import CrowdBooks, Diary, Key, Top
-from tests.faults.client import Client, Follow
+from tests.faults.clients.client import Client
+from tests.faults.clients.follow import Follow
 
 WAVE = 50
 """Connections that are opened at the same time, unless a cast says otherwise."""
@@ -33,6 +34,8 @@ class Cast(msgspec.Struct):
     """The nodes that clients begin at, in turn; empty for all."""
     wave: int = WAVE
     """Connections that are opened at the same time."""
+    transports: tuple[str, ...] = ("websocket",)
+    """What clients connect with, each as often as it is named; spread by chance over tenants, channels and nodes."""
 
 
 class Crowd:
@@ -45,6 +48,8 @@ class Crowd:
         self._wave = cast.wave
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        kinds = [cast.transports[number % len(cast.transports)] for number in range(cast.clients)]
+        Random(f"{cast.seed} transports").shuffle(kinds)
         self.clients = [
             Client(
                 number,
@@ -56,6 +61,7 @@ class Crowd:
                 self.books,
                 Random(f"{cast.seed} {number}"),
                 self._spawn,
+                kinds[number],
             )
             for number in range(cast.clients)
         ]
@@ -73,9 +79,12 @@ class Crowd:
         """Clients that are in all their channels now."""
         return sum(client.is_joined for client in self.clients)
 
-    async def joined_at(self, port: int) -> int:
-        """Of those, the ones on one node."""
-        return sum(client.is_joined and client.port == port for client in self.clients)
+    async def joined_at(self, port: int, transport: str = "") -> int:
+        """Of those, the ones on one node, of one transport or of all."""
+        return sum(
+            client.is_joined and client.port == port and transport in ("", client.transport.name)
+            for client in self.clients
+        )
 
     async def doom(self, port: int, count: int) -> list[str]:
         """So many of those on a node will not come back when it dies, and are no longer counted; their users."""
@@ -107,7 +116,7 @@ class Crowd:
 
     def on(self, port: int) -> list[Client]:
         """Those who are connected there."""
-        return [client for client in self.clients if client.wire is not None and client.port == port]
+        return [client for client in self.clients if client.transport.is_open and client.port == port]
 
     async def leave(self) -> None:
         """Everyone goes."""
@@ -120,7 +129,7 @@ class Crowd:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for _ in range(200):
-            if all(client.wire is None for client in self.clients):
+            if not any(client.transport.is_open for client in self.clients):
                 break
             await asyncio.sleep(0.01)
         for client in self.clients:

@@ -10,21 +10,23 @@ from typing import Any
 import pytest
 
 from tests.faults.books import CrowdBooks, Told
-from tests.faults.client import Client, Follow
-from tests.support.wire import Wire
+from tests.faults.clients.client import Client
+from tests.faults.clients.follow import Follow
+from tests.faults.clients.transports import Since, WebSocketTransport
 
 HALL = "hall:1"
 
 
-class Recording(Wire):
-    """A connection that goes nowhere and remembers what was sent."""
+class Recording(WebSocketTransport):
+    """A connection that goes nowhere and remembers what was asked for."""
 
-    def __init__(self) -> None:
-        super().__init__(b"", lambda frame: None)
-        self.sent: list[Mapping[str, Any]] = []
+    def __init__(self, client: Client) -> None:
+        super().__init__("", client)
+        self.asked: list[tuple[Since, bool]] = []
 
-    def send(self, *messages: Mapping[str, Any]) -> None:
-        self.sent += messages
+    def subscribe(self, channel: str, since: Since, *, leaves: bool) -> str | None:
+        self.asked.append((since, leaves))
+        return f"s{len(self.asked)}"
 
 
 class Table:
@@ -33,15 +35,13 @@ class Table:
     def __init__(self) -> None:
         self.books = CrowdBooks()
         self.client = Client(1, "red", [HALL], [1], 0, self.books, Random(1), lambda client, pause: None)
-        self.wire = Recording()
-        self.client.wire = self.wire
+        self.client.transport = self.transport = Recording(self.client)
         self.follow: Follow = self.client.follows[HALL]
-        self.client.subscribe(self.follow)
         self.subscribed(epoch="one", offset=10, last="e-10")
 
     def says(self, *messages: Mapping[str, Any]) -> None:
         """One frame."""
-        self.client.receive(json.dumps(messages[0] if len(messages) == 1 else messages).encode())
+        self.client.received(json.dumps(messages[0] if len(messages) == 1 else messages).encode())
 
     def subscribed(self, **fields: Any) -> None:
         """The answer to the subscribe under way."""
@@ -88,9 +88,7 @@ async def test_gap_makes_client_resubscribe_from_its_position(table: Table) -> N
     table.says(event(11), event(13), event(14))
     assert table.applied == [11]
     assert table.books.gaps == 1
-    leaves, again = table.wire.sent[-2:]
-    assert leaves["type"] == "unsubscribe"
-    assert again["since"] == {"epoch": "one", "offset": 11, "id": "e-11"}
+    assert table.transport.asked == [({"epoch": "one", "offset": 11, "id": "e-11"}, True)]
     table.subscribed(epoch="one", offset=14, last="e-14", recovered=True, events=[event(12), event(13), event(14)])
     assert table.applied == [11, 12, 13, 14]
     assert table.told == [Told.FRESH]

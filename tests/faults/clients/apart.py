@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from tests.faults.books import CrowdBooks, Diary, Key, Top
-from tests.faults.crowd import Cast, Crowd
+from tests.faults.clients.crowd import Cast, Crowd
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 ANSWER = 90.0
 """Seconds that one request may take."""
 T = TypeVar("T")
@@ -29,6 +29,7 @@ class Order(msgspec.Struct):
     do: str
     seconds: float = 0.0
     port: int = 0
+    transport: str = ""
     count: int = 0
     at: list[tuple[Key, Top]] = []
 
@@ -43,7 +44,7 @@ class CrowdApart:
     async def come(self, within: float, nice: int = 0) -> None:
         """Starts the process, by so much nicer than this one, connects everyone and waits until everyone has joined."""
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.faults.apart"),
+            *(sys.executable, "-m", "tests.faults.clients.apart"),
             cwd=CHECKOUT,
             env={name: value for name, value in os.environ.items() if name != "PYTHONASYNCIODEBUG"},
             stdin=asyncio.subprocess.PIPE,
@@ -58,9 +59,9 @@ class CrowdApart:
         """As Crowd's."""
         return await self._ask(Order("joined"), int)
 
-    async def joined_at(self, port: int) -> int:
+    async def joined_at(self, port: int, transport: str = "") -> int:
         """As Crowd's."""
-        return await self._ask(Order("joined_at", port=port), int)
+        return await self._ask(Order("joined_at", port=port, transport=transport), int)
 
     async def doom(self, port: int, count: int) -> list[str]:
         """As Crowd's."""
@@ -153,7 +154,7 @@ async def _obey(crowd: Crowd, order: Order) -> Any:
         case "joined":
             return await crowd.joined()
         case "joined_at":
-            return await crowd.joined_at(order.port)
+            return await crowd.joined_at(order.port, order.transport)
         case "doom":
             return await crowd.doom(order.port, order.count)
         case "below":
