@@ -70,6 +70,18 @@ async def test_poll_without_an_event_ends_after_its_wait(server: Running) -> Non
     assert poller.receipt is not None
 
 
+async def test_poll_that_waits_through_a_ping_ends_by_itself_and_stops_no_check() -> None:
+    async with serving(deadlines={"heartbeat": 0.1}) as server:
+        poller = Poller()
+        await poller.poll(server, "room:1")
+        assert await poller.poll(server, wait=0.5) == []
+        # The check that sends pings also announces expiries.
+        late = Poller(headers=authorization(ttl=50))
+        await late.poll(server, "room:1")
+        [expiring] = await late.poll(server, wait=5)
+        assert expiring["type"] == "expiring"
+
+
 async def test_poll_gets_what_came_between_two_polls_once_and_in_order(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         servers = [member.server for member in nodes.members]

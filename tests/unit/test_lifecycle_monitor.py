@@ -52,8 +52,9 @@ def clock() -> FakeClock:
 class Stage:
     """A monitor of one connection."""
 
-    def __init__(self, clock: FakeClock, rollout: Rollout, id: str = "c") -> None:
-        metrics, self.line = Metrics(), Line()
+    def __init__(self, clock: FakeClock, rollout: Rollout, id: str = "c", line: Line | None = None) -> None:
+        metrics, self.line = Metrics(), line or Line()
+        self.checked_at: list[float] = []
         shared = ConnectionContext(
             clock,
             metrics,
@@ -73,7 +74,7 @@ class Stage:
             OutboxLimits(),
             clock,
             metrics,
-            on_check=lambda now: None,
+            on_check=self.checked_at.append,
             on_keepalive=lambda connection, since: None,
             rollout=rollout,
             reconnects=self.reconnects,
@@ -96,6 +97,19 @@ def test_connection_without_pong_is_closed_after_half_a_heartbeat(line: Line, cl
     assert line.codes == []
     clock.advance(2)
     assert line.codes == [4408]
+
+
+def test_failed_check_of_a_connection_closes_it_and_checks_go_on(clock: FakeClock) -> None:
+    class Broken(Line):
+        def ping(self) -> None:
+            raise OSError
+
+    stage = Stage(clock, Rollout(), line=Broken())
+    clock.advance(HEARTBEAT)
+    assert stage.line.codes == [1011]
+    checks = len(stage.checked_at)
+    clock.advance(10)
+    assert len(stage.checked_at) > checks + 10
 
 
 def test_paused_connection_is_not_pinged_out(line: Line, clock: FakeClock) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from math import inf
 
+import structlog
+
 from service.core.clock import Clock, Timer
 from service.core.limits import Deadlines, OutboxLimits, Rollout
 from service.protocol.close import CloseCode
@@ -32,6 +34,8 @@ SLICE = 500
 
 FIRST_PINGS = 64
 """Different times of the first ping among connections that open between two checks."""
+
+_log = structlog.get_logger("monitor")
 
 
 class ConnectionMonitor:
@@ -135,7 +139,7 @@ class ConnectionMonitor:
         for connection in islice(connections, SLICE):
             checked += 1
             if connection.closing is None:
-                self._check(connection, now, wall)
+                self._check_safely(connection, now, wall)
         if checked == SLICE:
             self._timer = self._clock.call_later(0.0, lambda: self._check_slice(connections))
         else:
@@ -143,6 +147,14 @@ class ConnectionMonitor:
             too_old, self._too_old = self._too_old, []
             self._reconnects.schedule(too_old, over=MAX_AGE_SPREAD, reason="age")
             self._schedule()
+
+    def _check_safely(self, connection: Connection, now: float, wall: float) -> None:
+        """Closes a connection whose check fails, because an error here would end the checks of all connections."""
+        try:
+            self._check(connection, now, wall)
+        except Exception:
+            _log.exception("connection_check_failed", connection=connection.id)
+            connection.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
 
     def _check(self, connection: Connection, now: float, wall: float) -> None:
         since = connection.paused_since
