@@ -115,8 +115,8 @@ class CrowdBooks(Struct):
     """What all clients together have seen."""
 
     deliveries: int = 0
-    slowest: float = 0.0
-    """Seconds between trying to publish an event and its application by the last client, at worst."""
+    slowest_by: dict[str, float] = {}
+    """By transport: seconds between trying to publish an event and its application by the last client, at worst."""
     repeats: int = 0
     """Durable events that came again; the client's rule drops them."""
     gaps: int = 0
@@ -132,6 +132,11 @@ class CrowdBooks(Struct):
     """When somebody tried to connect."""
     troubles: list[Trouble] = field(default_factory=list)
     presence: dict[str, int] = {}
+
+    @property
+    def slowest(self) -> float:
+        """Of all transports."""
+        return max(self.slowest_by.values(), default=0.0)
 
     @property
     def resumed(self) -> int:

@@ -179,9 +179,9 @@ class HttpPublisher(Publisher):
         return reply
 
     async def close(self) -> None:
-        if self._http is not None:
-            await self._http.close()
-            self._http = None
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
 
 
 class EmitPublisher(HttpPublisher):

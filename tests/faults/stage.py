@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import count
@@ -213,12 +214,12 @@ class Stage:
         report.figures |= {
             "acknowledged": len(self.log.acks),
             "deliveries": books.deliveries,
-            "slowest": round(books.slowest, 3),
+            "slowest": {name: round(seconds, 3) for name, seconds in books.slowest_by.items()},
             "repeats": books.repeats,
             "gaps": books.gaps,
             "resumed": books.resumed_by,
             "pushed": books.pushed,
-            "client_troubles": books.tally(),
+            "client_troubles": dict(Counter(f"{one.transport}: {one.what}" for one in books.troubles)),
             "publisher_troubles": len(self.log.troubles),
         }
         await self.crowd.leave()

@@ -23,6 +23,11 @@ class Response(NamedTuple):
     head: bytes
     body: bytes
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the connection takes no further request."""
+        return b"\r\nconnection: close" in self.head.lower()
+
     def refusal(self) -> ProblemError:
         """The problem that it describes."""
         try:

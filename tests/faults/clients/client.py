@@ -201,8 +201,9 @@ class Client:
     def _apply(self, follow: Follow, event: Message, now: float) -> None:
         follow.apply(event)
         self._books.deliveries += 1
-        if event.data is not None and now - event.data.at > self._books.slowest:
-            self._books.slowest = now - event.data.at
+        slowest = self._books.slowest_by
+        if event.data is not None and now - event.data.at > slowest.get(self.transport.name, 0.0):
+            slowest[self.transport.name] = now - event.data.at
 
     def _subscribed(self, message: Message, now: float) -> None:
         follow = self.follows.get(message.channel)

@@ -340,6 +340,9 @@ class PollTransport(HttpTransport):
         if end is not None:
             self._end()
             self._listener.gone(self._code if end == "closed" else RESTARTED)
+        elif response.is_last:  # the node drains
+            self._end()
+            self._listener.gone(RESTARTED)
         elif self._wire is not None and self._code != RESTARTED:
             self._poll(self._wire, POLL_WAIT)
 
