@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,7 +16,9 @@ from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster.revocations import EFFECTIVE_WITHIN
 from tests.integration.cluster import cluster
 from tests.support.clock import FakeClock
-from tests.support.harness import API_KEY, Running, eventually, passes, serving, token
+from tests.support.exported import exported
+from tests.support.harness import API_KEY, DEADLINE, Running, eventually, passes, serving, token
+from tests.support.http_wire import open_http
 from tests.support.raw import connected
 from tests.support.shared_broker import Bus
 from tests.support.streams import Poller, authorization, refusal, stream
@@ -68,6 +71,29 @@ async def test_poll_without_an_event_ends_after_its_wait(server: Running) -> Non
     assert await poller.poll(server, wait=0.01) == []
     assert await poller.poll(server, wait=0) == []
     assert poller.receipt is not None
+
+
+async def test_response_that_nobody_reads_is_counted_and_cut_after_the_stall() -> None:
+    async with serving(outbox={"stall": 0.5}) as server:
+        poller = Poller()
+        await poller.poll(server, "room:1")
+        for _ in range(12):
+            await publish(server, "x" * 50_000)
+        gone = asyncio.Event()
+        wire = await open_http(urlsplit(server.url).port or 0, print, print, gone.set, receive_buffer=4096)
+        try:
+            wire.read(False)
+            wire.request("POST", "/poll", bearer=token("ann"), body={"receipt": poller.receipt})
+            budget = server.service.node.streams.budget
+            await eventually(lambda: budget.used > 500_000, lambda: budget.used)
+            await eventually(lambda: exported(server.service.metrics, "slow_consumers_total") == 1)
+            assert budget.used == 0
+            wire.read(True)
+            async with asyncio.timeout(DEADLINE):
+                await gone.wait()
+        finally:
+            wire.abort()
+        await server.at_rest()
 
 
 async def test_poll_that_waits_through_a_ping_ends_by_itself_and_stops_no_check() -> None:

@@ -34,8 +34,10 @@ from service.web.http.http_protocol import HttpProtocol
 from service.web.http_config import HttpConfig
 from service.web.http_stream.credentials import Client, authenticate
 from service.web.http_stream.requests import Wanted, parse_poll
+from service.web.json_response import json_response
 from service.web.problem import problem_response
 
+_HEADERS = {hdrs.CACHE_CONTROL: "no-store, no-transform"}
 MAX_WAIT_RATIO = 0.6
 """The part of `presence.ttl` that a poll waits at most: the rest is for the client to poll again."""
 CHANNELS_PER_MESSAGE = 16
@@ -91,17 +93,14 @@ class PollHandler:
         """Waits for events, and responds with them and a receipt."""
         node = self._node
         try:
-            body = await self._answer(request)
-            response = web.Response(
-                body=body, content_type="application/json", headers={hdrs.CACHE_CONTROL: "no-store, no-transform"}
-            )
+            response = await self._answer(request)
         except ServiceError as error:
             node.admission.refusals.count(error, "poll", network_of(client_ip(request, self._config.hops)))
             response = problem_response(error)
         add_cors_headers(request, response, self._config)
         return response
 
-    async def _answer(self, request: web.Request) -> bytes:
+    async def _answer(self, request: web.Request) -> web.Response:
         node, config = self._node, self._config
         node.admission.check_open()
         network = network_of(client_ip(request, config.hops))
@@ -147,7 +146,8 @@ class PollHandler:
                 is_new=shown is None,
                 is_expiry_announced=plan.is_expiry_announced,
             ):
-                return await self._poll(request, turn, session, identity, plan, min(asked.wait, self._max_wait))
+                wait = min(asked.wait, self._max_wait)
+                return self._respond(await self._poll(request, turn, session, identity, plan, wait), network, identity)
 
     @asynccontextmanager
     async def _turn(self, session: str) -> AsyncIterator[_Turn]:
@@ -183,6 +183,18 @@ class PollHandler:
         if holder:
             cluster.requests.report_moved(turn.session, holder)
         return slot
+
+    def _respond(self, body: bytes, network: str, identity: Identity) -> web.Response:
+        node = self._node
+
+        def count_stall() -> None:
+            metrics = node.runtime.metrics
+            metrics.limits.limit_hits.labels(limit="stall").inc()
+            metrics.outbox.slow_consumers.inc()
+            node.admission.recent_clients.record_slow_consumer(network, identity)
+
+        account = node.streams.budget.account(identity.tenant)
+        return json_response(body, account, _HEADERS, stall_timeout=node.bounds.outbox.stall, on_stall=count_stall)
 
     def _plan(self, client: Client, wanted: Wanted | None, receipt: Receipt | None) -> _Plan:
         """Decides where each channel goes on. Raises ServiceError for a new channel that is not allowed."""
