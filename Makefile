@@ -26,11 +26,11 @@ test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster"
 
-test-faults: ## run every fault scenario on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory TRANSPORTS=websocket,stream,sse,poll PUBLISHERS=api,websocket,emit
+test-faults: ## run every fault scenario on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory TRANSPORTS=websocket,stream,sse,poll PUBLISHERS=api,websocket,emit PATIENCE=n
 	@scripts/setup.sh quick
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(FLAVOUR),--store $(FLAVOUR)) $(if $(TRANSPORTS),--transports $(TRANSPORTS)) \
-		$(if $(PUBLISHERS),--publishers $(PUBLISHERS)) $(if $(SOAK),--soak $(SOAK))
+		$(if $(PUBLISHERS),--publishers $(PUBLISHERS)) $(if $(PATIENCE),--patience $(PATIENCE)) $(if $(SOAK),--soak $(SOAK))
 
 test-autobahn: ## run every Autobahn case on both event loops (20 min); ONLY=case,… LOOP=asyncio|uvloop
 	@scripts/setup.sh quick

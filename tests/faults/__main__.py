@@ -33,7 +33,8 @@ def main() -> int:
             for store in (store for store in given.store if store in scenario.stores):
                 print(f"{scenario.name} on {store}, seed {seed} …", file=sys.stderr, flush=True)
                 with asyncio.Runner(debug=False) as runner:
-                    report = runner.run(run(scenario, seed, store, quick=given.quick, mix=given.mix))
+                    played = run(scenario, seed, store, quick=given.quick, mix=given.mix, patience=given.patience)
+                    report = runner.run(played)
                 print(f"  {report.verdict} in {report.seconds:g} s", file=sys.stderr, flush=True)
                 reports.append(report)
     except KeyboardInterrupt:
@@ -61,6 +62,9 @@ def _arguments() -> argparse.Namespace:
         "--publishers", default=",".join(Mix().publishers), help=f"each as often as named: {', '.join(PUBLISHERS)}"
     )
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="random faults for so long")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="what bounds on seconds are multiplied by: a busy machine"
+    )
     parser.add_argument("--quick", action="store_true", help="little traffic, and only the scenarios of the quick form")
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
     given = parser.parse_args()

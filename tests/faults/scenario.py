@@ -136,11 +136,13 @@ def scenario(
     return register
 
 
-async def run(scenario_: Scenario, seed: int, store: Store, *, quick: bool, mix: Mix | None = None) -> Report:
-    """Plays it; whatever goes wrong stands in the report."""
+async def run(
+    scenario_: Scenario, seed: int, store: Store, *, quick: bool, mix: Mix | None = None, patience: float = 1.0
+) -> Report:
+    """Plays it; whatever goes wrong stands in the report. `patience`: what the bounds on seconds are multiplied by."""
     asyncio.get_running_loop().set_debug(False)  # it would spend the clients' core on tracebacks
     report = Report(scenario_.name, " ".join(filter(None, (store, scenario_.topology))), seed)
-    report.patience = PATIENCE if quick else 1.0
+    report.patience = max(patience, PATIENCE if quick else 1.0)
     # Every scenario has a schedule of its own, whichever others run beside it.
     random = Random(seed ^ zlib.crc32(scenario_.name.encode()))
     started = monotonic()
