@@ -17,6 +17,7 @@ from tests.faults.node import Node
 from tests.faults.report import Report
 from tests.faults.stage import Stage
 from tests.stores.cluster import Cluster
+from tests.stores.redis_server import RedisServer
 from tests.support.files import as_many_as_may_be
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -81,3 +82,30 @@ async def test_update_and_rollback_lose_and_repeat_nothing(old_checkout: Path) -
     counts = report.counts
     assert counts.clean, counts
     assert counts.announced == 0
+
+
+async def test_streams_and_polls_go_on_at_the_new_nodes_of_an_update(old_checkout: Path) -> None:
+    """An old node has no such paths, so their clients move from one new node to the other."""
+    report = Report("rolling-update", "valkey", 1)
+    async with RedisServer("valkey") as store:
+        settings = {"CONTRACT": str(CONTRACT)}
+        stage = Stage(
+            report,
+            [store.url, store.url],
+            clients=16,
+            rate=20,
+            channels=2,
+            settings=settings,
+            transports=("stream", "sse", "poll", "websocket"),
+            publishers=("emit", "api"),
+        )
+        first, second = stage.nodes
+        first.checkout = old_checkout
+        async with stage:
+            await replace(stage, first, CHECKOUT)
+            await replace(stage, second, old_checkout)
+            books = await stage.crowd.seen()
+            assert set(books.resumed_by) == {"stream", "sse", "poll", "websocket"}
+    assert not report.failures
+    assert report.counts.clean, report.counts
+    assert report.counts.announced == 0

@@ -29,6 +29,7 @@ TTL = 3_600_000
 
 STORES: dict[str, Callable[[], RedisServer | NatsServer]] = {
     "redis": lambda: RedisServer("redis"),
+    "valkey": lambda: RedisServer("valkey"),
     "nats": NatsServer,
 }
 
@@ -39,6 +40,7 @@ async def pair(old_checkout: Path, folder: Path, kind: str = "redis") -> AsyncIt
     contract = folder / "contract.yaml"
     plain = CONTRACT.read_text(encoding="utf-8")
     newer = plain.replace("key: /who}", "key: /who, ttl: 1h, removable: true}")
+    newer = newer.replace("delivery: durable}", "delivery: durable, echo: false}")
     newer = newer.replace("presence: true", "presence: {update: {publish: subscriber, schema: true}}")
     contract.write_text(newer, encoding="utf-8")
     async with STORES[kind]() as store:
@@ -63,7 +65,7 @@ async def subscribed(
     ):
         client = Client(socket)
         await client.send(type="hello", token=token(user, TENANT))
-        await client.expect("welcome")
+        client.welcome = await client.expect("welcome")
         await client.send(type="ready")
         yield client, await client.subscribe(channel, **since)
 
@@ -190,6 +192,74 @@ async def test_info_of_a_client_is_shown_and_kept_by_nodes_of_both_ages(
             await tab.silence()
         left = await ann.until("presence.left")
         assert left["key"] == "ben"
+
+
+async def test_event_without_echo_reaches_clients_of_both_ages(old_checkout: Path, tmp_path: Path) -> None:
+    async with (
+        pair(old_checkout, tmp_path) as nodes,
+        subscribed(nodes["old"], "ann") as (ann, _),
+        subscribed(nodes["new"], "ben", query="?features=echo") as (ben, _),
+    ):
+        mine = ben.welcome["connection"]
+        assert (await ben.ask("talk.line", channel=CHANNEL, data={"line": 1}))["offset"] == 1
+        await publish(nodes["new"], {**line(2), "exclude": mine})
+        # An old node passes the field on; its clients ignore what they do not know.
+        for client in (ann, ben):
+            got = [await client.expect("talk.line", offset=offset) for offset in (1, 2)]
+            assert [event["exclude"] for event in got] == [mine, mine]
+        # A client of an old node gets its own event back, and so does everybody else.
+        assert (await ann.ask("talk.line", channel=CHANNEL, data={"line": 3}))["offset"] == 3
+        for client in (ann, ben):
+            assert "exclude" not in await client.expect("talk.line", offset=3)
+        status, body = await nodes["old"].api(
+            TENANT, "POST", f"channels/{CHANNEL}/events", {**line(4), "exclude": mine}
+        )
+        assert (status, body["code"]) == (400, "invalid_message")
+
+
+async def request(node: Node, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """A request of ann."""
+    status, answer = await node.post(path, token("ann", TENANT), body)
+    return status, answer
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_poll_goes_on_at_a_new_node_after_an_old_one_refused_it(
+    kind: str, old_checkout: Path, tmp_path: Path
+) -> None:
+    async with pair(old_checkout, tmp_path, kind) as nodes:
+        status, first = await request(nodes["new"], "poll", {"subscriptions": [{"channel": CHANNEL}]})
+        assert status == 200
+        await publish(nodes["old"], line(1))
+        await publish(nodes["new"], line(2))
+        again = {"receipt": first["receipt"]}
+        status, refused = await request(nodes["old"], "poll", again)
+        assert (status, refused["code"]) == (404, "not_found")
+        status, second = await request(nodes["new"], "poll", again)
+        assert status == 200
+        [found] = second["messages"]
+        assert (found["type"], found["recovered"]) == ("subscribed", True)
+        assert [event["id"] for event in found["events"]] == ["m-1", "m-2"]
+        # Where only old nodes are left, a WebSocket goes on from the position of the poll.
+        since = {"epoch": found["epoch"], "offset": 1, "id": "m-1"}
+        async with subscribed(nodes["old"], "ann", since=since) as (_, resumed):
+            assert (resumed["recovered"], [event["id"] for event in resumed["events"]]) == (True, ["m-2"])
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_emit_is_published_once_in_a_cluster_of_both_ages(kind: str, old_checkout: Path, tmp_path: Path) -> None:
+    async with pair(old_checkout, tmp_path, kind) as nodes, subscribed(nodes["old"], "ben") as (ben, _):
+        event = {**line(1), "channel": CHANNEL}
+        status, refused = await request(nodes["old"], "emit", event)
+        assert (status, refused["code"]) == (404, "not_found")
+        status, ack = await request(nodes["new"], "emit", event)
+        assert (status, ack["offset"]) == (200, 1)
+        await ben.expect("talk.line", id="m-1", offset=1, **{"from": "ann"})
+        # The same id, by an old node: a retry over a WebSocket.
+        async with subscribed(nodes["old"], "ann") as (ann, _):
+            again = await ann.ask("talk.line", id="m-1", channel=CHANNEL, data={"line": 1})
+            assert (again["type"], again["offset"], again["duplicate"]) == ("ack", 1, True)
+        await ben.silence()
 
 
 async def test_stream_gets_events_of_an_old_node_and_is_unknown_there(old_checkout: Path, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ COME = 60.0
 """Seconds that all clients together may take to join."""
 SETTLE = 40.0
 """Seconds after the last publish in which every client must come to the top of its channels."""
-REST = 15.0
-"""Seconds in which a node must have forgotten its clients."""
+REST = 45.0
+"""Seconds in which a node must have forgotten its clients: those with polls are held for presence.ttl."""
 BATCH, FLOOD = 400, 9_000
 """Events of a flood that are published in one request, and the number of its publisher."""
 SPARE_FDS = 40
@@ -222,10 +222,13 @@ class Stage:
             "client_troubles": dict(Counter(f"{one.transport}: {one.what}" for one in books.troubles)),
             "publisher_troubles": len(self.log.troubles),
         }
+        polling = await self.crowd.polling()
         await self.crowd.leave()
-        for node in self.nodes:
-            if node.is_running:
-                await self._at_rest(node)
+        running = [node for node in self.nodes if node.is_running]
+        for tenant, user in polling:  # else the nodes hold their sessions for presence.ttl
+            await running[0].api(tenant, "POST", f"users/{user}/disconnect")
+        for node in running:
+            await self._at_rest(node)
 
     async def _arrived(self, tops: dict[Key, Top]) -> bool:
         return await self.crowd.behind(tops) == 0

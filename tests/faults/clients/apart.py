@@ -71,6 +71,10 @@ class CrowdApart:
         """As Crowd's."""
         return await self._ask(Order("below", at=list(newest.items())), int)
 
+    async def polling(self) -> list[tuple[str, str]]:
+        """As Crowd's."""
+        return await self._ask(Order("polling"), list[tuple[str, str]])
+
     async def behind(self, tops: dict[Key, Top]) -> int:
         """As Crowd's."""
         return await self._ask(Order("behind", at=list(tops.items())), int)
@@ -161,6 +165,8 @@ async def _obey(crowd: Crowd, order: Order) -> Any:
             return await crowd.below(at)
         case "behind":
             return await crowd.behind(at)
+        case "polling":
+            return await crowd.polling()
         case "diaries":
             return await crowd.diaries()
         case "seen":

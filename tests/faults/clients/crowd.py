@@ -94,6 +94,10 @@ class Crowd:
         self.clients = [client for client in self.clients if client not in doomed]
         return [client.user for client in doomed]
 
+    async def polling(self) -> list[tuple[str, str]]:
+        """Tenant and user of each one with polls, whose session a node holds after the last one."""
+        return [(one.tenant, one.user) for one in self.clients if not one.transport.is_connection]
+
     async def behind(self, tops: dict[Key, Top]) -> int:
         """Clients and channels that have not come to exactly these places."""
         return sum(
