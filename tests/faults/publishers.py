@@ -189,7 +189,10 @@ class EmitPublisher(HttpPublisher):
 
     async def _try(self, channel: str, event: dict[str, object]) -> Reply:
         bearer = token(f"publisher-{self.number}", self.tenant)
-        return await self._post("/emit", bearer, {**event, "channel": channel})
+        reply = await self._post("/emit", bearer, {**event, "channel": channel})
+        if reply.code == "not_found":
+            raise Failed("no such path: an old node")
+        return reply
 
 
 class WsPublisher(Publisher):
