@@ -211,7 +211,7 @@ async def test_event_without_echo_reaches_clients_of_both_ages(old_checkout: Pat
         mine = ben.welcome["connection"]
         event, ack = await say(ben, 1)
         assert (ack["offset"], event["exclude"]) == (1, mine)
-        await publish(nodes["new"], {**line(2), "exclude": mine})
+        await publish(nodes["new"], {**line(2), "from": "ben", "exclude": mine})
         assert (await ben.expect("talk.line", offset=2))["exclude"] == mine
         # An old node passes the field on; its clients ignore what they do not know.
         assert [(await ann.expect("talk.line", offset=offset))["exclude"] for offset in (1, 2)] == [mine, mine]
@@ -220,7 +220,7 @@ async def test_event_without_echo_reaches_clients_of_both_ages(old_checkout: Pat
         assert (ack["offset"], "exclude" in event) == (3, False)
         assert "exclude" not in await ben.expect("talk.line", offset=3)
         status, body = await nodes["old"].api(
-            TENANT, "POST", f"channels/{CHANNEL}/events", {**line(4), "exclude": mine}
+            TENANT, "POST", f"channels/{CHANNEL}/events", {**line(4), "from": "ben", "exclude": mine}
         )
         assert (status, body["code"]) == (400, "invalid_message")
 

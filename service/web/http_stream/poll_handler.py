@@ -37,7 +37,7 @@ from service.web.http_stream.requests import Wanted, parse_poll
 from service.web.json_response import json_response
 from service.web.problem import problem_response
 
-_HEADERS = {hdrs.CACHE_CONTROL: "no-store, no-transform"}
+_HEADERS: Mapping[str, str] = {hdrs.CACHE_CONTROL: "no-store, no-transform"}
 MAX_WAIT_RATIO = 0.6
 """The part of `presence.ttl` that a poll waits at most: the rest is for the client to poll again."""
 CHANNELS_PER_MESSAGE = 16
