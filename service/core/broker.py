@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from service.aio.pending import Pending
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.position import Position
@@ -150,8 +151,11 @@ class Broker(Protocol):
         A call that is cancelled leaves nothing behind except perhaps the event.
         """
 
-    def publish_now(self, publication: Publication) -> PublishResult | None:
-        """Does the same as `publish`, if that needs no wait. Otherwise does nothing and returns None: call `publish`."""
+    def start_publish(self, publication: Publication) -> PublishResult | Pending[PublishResult] | None:
+        """Does the same as `publish` without a coroutine. Returns the result if it needs no wait, or else what waits for it.
+
+        Does nothing and returns None if the broker cannot do so: call `publish`.
+        """
 
     async def subscribe(self, channel: ChannelKey) -> None:
         """Delivers every event of the channel to the sink from the return of this call on."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import NamedTuple
 
 from msgspec import Raw
 
+from service.aio.pending import Pending
 from service.contract.gate import Gate
 from service.core.broker import Broker, PublishResult
 from service.core.clock import Clock, milliseconds
@@ -54,9 +56,9 @@ class Publisher:
         sender: str | None,
         subscription: Subscription | None = None,
         connection: str | None = None,
+        if_rev: int | None = None,
         *,
         removed: bool = False,
-        if_rev: int | None = None,
         exclude: str | None = None,
     ) -> PublishResult | Awaitable[PublishResult]:
         """Validates an event against the contract, and publishes it. An event without an id gets one. `subscription`: that of the
@@ -65,8 +67,9 @@ class Publisher:
         `removed`: removes the value of the key; `data` and `exclude` do not count. `if_rev`: only if the value has this state
         version.
 
-        Returns the result; or an awaitable of it, if the broker has to wait. Both raise ServiceError. If the gate refuses the
-        event, it was not published. If the broker fails, it may have been; it is safe to publish it again with the same id.
+        Returns the result; or an awaitable of it, if the broker has to wait: a `Pending` if that needs no task. All raise
+        ServiceError. If the gate refuses the event, it was not published. If the broker fails, it may have been; it is safe to
+        publish it again with the same id.
         """
         clock = self._clock
         started, at = clock.monotonic(), milliseconds(clock)
@@ -82,13 +85,16 @@ class Publisher:
                 )
             if if_rev is not None:
                 publication = self._gate.require_version(publication, if_rev)
-            result = self._broker.publish_now(publication)
+            result = self._broker.start_publish(publication)
         except ServiceError:
             (self._unknown if publication is None else self._outcomes[publication.delivery].refused).inc()
             raise
+        if isinstance(result, PublishResult):
+            self._count(publication.delivery, result, started)
+            return result
         if result is None:
             return self._wait(publication, started)
-        self._count(publication, result, started)
+        result.add_done_callback(partial(self._count_done, publication.delivery, started))
         return result
 
     async def _wait(self, publication: Publication, started: float) -> PublishResult:
@@ -97,10 +103,16 @@ class Publisher:
         except ServiceError:
             self._outcomes[publication.delivery].refused.inc()
             raise
-        self._count(publication, result, started)
+        self._count(publication.delivery, result, started)
         return result
 
-    def _count(self, publication: Publication, result: PublishResult, started: float) -> None:
-        outcomes = self._outcomes[publication.delivery]
+    def _count_done(self, delivery: Delivery, started: float, pending: Pending[PublishResult]) -> None:
+        if pending.error is None:
+            self._count(delivery, pending.result(), started)
+        elif isinstance(pending.error, ServiceError):
+            self._outcomes[delivery].refused.inc()
+
+    def _count(self, delivery: Delivery, result: PublishResult, started: float) -> None:
+        outcomes = self._outcomes[delivery]
         (outcomes.duplicate if result.duplicate else outcomes.accepted).value += 1
         self._publish_seconds.observe(self._clock.monotonic() - started)

@@ -146,8 +146,10 @@ class Publisher:
             if_version=if_version,
         )
         self._is_now = not self._is_now
-        result = self._broker.publish_now(publication) if self._is_now else None
-        return result if result is not None else await self._broker.publish(publication)
+        started = self._broker.start_publish(publication) if self._is_now else None
+        if started is None:
+            return await self._broker.publish(publication)
+        return started if isinstance(started, PublishResult) else await started
 
 
 def ids(events: object) -> list[str]:

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.connections.link import LinkLost
+from service.aio.pending import Pending
 from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
@@ -145,6 +147,85 @@ async def test_redis_publishes_in_flight_on_killed_connection_are_accepted_once(
                 assert (again.duplicate, again.offset, again.epoch) == (True, result.offset, result.epoch)
         ids = await stream(broker)
         assert len(ids) == len(set(ids)) == 1_000
+
+
+class Ends:
+    """The ends of publishes that were started without a coroutine."""
+
+    def __init__(self, broker: RedisBroker) -> None:
+        self._broker = broker
+        self.results: dict[str, PublishResult] = {}
+        self.errors: dict[str, Exception] = {}
+
+    def start(self, id: str, then: str | None = None) -> None:
+        """Starts a publish, and another one as soon as it has ended."""
+        self._broker.start_publish(durable(id)).add_done_callback(partial(self._add, id, then))
+
+    def _add(self, id: str, then: str | None, done: Pending[PublishResult]) -> None:
+        if then is not None:
+            self.start(then)
+        assert id not in self.results, "it is called back once"
+        assert id not in self.errors, "it is called back once"
+        if done.error is None:
+            self.results[id] = done.result()
+        else:
+            self.errors[id] = done.error
+
+    async def count(self, expected: int) -> None:
+        await until(lambda: self._have(expected), "all publishes have ended")
+
+    async def _have(self, expected: int) -> bool:
+        return len(self.results) + len(self.errors) == expected
+
+
+async def test_redis_started_publishes_on_killed_connection_are_accepted_once(server: RedisServer) -> None:
+    async with running(server.url, call_timeout=60.0) as (broker, _):
+        ends = Ends(broker)
+        for n in range(200):
+            ends.start(f"m-{n}")
+        await asyncio.sleep(random.uniform(0, 0.004))  # somewhere in the middle of them
+        await server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await ends.count(200)
+        assert ends.errors == {}
+        for id, result in ends.results.items():
+            again = await broker.publish(durable(id))
+            assert (again.duplicate, again.offset, again.epoch) == (True, result.offset, result.epoch)
+        assert broker.executor.pending == 0
+
+
+async def test_redis_publish_started_by_the_end_of_another_waits_for_its_own_reply(server: RedisServer) -> None:
+    """A client's next message is handled as soon as its last one has failed: while the link still fails others."""
+    async with running(server.url, **FAST | {"call_timeout": 0.3, "silence_timeout": 60.0}) as (broker, _):
+        ends = Ends(broker)
+        await server.command("CLIENT", "PAUSE", "60000", "WRITE")
+        for n in range(3):
+            ends.start(f"m-{n}", then=f"next-{n}")
+        await ends.count(6)
+        assert len(ends.errors) == 6
+        assert {error.code for error in ends.errors.values() if isinstance(error, ServiceError)} == {
+            ErrorCode.BROKER_UNAVAILABLE
+        }
+        await server.command("CLIENT", "UNPAUSE")
+        for n in range(3):
+            await insist(broker, durable(f"next-{n}"))
+        assert broker.executor.pending == 0
+
+
+@pytest.mark.parametrize("server_is", ["paused", "away"])
+async def test_redis_close_ends_started_publishes(server: RedisServer, server_is: str) -> None:
+    async with running(server.url, call_timeout=60.0) as (broker, _):
+        ends = Ends(broker)
+        if server_is == "paused":
+            await server.command("CLIENT", "PAUSE", "60000", "ALL")
+        else:
+            server.kill()
+            await until(lambda: gone(broker), "the link is lost")
+        for n in range(3):
+            ends.start(f"m-{n}")
+        await broker.close()
+        await ends.count(3)
+        assert ends.results == {}
+        assert broker.executor.pending == 0
 
 
 async def test_redis_calls_on_lost_connection_do_not_block_event_loop(server: RedisServer) -> None:

@@ -164,7 +164,7 @@ class Flaky(MemoryBroker):
         )
         self.refuse: str | None = None
 
-    def publish_now(self, publication: Publication) -> Any:
+    def start_publish(self, publication: Publication) -> Any:
         """Waits: None."""
 
     async def publish(self, publication: Publication) -> PublishResult:

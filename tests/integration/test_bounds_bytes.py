@@ -156,7 +156,7 @@ class StalledBroker(MemoryBroker):
         )
         self.may = asyncio.Event()
 
-    def publish_now(self, publication: Publication) -> Any:
+    def start_publish(self, publication: Publication) -> Any:
         """Waits: None."""
 
     async def publish(self, publication: Publication) -> PublishResult:

@@ -114,7 +114,7 @@ class Hesitant:
     async def check(self) -> None:
         await self._broker.check()
 
-    def publish_now(self, publication: Publication) -> None:
+    def start_publish(self, publication: Publication) -> None:
         pass
 
     async def publish(self, publication: Publication) -> PublishResult:

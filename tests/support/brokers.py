@@ -33,9 +33,9 @@ class FaultyBroker(_OwnBroker):
         self._fail("publish")
         return await super().publish(publication)
 
-    def publish_now(self, publication: Any) -> Any:
+    def start_publish(self, publication: Any) -> Any:
         self._fail("publish")
-        return super().publish_now(publication)
+        return super().start_publish(publication)
 
     async def subscribe(self, channel: Any) -> None:
         self._fail("subscribe")

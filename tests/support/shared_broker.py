@@ -113,7 +113,7 @@ class Line:
         """As the port says."""
         await self._reached().check()
 
-    def publish_now(self, publication: Publication) -> None:
+    def start_publish(self, publication: Publication) -> None:
         pass
 
     async def publish(self, publication: Publication) -> PublishResult:
@@ -290,7 +290,7 @@ class _Front:
     async def check(self) -> None:
         await self._store.check()
 
-    def publish_now(self, publication: Publication) -> None:
+    def start_publish(self, publication: Publication) -> None:
         pass
 
     async def publish(self, publication: Publication) -> PublishResult:

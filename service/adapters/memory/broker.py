@@ -132,7 +132,7 @@ class MemoryBroker:
             sink.deliver(event)
         return result
 
-    publish_now = _publish
+    start_publish = _publish
     """Does the same as `publish`, which never waits."""
 
     async def subscribe(self, channel: ChannelKey) -> None:

@@ -208,8 +208,8 @@ class NatsBroker:
 
     # --- publishing -----------------------------------------------------------------------------------------------------
 
-    def publish_now(self, publication: Publication) -> None:
-        """Does nothing: every publish waits for the store."""
+    def start_publish(self, publication: Publication) -> None:
+        """Does nothing: a publish here is a coroutine."""
 
     async def publish(self, publication: Publication) -> PublishResult:
         """Stores the event with its result and the channel's head. An ephemeral event is only delivered.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -18,17 +17,19 @@ import structlog
 
 from service.adapters.redis import event_codec
 from service.adapters.redis.channel_index import ChannelIndex, Listing
-from service.adapters.redis.command_executor import CommandExecutor
+from service.adapters.redis.command_executor import Call, CommandExecutor
 from service.adapters.redis.config import RedisConfig, milliseconds
-from service.adapters.redis.connections.link import Argument, pack
+from service.adapters.redis.connections.link import Argument
 from service.adapters.redis.connections.shard_map import ShardMap
 from service.adapters.redis.keys import channel_keys
-from service.adapters.redis.lua.scripts import CHANNEL_INFO, HISTORY, PUBLISH, RENEW_EMPTY, SNAPSHOT, STREAM_HEAD
+from service.adapters.redis.lua.scripts import CHANNEL_INFO, HISTORY, RENEW_EMPTY, SNAPSHOT, STREAM_HEAD
+from service.adapters.redis.publish_call import EphemeralCall, PublishCall
 from service.adapters.redis.publish_template import PublishTemplate, PublishTemplates
 from service.adapters.redis.removal import EventRemover
 from service.adapters.store.config import ServerTimeObserver
 from service.adapters.store.empty_channels import EmptyChannels
-from service.adapters.store.errors import check_version, unavailable
+from service.adapters.store.errors import unavailable
+from service.aio.pending import Pending
 from service.aio.tasks import TaskSupervisor
 from service.core import epoch as epochs
 from service.core.broker import (
@@ -52,7 +53,7 @@ MAX_LISTED = 200
 MAX_PAGE_BYTES = 4_194_304
 """Bytes after which a page of history ends early."""
 
-_DURABLE, _EPHEMERAL = Delivery.DURABLE, Delivery.EPHEMERAL  # members of an Enum are slow to look up
+_EPHEMERAL = Delivery.EPHEMERAL  # a member of an Enum is slow to look up
 
 _log = structlog.get_logger("redis")
 _log_unreadable_events = LimitedLog(_log, "stored_events_unreadable", level="error")
@@ -81,7 +82,8 @@ class RedisBroker:
             on_interrupted=self._on_interrupted,
             on_server_time=on_server_time,
         )
-        self.executor = CommandExecutor(config, metrics, self.shards)
+        self._tasks = TaskSupervisor(metrics.process.count_task_death)
+        self.executor = CommandExecutor(config, metrics, self.shards, self._tasks)
         self._publish_command = "SPUBLISH" if self.shards.is_cluster else "PUBLISH"
         self._templates = PublishTemplates(
             self.keys,
@@ -103,7 +105,6 @@ class RedisBroker:
             check_channel=self._check_listing,
             subscribed=self._subscriptions.values,
         )
-        self._tasks = TaskSupervisor(metrics.process.count_task_death)
 
     # --- start and end ------------------------------------------------------------------------------------------------
 
@@ -136,40 +137,23 @@ class RedisBroker:
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
-    def publish_now(self, publication: Publication) -> None:
-        """Does nothing: every publish waits for the store."""
-
-    async def publish(self, publication: Publication) -> PublishResult:
-        """Runs lua/publish.lua; an ephemeral event is only published.
+    def start_publish(self, publication: Publication) -> Pending[PublishResult]:
+        """Sends a call of lua/publish.lua with this loop iteration's other calls. An ephemeral event is only published.
 
         Raises ValueError for a durable or latest event without retention: a fault in the caller.
         """
+        call: Call[PublishResult]
         if publication.delivery is _EPHEMERAL:
-            keys = self.keys(publication.channel)
-            message = pack((self._publish_command, keys.events, event_codec.encode_ephemeral(publication)))
-            await self.executor.execute(keys.tag, lambda _: message, is_repeatable=False)
-            return PublishResult(publication.id, "")
-        template = self._templates.get(publication)
-        reply = await self.executor.execute(template.tag, partial(template.encode, publication), PUBLISH)
-        is_duplicate = is_unindexed = False
-        if type(reply) is list:
-            is_duplicate = len(reply) == 1
-            is_unindexed, reply = not is_duplicate, reply[0]
-        elif type(reply) is int:
-            check_version(publication.if_version or 0, reply)
-        epoch, _, digits = reply.decode().partition(" ")
-        number = int(digits)
-        if not is_duplicate:
-            if number <= template.number and epoch == template.epoch:
-                await self._report_repeat(publication, template, number)
-            template.record(epoch, number, publication)
-        if is_unindexed or (is_duplicate and number == 1):  # the first publish may have stopped before the index
-            await self._index.add(publication.channel, template.retention.ttl)
-        if publication.delivery is _DURABLE:
-            return PublishResult(publication.id, epoch, number, None, is_duplicate)
-        return PublishResult(publication.id, epoch, None, number, is_duplicate)
+            call = EphemeralCall(publication, self.keys(publication.channel), self._publish_command)
+        else:
+            call = PublishCall(publication, self._templates.get(publication), self)
+        return self.executor.start(call)
 
-    async def _report_repeat(self, publication: Publication, template: PublishTemplate, number: int) -> None:
+    async def publish(self, publication: Publication) -> PublishResult:
+        """Waits for `start_publish`."""
+        return await self.start_publish(publication)
+
+    async def report_repeat(self, publication: Publication, template: PublishTemplate, number: int) -> None:
         """Reports that Redis gave an offset or state version twice: the channel was set back."""
         if template.is_durable:
             delivered = DeliveredHead(Position(template.epoch, template.number, template.id), 0, lowest_repeat=number)
@@ -178,6 +162,10 @@ class RedisBroker:
         age = max(0, publication.at - template.accepted_at)
         with suppress(ServiceError):  # the event is accepted; nodes that have delivered more will report it
             await self._read_head(publication.channel, delivered, is_certain=True, age=age)
+
+    async def list_channel(self, channel: ChannelKey, ttl: float) -> None:
+        """Adds a channel to its tenant's index, for `ttl` seconds."""
+        await self._index.add(channel, ttl)
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator
+from functools import partial
 from sys import getsizeof
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import structlog
 from msgspec import Raw, Struct
 
 from service.aio.eager_start import start_eagerly
+from service.aio.pending import Pending
 from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
 from service.protocol import messages
@@ -178,7 +180,7 @@ class SessionHandler:
         if connection.closing is not None:
             return
         self._is_busy = True
-        waiting: Awaitable[None] | None = None
+        waiting: Awaitable[object] | None = None
         if type(message) is str and message.startswith("{"):  # one message and no batch, as nearly always
             try:
                 self._is_violation_counted = False
@@ -190,13 +192,38 @@ class SessionHandler:
                 if self._has_ended:
                     self._close_ended()
                 return
+            if isinstance(waiting, Pending):
+                self._count_running(message)
+                waiting.add_done_callback(partial(self._continue, message))
+                return
             rest = start_eagerly(self._run(None, self._finish(message, waiting)))
         else:
             rest = start_eagerly(self._run(message))
         if rest is not None:
-            if len(message) > MAX_UNCOUNTED_FRAME:
-                size = self._queue().running_bytes = getsizeof(message)
-                connection.transport.count_held(size)
+            self._count_running(message)
+            self._node.runtime.tasks.spawn("command", rest)
+
+    def _count_running(self, message: str | bytes) -> None:
+        """Counts the frame of a command that waits."""
+        if len(message) > MAX_UNCOUNTED_FRAME:
+            size = self._queue().running_bytes = getsizeof(message)
+            self._connection.transport.count_held(size)
+
+    def _continue(self, message: str, done: Pending[Any]) -> None:
+        """Refuses a message if what it waited for failed, and continues with the messages that have come meanwhile."""
+        if done.error is not None:
+            try:
+                self._refuse(message, done.error)
+            except Exception:
+                self._fail()
+        connection = self._connection
+        if self._waiting is None and connection.is_writable and not connection.is_lost:  # as nearly always
+            self._is_busy = False
+            if self._has_ended:
+                self._close_ended()
+            return
+        rest = start_eagerly(self._run(None, self._finish(message, None)))
+        if rest is not None:
             self._node.runtime.tasks.spawn("command", rest)
 
     def subscribe(self, channel: str, grant: Identity) -> bool:
@@ -346,7 +373,7 @@ class SessionHandler:
                 return
             await self._finish(message, self._start(message, fault))
 
-    def _start(self, message: str | Raw, fault: ServiceError | None = None) -> Awaitable[None] | None:
+    def _start(self, message: str | Raw, fault: ServiceError | None = None) -> Awaitable[object] | None:
         """Carries out a message, or refuses it. Returns what has to be waited for; None if the message is done."""
         try:
             command = self._read(message, fault)
@@ -355,7 +382,7 @@ class SessionHandler:
             self._refuse(message, error)
             return None
 
-    async def _finish(self, message: str | Raw, waiting: Awaitable[None] | None) -> None:
+    async def _finish(self, message: str | Raw, waiting: Awaitable[object] | None) -> None:
         """Waits until a message is done and its reply fits into the outbox."""
         if waiting is not None:
             try:

@@ -10,7 +10,8 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import takewhile
+from typing import Any, Protocol, cast
 
 import hiredis
 
@@ -38,12 +39,25 @@ class LinkLost(ConnectionError):  # noqa: N818  # says what happened, as asyncio
     """The connection ended before the reply came. The server may have run the command."""
 
 
+class ReplyReceiver(Protocol):
+    """Waits for the reply to a command: an asyncio future, or something that is called at once."""
+
+    def done(self) -> bool:
+        """Whether nobody needs the reply any more."""
+
+    def set_result(self, reply: Any, /) -> None:
+        """Called with the reply, unless `done`. Must not raise."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Called with ReplyError, LinkLost or TimeoutError, unless `done`. Must not raise."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinkCallbacks:
     """What a link reports; all are called on the event loop and must not raise."""
 
     on_lost: Callable[[Link], None] | None = None
-    """The connection has ended. Called before the futures of its commands fail."""
+    """The connection has ended. Called before its commands fail."""
     on_push: Callable[[list[Any]], None] | None = None
     """A message of a subscribed channel, or the answer to a (un)subscribe command."""
     on_push_error: Callable[[str], bool] | None = None
@@ -72,8 +86,8 @@ class Link(asyncio.Protocol):
         self._is_paused = False
         """Whether reading waits for the next iteration, which delivers further messages."""
         self._out: list[bytes] = []
-        self._expected: deque[tuple[asyncio.Future[Any] | None, float]] = deque()
-        """A future for each command without a reply, and the loop time of its sending. None stands for a ping."""
+        self._expected: deque[tuple[ReplyReceiver | None, float]] = deque()
+        """The receiver of each reply that has not come, and the loop time at which its command was sent. None: of a ping."""
         now = self._loop.time()
         self._silence = SilenceDetector(ping_interval, silence_timeout, now)
         self._timer: asyncio.TimerHandle | None = None
@@ -120,9 +134,9 @@ class Link(asyncio.Protocol):
         if self._callbacks.on_lost is not None:
             self._callbacks.on_lost(self)
         expected, self._expected = self._expected, deque()
-        for future, _ in expected:
-            if future is not None and not future.done():
-                future.set_exception(LinkLost(self.close_reason or "the connection to Redis was lost"))
+        for receiver, _ in expected:
+            if receiver is not None and not receiver.done():
+                receiver.set_exception(LinkLost(self.close_reason or "the connection to Redis was lost"))
         self.lost.set()
 
     def data_received(self, data: bytes) -> None:
@@ -154,11 +168,11 @@ class Link(asyncio.Protocol):
                         self._loop.call_soon(self._dispatch)
                         return
                 elif expected:
-                    future, sent_at = expected.popleft()
-                    if future is None:
+                    receiver, sent_at = expected.popleft()
+                    if receiver is None:
                         self._on_pong(sent_at)
-                    elif not future.done():
-                        future.set_result(reply)
+                    elif not receiver.done():
+                        receiver.set_result(reply)
         except hiredis.ProtocolError:
             self.close_reason = "something answers there that does not speak Redis' protocol"
             self.abort()
@@ -172,10 +186,10 @@ class Link(asyncio.Protocol):
         on_push_error = self._callbacks.on_push_error
         if on_push_error is not None and on_push_error(str(error)):
             return True
-        future = self._expected.popleft()[0] if self._expected else None
-        if future is not None:
-            if not future.done():
-                future.set_exception(error)
+        receiver = self._expected.popleft()[0] if self._expected else None
+        if receiver is not None:
+            if not receiver.done():
+                receiver.set_exception(error)
         elif not _answers_ping(error):
             self.close_reason = str(error)
             self.abort()
@@ -196,13 +210,20 @@ class Link(asyncio.Protocol):
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         """Sends a command that `pack` has encoded. The future gets its reply, ReplyError or LinkLost."""
-        future = self._loop.create_future()
-        if self._transport is None:
-            future.set_exception(LinkLost(self.close_reason or "the connection to Redis is closed"))
-            return future
-        self._write(packed)
-        self._expected.append((future, self.sent_at))
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.send_for(future, packed)
         return future
+
+    def send_for(self, receiver: ReplyReceiver, packed: bytes) -> None:
+        """Sends a command that `pack` has encoded, for a receiver of its reply."""
+        if self._transport is None:
+            receiver.set_exception(LinkLost(self.close_reason or "the connection to Redis is closed"))
+            return
+        if self._out:
+            self._out.append(packed)
+        else:
+            self._write(packed)
+        self._expected.append((receiver, self.sent_at))
 
     def send_unanswered(self, *arguments: Argument) -> None:
         """Sends a (un)subscribe command, whose answers are pushes."""
@@ -242,11 +263,10 @@ class Link(asyncio.Protocol):
     def _fail_overdue(self, now: float) -> None:
         """Fails commands that are older than the timeout. They keep their places in the order of replies."""
         # One pass a tick costs less than a timer for each command.
-        for future, sent_at in self._expected:
-            if sent_at + self._call_timeout > now:
-                return
-            if future is not None and not future.done():
-                future.set_exception(TimeoutError("Redis did not reply in time"))
+        # A copy: a receiver may send its next command at once.
+        for receiver in [one for one, _ in takewhile(lambda sent: sent[1] + self._call_timeout <= now, self._expected)]:
+            if receiver is not None and not receiver.done():
+                receiver.set_exception(TimeoutError("Redis did not reply in time"))
 
 
 def _answers_ping(error: hiredis.ReplyError) -> bool:

@@ -24,8 +24,8 @@ from service.realtime.session.commands import (
     unsubscribe,
 )
 
-Handler = Callable[[Node, Connection, Any], Awaitable[None] | None]
-"""Carries out a command. Returns what has to be waited for; None if the command is done."""
+Handler = Callable[[Node, Connection, Any], Awaitable[object] | None]
+"""Carries out a command. Returns what has to be waited for; None if the command is done. A `Pending` needs no task."""
 
 HANDLERS: Mapping[type[messages.Command], Handler] = {
     messages.Hello: hello.handle,

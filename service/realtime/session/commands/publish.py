@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 
+from service.aio.pending import Pending
 from service.core.broker import PublishResult
 from service.protocol.messages import Ack, Publish, Remove
 from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 
 
-def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[None] | None:
+def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[object] | None:
     """Publishes, and replies with `ack` if the event has an id. Waits only if the broker does."""
     session, channel, id_ = connection.session, command.channel, command.id
     identity = session.identity
@@ -25,16 +27,12 @@ def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[No
         identity.user or f"anonymous-{connection.id}",
         session.find(channel),
         connection.id,
-        if_rev=command.if_rev,
+        command.if_rev,
     )
-    if not isinstance(result, PublishResult):
-        return _wait(connection, command, result)
-    if id_ is not None:
-        connection.reply(_ack(id_, result))
-    return None
+    return _acknowledge(connection, id_, result)
 
 
-def handle_removal(node: Node, connection: Connection, command: Remove) -> Awaitable[None] | None:
+def handle_removal(node: Node, connection: Connection, command: Remove) -> Awaitable[object] | None:
     """Removes a value, and replies with `ack` if the message has an id. Waits only if the broker does."""
     session = connection.session
     identity = session.identity
@@ -50,18 +48,31 @@ def handle_removal(node: Node, connection: Connection, command: Remove) -> Await
         removed=True,
         if_rev=command.if_rev,
     )
-    if not isinstance(result, PublishResult):
-        return _wait(connection, command, result)
-    if command.id is not None:
-        connection.reply(_ack(command.id, result))
-    return None
+    return _acknowledge(connection, command.id, result)
 
 
-async def _wait(connection: Connection, command: Publish | Remove, waiting: Awaitable[PublishResult]) -> None:
-    result = await waiting
-    if command.id is not None:
-        connection.reply(_ack(command.id, result))
+def _acknowledge(
+    connection: Connection, id_: str | None, result: PublishResult | Awaitable[PublishResult]
+) -> Awaitable[object] | None:
+    """Replies with `ack`, now or when the result is there. Returns what has to be waited for."""
+    if isinstance(result, PublishResult):
+        _reply(connection, id_, result)
+        return None
+    if isinstance(result, Pending):
+        result.add_done_callback(partial(_reply_done, connection, id_))
+        return result
+    return _wait(connection, id_, result)
 
 
-def _ack(id_: str, result: PublishResult) -> Ack:
-    return Ack(id_, result.offset, result.state_version, result.duplicate)
+def _reply_done(connection: Connection, id_: str | None, pending: Pending[PublishResult]) -> None:
+    if pending.error is None:
+        _reply(connection, id_, pending.result())
+
+
+async def _wait(connection: Connection, id_: str | None, waiting: Awaitable[PublishResult]) -> None:
+    _reply(connection, id_, await waiting)
+
+
+def _reply(connection: Connection, id_: str | None, result: PublishResult) -> None:
+    if id_ is not None:
+        connection.reply(Ack(id_, result.offset, result.state_version, result.duplicate))
