@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from aiohttp._websocket.helpers import websocket_mask
 
 from benchmarks.peers import tidewire
+from benchmarks.processes import HOST, free_port
 from service.app import Service
 from service.contract.load import load
 from service.protocol.framing import FIN, MASK, TEXT
 from service.settings import Settings
+from service.telemetry.fast_metrics import FastCounter
 
 SECRET = "only for benchmarks, and long enough for HS256"  # guards nothing
 _PLENTY = {"per_second": 10_000_000, "burst": 10_000_000}
@@ -73,8 +77,8 @@ class Sink(asyncio.Transport):
         return ("127.0.0.1", 40_000) if name == "peername" else default
 
 
-def settings() -> Settings:
-    """Returns the settings of the benchmark, with rates that no round reaches."""
+def settings(redis: str | None = None) -> Settings:
+    """Returns the settings of the benchmark, with rates that no round reaches. `redis`: the URL of the broker, if it is Redis."""
     rates = ("connection_rate", "user_rate", "ip_rate", "tenant_rate", "connect_rate_per_ip")
     counts = ("connections", "connections_per_ip", "pending", "http_connections", "http_connections_per_ip")
     return Settings.model_validate(
@@ -87,14 +91,15 @@ def settings() -> Settings:
             },
             "rollout": {"accept_rate": _PLENTY},
             "log": {"level": "warning", "format": "json"},
+            **({} if redis is None else {"broker": {"url": redis}}),
         }
     )
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Service]:
-    """Runs a node that does not listen."""
-    service = Service(settings(), load(Path(tidewire.CONTRACT)))
+async def running(redis: str | None = None) -> AsyncIterator[Service]:
+    """Runs a node that does not listen. `redis`: as for `settings`."""
+    service = Service(settings(redis), load(Path(tidewire.CONTRACT)))
     await service.node.start()
     try:
         yield service
@@ -103,10 +108,29 @@ async def running() -> AsyncIterator[Service]:
         await service.fetch.close()
 
 
+@contextmanager
+def started_redis() -> Iterator[str]:
+    """Runs a Redis that keeps nothing on disk, and returns its URL."""
+    port = free_port()
+    with TemporaryDirectory() as folder:
+        line = tidewire.redis_line(port, Path(folder))
+        with subprocess.Popen(line, stdout=subprocess.DEVNULL) as redis:
+            try:
+                yield f"redis://{HOST}:{port}"
+            finally:
+                redis.terminate()
+
+
 async def settled() -> None:
     """Waits for the reads of this loop iteration, the writes that follow, and what they have left over."""
     for _ in range(4):
         await asyncio.sleep(0)
+
+
+async def reached(counter: FastCounter, value: float) -> None:
+    """Waits until a counter has a value. Sleeps in between, because a node that waits for Redis does nothing either."""
+    while counter.value < value:  # noqa: ASYNC110  # a counter of the hot path has no event to wait for
+        await asyncio.sleep(0.0005)
 
 
 def masked(text: str) -> bytes:

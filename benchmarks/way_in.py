@@ -2,6 +2,8 @@
 
 `python -m benchmarks.way_in` prints the CPU time of a message, and of the parts that can be called alone. A network would hide
 the microseconds of a change; `echo` and `rooms` of `python -m benchmarks` measure the whole.
+
+`--redis` measures durable events through a Redis that it starts, beside the same without it. Only there is a network, to Redis.
 """
 
 from __future__ import annotations
@@ -9,16 +11,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import secrets
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 from msgspec import Struct
 
-from benchmarks.in_process import Sink, masked, running, settings, settled, timed
+from benchmarks.in_process import Sink, masked, reached, running, settings, settled, started_redis, timed
 from benchmarks.peers import tidewire
 from service.app import Service
 from service.contract.load import load
@@ -48,10 +52,10 @@ class Cost(Struct, frozen=True):
     deliveries: float
 
 
-def message(room: int, event: str, number: int | None = None) -> str:
-    """Returns a publish, as the clients of `echo` (with a number as its id) and of `rooms` send it."""
+def message(room: int, event: str, id_: str | None = None) -> str:
+    """Returns a publish, as the clients of `echo` (with an id) and of `rooms` send it."""
     data = '{"t":1700000000000000,"p":"' + "x" * (PAYLOAD - 28) + '"}'
-    name = "" if number is None else f'"id":"e{number}",'
+    name = "" if id_ is None else f'"id":"{id_}",'
     return f'{{"type":"bench.{event}","channel":"room:{room}",{name}"data":{data}}}'
 
 
@@ -65,31 +69,44 @@ async def connected(service: Service, number: int, room: int) -> tuple[WebSocket
     websocket = WebSocket(context, sink, account=node.streams.budget.account("default"))
     websocket.handler = buffer = PreAuthBuffer(websocket)
     slot = node.admission.slots.acquire("127.0.0.1")
-    slot.identify(identity)  # this node is alone, so nothing has to be waited for
+    confirming = slot.identify(identity)
+    if confirming is not None:
+        await confirming
     accept_connection(node, websocket, buffer, AcceptedUpgrade(slot, identity, "bearer"))
     websocket.data_received(masked('{"type":"ready"}'))
     websocket.data_received(masked(f'{{"type":"subscribe","id":"s","channel":"room:{room}"}}'))
-    await settled()
     return websocket, sink
 
 
-async def measured(members: int, rooms: int, event: str, *, named: bool, messages: int) -> tuple[float, float, float]:
-    """Returns microseconds, writes and deliveries of one message, where all members of all rooms publish in turn."""
-    async with running() as service:
-        every = [await connected(service, number, number % rooms) for number in range(members * rooms)]
-        turns = max(1, messages // len(every))
-        count = turns * len(every)
+async def measured(
+    members: int, rooms: int, event: str, *, named: bool, messages: int, redis: str | None = None
+) -> tuple[float, float, float]:
+    """Returns microseconds, writes and deliveries of one message, where all members of all rooms publish in turn. `redis`: the
+    URL of the broker, if it is Redis."""
+    async with running(redis) as service:
+        size = members * rooms
+        every = [await connected(service, number, number % rooms) for number in range(size)]
+        written = service.metrics.messages.messages_out.labels
+        await reached(written("subscribed"), size)
+        turns = max(1, messages // size)
+        count = turns * size
+        run = secrets.token_hex(2)  # Redis would take the ids of an earlier run for repeats
         frames = [
-            masked(message(number % len(every) % rooms, event, number if named else None))
-            for number in range(count + len(every))
+            masked(message(number % size % rooms, event, f"{run}{number}" if named else None))
+            for number in range(count + size)
         ]
 
         async def play(turns: range) -> None:
             for turn in turns:
-                for (websocket, _), frame in zip(every, frames[turn * len(every) :], strict=False):
+                for (websocket, _), frame in zip(every, frames[turn * size :], strict=False):
                     websocket.data_received(frame)
                 await settled()
+                if redis is not None:
+                    played[0] += 1
+                    await reached(written("ack"), played[0] * size * named)
+                    await reached(written(f"bench.{event}"), played[0] * size * members)
 
+        played = [0]
         await play(range(turns, turns + 1))
         writes = sum(sink.writes for _, sink in every)
         began = time.process_time()
@@ -103,7 +120,7 @@ async def measured(members: int, rooms: int, event: str, *, named: bool, message
 
 def parts(count: int) -> dict[str, float]:
     """Returns the microseconds of the parts of a message's way that can be called alone."""
-    frame, text = masked(message(1, "plain", 1)), message(1, "plain", 1)
+    frame, text = masked(message(1, "plain", "e1")), message(1, "plain", "e1")
     gate = Service(settings(), load(Path(tidewire.CONTRACT))).node.gate
     ann = Identity("default", "ann")
     subscription = Subscription(ChannelKey("default", "room:1"), None)
@@ -125,6 +142,8 @@ CASES: dict[str, tuple[int, int, str, bool]] = {
     "rooms": (10, 100, "plain", False),
     "durable echo": (1, 100, "durable", True),
 }
+STORED = {"durable echo": CASES["durable echo"]}
+"""The cases of `--redis`. No rooms: nothing else keeps this node busy, so the events of a room come back one by one."""
 """Members of a room, rooms, event, and whether each message has an id and so an ack."""
 
 
@@ -134,24 +153,32 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--messages", type=int, default=MESSAGES)
     parser.add_argument("--only", metavar="CASE", choices=sorted(CASES))
+    parser.add_argument("--redis", action="store_true", help="durable events through a Redis, beside without")
     asked = parser.parse_args(words)
     shown: dict[str, Any] = {}
-    for name, (members, rooms, event, named) in CASES.items():
-        if asked.only in (None, name):
-            rounds = [
-                asyncio.run(measured(members, rooms, event, named=named, messages=asked.messages))
-                for _ in range(asked.rounds)
-            ]
-            spent = [round_[0] for round_ in rounds]
-            shown[name] = {
-                "us": round(statistics.median(spent), 2),
-                "lowest": round(min(spent), 2),
-                "writes": round(rounds[0][1], 2),
-                "us_a_delivery": round(statistics.median(spent) / rounds[0][2], 2),
-            }
-    if asked.only is None:
+    with started_redis() if asked.redis else nullcontext() as redis:
+        for name, case in (STORED if asked.redis else CASES).items():
+            if asked.only in (None, name):
+                shown[name] = _cost(case, asked.rounds, asked.messages)
+                if redis is not None:
+                    shown[f"{name} through Redis"] = _cost(case, asked.rounds, asked.messages, redis)
+    if asked.only is None and not asked.redis:
         shown["parts"] = {name: round(value, 2) for name, value in parts(asked.messages).items()}
     sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+
+
+def _cost(case: tuple[int, int, str, bool], rounds: int, messages: int, redis: str | None = None) -> dict[str, float]:
+    members, rooms, event, named = case
+    runs = [
+        asyncio.run(measured(members, rooms, event, named=named, messages=messages, redis=redis)) for _ in range(rounds)
+    ]
+    spent = [run[0] for run in runs]
+    return {
+        "us": round(statistics.median(spent), 2),
+        "lowest": round(min(spent), 2),
+        "writes": round(runs[0][1], 2),
+        "us_a_delivery": round(statistics.median(spent) / members, 2),
+    }
 
 
 if __name__ == "__main__":
