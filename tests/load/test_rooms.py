@@ -20,12 +20,12 @@ DIRECT, REDIS = "tidewire", "tidewire-redis"
 ROUNDS, MAX_ROUNDS = 4, 16
 """Pairs of measurements: at least, and at most where the first show too little."""
 SECONDS = 1.0
-FLOOR = 0.67
-"""Deliveries a second of the node's processor time through Redis, against those without. It was 0.8 until a delivery without
-Redis became cheaper (ADR 40)."""
+FLOOR = 0.8
+"""Deliveries a second of the node's processor time through Redis, against those without. `make bench` asks for 0.95; here other
+programs run beside."""
 
 
-async def test_redis_between_nodes_costs_at_most_half_more(tmp_path: Path) -> None:
+async def test_redis_between_nodes_costs_at_most_a_quarter_more(tmp_path: Path) -> None:
     """1 000 connections in rooms of 10 publish durable events, each the next when its own has come back; `make bench` has the
     same workload.
 
