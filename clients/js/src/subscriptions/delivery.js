@@ -205,11 +205,10 @@ export class Delivery {
     if (run === this.#run) this.position = { epoch, offset: next, id: event.id };
   }
 
-  /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. */
+  /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. All but durable events go on. */
   #gap() {
     const newer = this.#queue.findIndex(({ message }) => 'type' in message && message.type === 'subscribed');
-    this.#queue.splice(0, newer < 0 ? this.#queue.length : newer);
-    this.#waiting.clear();
+    this.#queue = this.#queue.filter(({ message }, index) => (newer >= 0 && index >= newer) || !('offset' in message));
     this.#full = false;
     if (newer < 0) this.#subscription.missing('gap');
   }
@@ -224,8 +223,8 @@ export class Delivery {
     return this.#subscription.call('presence', change);
   }
 
-  /** @param {Event} event */
+  /** Collections hear `excluded`; applications know these events. @param {Event} event */
   #hand(event) {
-    return this.#core.excluded(event) ? undefined : this.#subscription.call(event.type, event);
+    return this.#subscription.call(this.#core.excluded(event) ? 'excluded' : event.type, event);
   }
 }
