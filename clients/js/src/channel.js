@@ -1,5 +1,6 @@
 import { Emitter } from './base/emitter.js';
 import { deferred, onAbort } from './base/deferred.js';
+import { TidewireError } from './errors.js';
 
 /**
  * @typedef {import('./contract-types.js').ContractLike} ContractLike
@@ -15,7 +16,6 @@ import { deferred, onAbort } from './base/deferred.js';
  * @typedef {import('./subscriptions/subscription.js').ChannelOptions} ChannelOptions
  * @typedef {import('./subscriptions/subscription.js').ChannelState} ChannelState
  * @typedef {import('./subscriptions/subscription.js').ChannelStatus} ChannelStatus
- * @typedef {import('./errors.js').TidewireError} TidewireError
  * @typedef {import('./sending/signals.js').SignalOptions} SignalOptions
  *
  * @typedef {object} PublishOptions
@@ -40,6 +40,13 @@ import { deferred, onAbort } from './base/deferred.js';
  */
 
 /**
+ * What entry points that add to channels use of a handle.
+ * @type {(channel: Channel<any, any>) => {core: import('./core.js').Core, handle: import('./subscriptions/subscription.js').Handle,
+ *   subscription: import('./subscriptions/subscription.js').Subscription, emitter: Emitter<any>, left: boolean}}
+ */
+export let partsOf;
+
+/**
  * A handle of one channel. All handles of a channel share one subscription, which lasts until the last of them has left.
  * @template {ContractLike} [C=AnyContract]
  * @template {string} [N=string]
@@ -54,6 +61,16 @@ export class Channel {
   #left = false;
   #forget;
 
+  static {
+    partsOf = (channel) => ({
+      core: channel.#core,
+      handle: channel.#handle,
+      subscription: channel.#subscription,
+      emitter: channel.#emitter,
+      left: channel.#left,
+    });
+  }
+
   /**
    * Applications call `client.channel(name)`.
    * @param {N} name
@@ -63,7 +80,7 @@ export class Channel {
   constructor(name, options, core) {
     this.#name = name;
     this.#core = core;
-    this.#handle = { options, listeners: (/** @type {string} */ event) => this.#emitter.of(event) };
+    this.#handle = { options, tail: options.tail ?? 0, listeners: (/** @type {string} */ event) => this.#emitter.of(event) };
     this.#subscription = core.registry.enter(name, this.#handle);
     if (options.tail && this.#subscription.told) this.#subscription.joined.promise.then(() => this.#lateTail(), () => {});
     this.#forget = onAbort(options.signal, () => this.leave());
@@ -265,6 +282,15 @@ export class Channel {
   [/** @type {any} */ (Symbol).dispose ?? Symbol.for('Symbol.dispose')]() {
     this.leave();
   }
+}
+
+for (const name of ['list', 'map', 'presence']) {
+  Object.defineProperty(Channel.prototype, name, {
+    configurable: true,
+    get() {
+      throw new TidewireError('not_imported', `${name}: add import 'tidewire/collections'`);
+    },
+  });
 }
 
 /** @type {ChannelStatus} */

@@ -874,3 +874,12 @@ test('19: an address that nothing answers is told once, and an outage of a servi
     assert.equal(errors.length, 0);
   }
 });
+
+// The siblings of a missing import -----------------------------------------------------------------------------------------
+
+test('what comes with an import says which one', () => {
+  const room = /** @type {any} */ (new Tidewire('/ws').channel('room:1'));
+  for (const use of [() => room.list('chat.message'), () => room.map('board.metric'), () => room.presence]) {
+    assert.throws(use, (/** @type {any} */ error) => error.code === 'not_imported' && error.message.includes("import 'tidewire/collections'"));
+  }
+});

@@ -17,6 +17,7 @@ import { Delivery } from './delivery.js';
  * @typedef {object} Handle  what a subscription uses of a `Channel`
  * @property {(name: string) => ((value: any) => unknown)[]} listeners
  * @property {ChannelOptions} options
+ * @property {number} tail  the number of last events that it wants with the first `subscribed`
  *
  * @typedef {object} ChannelOptions
  * @property {Position} [since]  resumes from this position; counts for the first handle of a channel
@@ -123,7 +124,7 @@ export class Subscription {
   request() {
     const id = this.#core.nextId();
     const since = this.delivery.position;
-    const tails = [...this.handles].map(({ options }) => options.tail ?? 0);
+    const tails = [...this.handles].map(({ tail }) => tail);
     const tail = since === undefined && this.#core.offers('tail') ? Math.min(100, Math.max(0, ...tails)) || undefined : undefined;
     const token = this.#token;
     this.#token = undefined;

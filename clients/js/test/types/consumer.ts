@@ -2,6 +2,8 @@
 
 import { Tidewire, TidewireError, encodeUser } from 'tidewire';
 import type { Ack, Channel, ChannelOptions, Event, Options, Position, State, Status } from 'tidewire';
+import type { CollectionStatus } from 'tidewire/collections';
+import 'tidewire/collections';
 import { CLOSE_CODES, ERROR_CODES } from 'tidewire/codes';
 
 interface ChatMessage {
@@ -82,6 +84,22 @@ client.channel('room:1:notes').on('chat.message', () => {});
 // @ts-expect-error no such state
 const wrong: State = 'open';
 
+const list = room.list('chat.message', { tail: 20, key: ({ data }) => data.text, snapshot: async ({ signal }) => (await fetch('/', { signal })).json() });
+const text: string | undefined = list.items[0]?.data.text;
+const both: 'chat.message' | 'chat.closed' | undefined = room.list(['chat.message', 'chat.closed']).getSnapshot().items[0]?.type;
+const metric: number | undefined = client.channel('board:main').map('board.metric').get('cpu')?.data.value;
+const name: string | undefined = room.presence.members[0]?.info?.name;
+const shownAs: CollectionStatus = room.presence.status;
+void room.presence.update({ name: 'Ann' });
+// @ts-expect-error an ephemeral event is in no list
+room.list('chat.typing');
+// @ts-expect-error a durable event is in no map
+room.map('chat.message');
+// @ts-expect-error not in this channel
+room.list('note.line');
+// @ts-expect-error info of another type
+room.presence.update({ nick: 'Ann' });
+
 const open = new Tidewire(new URL('wss://example.com/ws'), { ticket: () => 't' });
 const any: Channel = open.channel('whatever:1');
 any.on('some.event', ({ data }: Event) => data.anything);
@@ -89,6 +107,7 @@ any.publish('some.event', { anything: 1 });
 const status: Status = open.status;
 const stop: () => void = open.on('state', ({ state, retryIn }) => [state, retryIn]);
 const position: Position | undefined = any.position;
+const anyList = any.list('some.event').items[0]?.data.anything;
 const choice: ChannelOptions = { since: position };
 
-export { ack, sent, read, wrong, status, stop, choice, encodeUser, CLOSE_CODES, ERROR_CODES };
+export { text, both, metric, name, shownAs, anyList, ack, sent, read, wrong, status, stop, choice, encodeUser, CLOSE_CODES, ERROR_CODES };
