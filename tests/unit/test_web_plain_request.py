@@ -6,6 +6,7 @@ The parser in C must accept exactly what `parse_plain_upgrade` accepts, and read
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 
 import pytest
@@ -87,8 +88,18 @@ def parse(sent: bytes) -> PlainRequest | None:
             assert parsed.headers == {name: plain.headers[name] for name in READ if name in plain.headers}
             assert parsed.headers.getall("Origin", None) == plain.headers.getall("Origin", None)
             key = plain.headers.get("Sec-WebSocket-Key", "").encode()
-            assert parsed.accept == (accept_key(key) if len(key) == 24 else b"")
+            is_valid = plain.headers.get("Sec-WebSocket-Version") == "13" and is_key(key)
+            assert parsed.accept == (accept_key(key) if is_valid else b"")
     return plain
+
+
+def is_key(key: bytes) -> bool:
+    """Whether a key is the base64 of 16 bytes."""
+    try:
+        raw = b64decode(key, validate=True)
+    except ValueError:
+        return False
+    return len(raw) == 16 and b64encode(raw) == key
 
 
 def check_same(sent: bytes, loop: asyncio.AbstractEventLoop) -> bool:

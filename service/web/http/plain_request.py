@@ -49,7 +49,7 @@ class PlainRequest:
         self.headers = headers
         self.remote = remote
         self.accept = accept
-        """Sec-WebSocket-Accept of the key, if the parser has computed it."""
+        """Sec-WebSocket-Accept of the key, if the parser has found the handshake valid (RFC 6455 §4.2.1); else empty or None."""
 
 
 AnyRequest: TypeAlias = web.BaseRequest | PlainRequest

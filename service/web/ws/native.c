@@ -49,7 +49,7 @@ static const struct text NAMES[] = {
     TEXT("Sec-WebSocket-Protocol"), TEXT("Sec-WebSocket-Extensions"), TEXT("Authorization"), TEXT("Origin"),
     TEXT("X-Forwarded-For"), TEXT("Sec-Fetch-Site"),
 };
-enum { NAME_COUNT = sizeof NAMES / sizeof NAMES[0], HOST = 0, UPGRADE = 1, CONNECTION = 2, KEY = 3 };
+enum { NAME_COUNT = sizeof NAMES / sizeof NAMES[0], HOST = 0, UPGRADE = 1, CONNECTION = 2, KEY = 3, VERSION = 4 };
 
 /* _UNUSUAL of plain_request.py. */
 static const struct text UNUSUAL[] = {
@@ -57,7 +57,7 @@ static const struct text UNUSUAL[] = {
 };
 enum { UNUSUAL_COUNT = sizeof UNUSUAL / sizeof UNUSUAL[0] };
 
-enum { OF_NAME = 1, OF_TARGET = 2, OF_VALUE = 4 };
+enum { OF_NAME = 1, OF_TARGET = 2, OF_VALUE = 4, OF_KEY = 8 };
 
 /* In which texts each character may be. */
 static unsigned char classes[256];
@@ -69,10 +69,12 @@ __attribute__((constructor)) static void fill_classes(void)
     for (int c = ' '; c <= '~'; c++) {
         classes[c] = OF_VALUE;
         if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')) {
-            classes[c] |= OF_NAME | OF_TARGET;
+            classes[c] |= OF_NAME | OF_TARGET | OF_KEY;
         }
     }
     classes['-'] |= OF_NAME;
+    classes['+'] |= OF_KEY;
+    classes['/'] |= OF_KEY;
     for (size_t i = 0; i < sizeof others - 1; i++) {
         classes[(unsigned char)others[i]] |= OF_TARGET;
     }
@@ -141,6 +143,20 @@ static void add_block(uint32_t state[5], const uint8_t block[64])
     state[0] += a, state[1] += b, state[2] += c, state[3] += d, state[4] += e;
 }
 
+/* If the key is 16 bytes as base64: 22 digits, of which the last has four bits that are 0, and two characters of padding. */
+static int is_key(struct text key)
+{
+    if (key.size != KEY_SIZE || memcmp(key.at + KEY_SIZE - 2, "==", 2) != 0) {
+        return 0;
+    }
+    for (int i = 0; i < KEY_SIZE - 2; i++) {
+        if (!(classes[(unsigned char)key.at[i]] & OF_KEY)) {
+            return 0;
+        }
+    }
+    return strchr("AQgw", key.at[KEY_SIZE - 3]) != NULL;
+}
+
 /* Sec-WebSocket-Accept of a key (RFC 6455 section 4.2.2): the SHA-1 of 60 bytes, which need two blocks, as base64. */
 static void write_accept(const char key[KEY_SIZE], char accept[ACCEPT_SIZE])
 {
@@ -170,12 +186,12 @@ static void write_accept(const char key[KEY_SIZE], char accept[ACCEPT_SIZE])
 
 /* `head` holds `size` bytes. If parse_plain_upgrade of plain_request.py accepts them (but for the syntax of Host), writes lines to `out`,
  * each with a line feed at its end, and returns how many bytes they have; else returns 0. The lines: Sec-WebSocket-Accept, which is
- * empty if the key does not have KEY_SIZE bytes; the target; and a name and a value for each of NAMES that the head has. `out` has
- * room for MAX_OUT bytes. */
-size_t tidewire_parse_upgrade(const char *head, size_t size, char *out)
+ * empty unless key and version are valid, too (RFC 6455 section 4.2.1); the target; and a name and a value for each of NAMES that
+ * the head has. `out` has room for MAX_OUT bytes. */
+size_t tidewire_parse_handshake(const char *head, size_t size, char *out)
 {
     static const struct text method = TEXT("GET "), version = TEXT(" HTTP/1.1\r\n");
-    static const struct text websocket = TEXT("websocket"), upgrade = TEXT("upgrade"), kept = TEXT("keep-alive, upgrade");
+    static const struct text websocket = TEXT("websocket"), upgrade = TEXT("upgrade"), kept = TEXT("keep-alive, upgrade"), thirteen = TEXT("13");
     struct text names[MAX_FIELDS], values[NAME_COUNT] = {{NULL, 0}};
     if (size > MAX_HEAD || size < method.size || memcmp(head, method.at, method.size) != 0) {
         return 0;
@@ -231,7 +247,7 @@ size_t tidewire_parse_upgrade(const char *head, size_t size, char *out)
     }
     char accept[ACCEPT_SIZE], *end = out;
     struct text accepted = {accept, 0};
-    if (values[KEY].size == KEY_SIZE) {
+    if (is_key(values[KEY]) && is_same(values[VERSION], thirteen)) {
         write_accept(values[KEY].at, accept);
         accepted.size = ACCEPT_SIZE;
     }

@@ -54,8 +54,8 @@ class NativeParser:
     __slots__ = ("_parse", "_parsed", "_place")
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        """Raises AttributeError if the library has no `tidewire_parse_upgrade`."""
-        self._parse = library.tidewire_parse_upgrade
+        """Raises AttributeError if the library has no `tidewire_parse_handshake`."""
+        self._parse = library.tidewire_parse_handshake
         self._parse.restype = ctypes.c_size_t
         self._parse.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p)
         self._parsed = bytearray(_MAX_PARSED)

@@ -83,9 +83,11 @@ class UpgradeHandler:
             answer = self._answer_now(request, pending.detach, pending.received_at)
         except Exception:
             answer = fault_response(request.method)
+        if answer is None:
+            return
         if isinstance(answer, web.Response):
             _respond(answer, pending)
-        elif answer is not None:
+        else:
             self._node.runtime.tasks.start("upgrade", _finish(request, answer, pending))
 
     async def answer(
@@ -249,10 +251,12 @@ class UpgradeHandler:
         if not is_upgrade:
             upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)
             raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
-        key = upgrade_checks.check_handshake(request)
+        # None, or empty, unless the parser has checked the handshake.
+        accept = request.accept if isinstance(request, PlainRequest) else None
+        if not accept:
+            accept = accept_key(upgrade_checks.check_handshake(request))
         agreement = upgrade_checks.negotiate_compression(request) if self._compresses else None
         upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=True)
-        accept = (request.accept if isinstance(request, PlainRequest) else None) or accept_key(key)
         return UpgradeResponse(upgrade, _head(accept, agreement), agreement.window_bits if agreement is not None else 0)
 
     def _leave(self, slot: ConnectionSlot, *, has_entered: bool) -> None:
