@@ -21,9 +21,13 @@ MAX_CACHED_HEADER = 256
 """The largest header in bytes that is cached after parsing. The tokens of one issuer share one header or a few."""
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_CHARACTERS = _ALPHABET + b"."
-_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
-_LAST_CHARACTERS = (_ALPHABET, b"", _ALPHABET[::16], _ALPHABET[::4])
+_STANDARD_ALPHABET = _ALPHABET[:-2] + b"+/"
+_WRONG = b"\n"
+"""Takes the place of every character that a token may not have."""
+_STANDARD = dict(zip(b"." + _ALPHABET, b"." + _STANDARD_ALPHABET, strict=True))
+_TO_STANDARD = bytes(_STANDARD.get(char, ord(_WRONG)) for char in range(256))
+"""A table for `translate`, to the alphabet of `a2b_base64`."""
+_LAST_CHARACTERS = (_STANDARD_ALPHABET, b"", _STANDARD_ALPHABET[::16], _STANDARD_ALPHABET[::4])
 """What the last character can be, by the length modulo 4. Unused bits are 0 (RFC 4648 §3.5), so a token has one spelling."""
 _PADDING = (b"", b"", b"==", b"=")
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
@@ -56,31 +60,32 @@ def split_token(token: str) -> UnverifiedToken:
     if len(token) > MAX_TOKEN:
         raise refused(f"it is longer than {MAX_TOKEN} characters")
     whole = token.encode() if token.isascii() else b""
-    segments = whole.split(b".")
+    standard = whole.translate(_TO_STANDARD)  # once for all segments
+    segments = standard.split(b".")
     # Three segments, none of them empty: no unsigned token, no JWE, no padding.
-    if len(segments) != 3 or b"" in segments or whole.translate(None, _CHARACTERS):
+    if len(segments) != 3 or b"" in segments or _WRONG in standard:
         raise refused("it is not three segments of base64url")
     header, payload, signature = segments
     signed = whole[: -1 - len(signature)]
     parse_header = _cached_header if len(header) <= MAX_CACHED_HEADER else _header
     try:
-        claims = _decode_json(_decode_base64url(payload))
-        return UnverifiedToken(parse_header(header), claims, whole, signed, _decode_base64url(signature))
+        claims = _decode_json(_decode_base64(payload))
+        return UnverifiedToken(parse_header(header), claims, whole, signed, _decode_base64(signature))
     except _UNREADABLE as error:
         raise refused("its header or payload cannot be read") from error
 
 
-def _decode_base64url(segment: bytes) -> bytes:
+def _decode_base64(segment: bytes) -> bytes:
     """Raises ValueError for a spelling that no encoder writes (RFC 7515 §2). The alphabet was checked before."""
     remainder = len(segment) & 3
     if segment[-1] not in _LAST_CHARACTERS[remainder]:
         raise ValueError("not base64url")
-    return a2b_base64(segment.translate(_TO_STANDARD) + _PADDING[remainder])
+    return a2b_base64(segment + _PADDING[remainder])
 
 
 def _header(segment: bytes) -> TokenHeader:
     """Raises one of _UNREADABLE, or ServiceError."""
-    header = _decode_json(_decode_base64url(segment))
+    header = _decode_json(_decode_base64(segment))
     kid = header.get("kid")
     # A null kid is refused: it must not stand for the issuer's only key, as a missing kid does.
     if "kid" in header and not (isinstance(kid, str) and len(kid) <= MAX_KID):
