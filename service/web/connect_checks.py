@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from aiohttp import web
 
@@ -14,7 +15,7 @@ from service.protocol.features import NO_ANNOUNCEMENT, Announcement, parse_annou
 from service.realtime.admission.slots import network_of
 from service.realtime.node import Node
 from service.realtime.session.handshake import NO_CHANNELS
-from service.web.client_info import add_cors_headers, client_ip, preflight_response, query_values
+from service.web.client_info import MAX_CACHED_QUERY, add_cors_headers, client_ip, preflight_response, query_values
 from service.web.http.plain_request import AnyRequest
 from service.web.http_config import HTTP_CONFIG, HttpConfig
 
@@ -33,14 +34,21 @@ def check_limits(request: AnyRequest, node: Node, config: HttpConfig) -> str:
     return network
 
 
-def parse_channels(values: Iterable[str]) -> list[str]:
+def parse_channels(values: Sequence[str]) -> Sequence[str]:
     """Returns the names in the values of a parameter, separated by commas, each once."""
-    return list(dict.fromkeys(filter(None, ",".join(values).split(","))))
+    text = values[0] if len(values) == 1 else ",".join(values)
+    return _cached_names(text) if len(text) <= MAX_CACHED_QUERY else _names(text)
 
 
-def authorise_channels(node: Node, identity: Identity, names: Iterable[str]) -> Mapping[str, ChannelSpec]:
+def _names(text: str) -> Sequence[str]:
+    return tuple(dict.fromkeys(filter(None, text.split(","))))
+
+
+_cached_names = lru_cache(maxsize=1024)(_names)  # many clients have the same channels
+
+
+def authorise_channels(node: Node, identity: Identity, names: Sequence[str]) -> Mapping[str, ChannelSpec]:
     """Returns the channels with their contract. Raises ServiceError if the identity may not subscribe to one."""
-    names = list(names)
     if not names:
         return NO_CHANNELS
     max_channels = node.bounds.limits.subscriptions
@@ -49,7 +57,10 @@ def authorise_channels(node: Node, identity: Identity, names: Iterable[str]) -> 
         raise ServiceError(
             ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"a connection has at most {max_channels} channels", limit=max_channels
         )
-    return {name: node.gate.authorise(identity, name, Right.SUBSCRIBE).spec for name in names}
+    channels: dict[str, ChannelSpec] = {}
+    for name in names:  # a comprehension would be one more call
+        channels[name] = node.gate.authorise(identity, name, Right.SUBSCRIBE).spec
+    return channels
 
 
 def read_announcement(request: AnyRequest) -> Announcement:

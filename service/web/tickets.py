@@ -66,7 +66,7 @@ async def _ticket_value(request: web.Request, node: Node, token: str) -> tuple[s
         body = await read_json(request, node.bounds, node.runtime.metrics, holding)
         if not body:
             return token, node.bounds.deadlines.ticket
-        channels = authorise_channels(node, identity, dict.fromkeys(decode(body, _decoder).channels))
+        channels = authorise_channels(node, identity, tuple(dict.fromkeys(decode(body, _decoder).channels)))
         return StreamTicket(token, tuple(channels)).encode(), node.bounds.deadlines.stream_ticket
     finally:
         holding.release()

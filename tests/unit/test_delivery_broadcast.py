@@ -117,8 +117,8 @@ class Stage:
         self.room: Room = Hub(context).open(KEY, spec)
         for member in members:
             connection = cast("Connection", member)
-            self.room.add_member(connection, subscription := Subscription(KEY, None))
-            self.room.make_live(connection, subscription)
+            self.room.add_member(connection)
+            self.room.make_live(connection, Subscription(KEY, None))
 
     def push(self, *names: str) -> bytes:
         """Pushes an event for each name; returns the uncompressed frame."""

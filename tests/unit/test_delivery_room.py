@@ -168,7 +168,7 @@ def messages_out(metrics: Metrics) -> float | None:
 def add_live(room: Room, member: AnyMember, access: PresenceAccess = PresenceAccess.NONE) -> AnyMember:
     connection = cast("Connection", member)
     member.subscription = Subscription(KEY, None, presence=access)
-    room.add_member(connection, member.subscription)
+    room.add_member(connection)
     room.make_live(connection, member.subscription)
     return member
 

@@ -161,10 +161,17 @@ class MessageRates:
         """Does what `acquire` does for `count` subscribes. Written out for speed, because it runs for every connection."""
         address, tenant, user = rates.address, rates.tenant, rates.user
         of_connection, of_address, of_tenant, of_user = self._subscribe_buckets
-        connection_full = max(rates.subscribes, now) + count * of_connection.interval
-        address_full = max(address.subscribes, now) + count * of_address.interval
-        tenant_full = max(tenant.subscribes, now) + count * of_tenant.interval
-        user_full = now if user is None else max(user.subscribes, now) + count * of_user.interval
+        # Not max, which would be four calls.
+        connection_full = rates.subscribes if rates.subscribes > now else now  # noqa: FURB136  # see above
+        address_full = address.subscribes if address.subscribes > now else now  # noqa: FURB136
+        tenant_full = tenant.subscribes if tenant.subscribes > now else now  # noqa: FURB136
+        user_full = now
+        if user is not None:
+            user_full = user.subscribes if user.subscribes > now else now  # noqa: FURB136
+            user_full += count * of_user.interval
+        connection_full += count * of_connection.interval
+        address_full += count * of_address.interval
+        tenant_full += count * of_tenant.interval
         if (
             connection_full - now > of_connection.full
             or address_full - now > of_address.full

@@ -113,11 +113,10 @@ class Slots:
 
     def is_proxy(self, network: str) -> bool:
         """True if so many connections come from this address that it must be shared by many clients."""
-        return self.total >= MIN_PROXY_CONNECTIONS and 2 * self._count(network) > self.total
-
-    def _count(self, network: str) -> int:
+        if self.total < MIN_PROXY_CONNECTIONS:
+            return False
         address = self._rates.addresses.used.get(network)
-        return 0 if address is None else address.connections
+        return address is not None and 2 * address.connections > self.total
 
     def lower_max_connections(self, max_connections: int) -> None:
         """Lowers the cap to the number that the process's file descriptors allow."""
@@ -134,7 +133,8 @@ class Slots:
         self._check_address(network)
 
     def _check_address(self, network: str) -> None:
-        if self._count(network) >= self._limits.connections_per_ip:
+        address = self._rates.addresses.used.get(network)
+        if address is not None and address.connections >= self._limits.connections_per_ip:
             raise cap_reached("connections_per_ip", self._limits.connections_per_ip, self._metrics)
 
     def acquire(self, network: str) -> ConnectionSlot:

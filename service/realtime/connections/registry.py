@@ -34,7 +34,8 @@ class ConnectionRegistry:
         elif present is not connection:
             users[identity.user] = {present.id: present, connection.id: connection}
         self._gauge.value += 1.0
-        self._is_empty.clear()
+        if len(self._by_id) == 1:
+            self._is_empty.clear()
 
     def remove(self, connection: Connection) -> None:
         """Removes a connection. Does nothing if it was removed before."""

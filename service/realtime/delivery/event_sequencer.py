@@ -58,6 +58,11 @@ class EventSequencer:
         """True while the stream is read, so that new events wait."""
         return self._read is not None
 
+    @property
+    def settled_cursor(self) -> StreamCursor | None:
+        """The cursor; None while the stream is read, too."""
+        return self._cursor if self._read is None else None
+
     def accept(self, event: Event) -> EventOrder | None:
         """Classifies an event from the broker. None if the event waits for a read of the stream."""
         if self._read is not None and event.epoch:

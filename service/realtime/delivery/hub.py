@@ -15,7 +15,7 @@ class Hub:
 
     Example:
         room = hub.open(channel_key("acme", "room:1"), spec)
-        room.add_member(connection, subscription)
+        room.add_member(connection)
         room.make_live(connection, subscription)
         room.push(frame, window=0.005)
     """

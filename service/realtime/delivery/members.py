@@ -83,11 +83,6 @@ class Members:
             or (self._restricted is not None and connection in self._restricted.members)
         )
 
-    def _add_silent(self, connection: Connection) -> None:
-        if self._silent is None:
-            self._silent = {}
-        self._silent[connection] = None
-
     def _remove_silent(self, connection: Connection) -> None:
         silent = self._silent
         if silent is not None:
@@ -132,9 +127,11 @@ class Members:
 
     # --- a subscription's phases --------------------------------------------------------------------------------------
 
-    def add(self, connection: Connection, subscription: Subscription) -> None:
-        """Adds a pending member."""
-        self._add_silent(connection)
+    def add(self, connection: Connection) -> None:
+        """Adds a member that gets no frames: a pending or a detached one."""
+        if self._silent is None:
+            self._silent = {}
+        self._silent[connection] = None
 
     def make_live(self, connection: Connection, subscription: Subscription) -> None:
         """Gives the member every frame from now on."""
@@ -154,7 +151,7 @@ class Members:
         """Makes the member pending again, and drops its buffer."""
         if connection in self._subscribing:
             del self._subscribing[connection]
-            self._add_silent(connection)
+            self.add(connection)
         subscription.phase = Phase.PENDING
 
     def is_subscribing(self, connection: Connection) -> bool:
@@ -182,7 +179,7 @@ class Members:
     def detach(self, connection: Connection) -> None:
         """Stops delivery to a member. Does nothing if there is no delivery to it."""
         if self._stop(connection):
-            self._add_silent(connection)
+            self.add(connection)
 
     def remove(self, connection: Connection) -> None:
         """Removes a member. Does nothing if it is no member."""

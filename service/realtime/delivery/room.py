@@ -144,9 +144,9 @@ class Room:
         """True if any member needs frames now, so that the sequencer must keep the order."""
         return self._members.is_listening()
 
-    def add_member(self, connection: Connection, subscription: Subscription) -> None:
+    def add_member(self, connection: Connection) -> None:
         """Adds a pending member."""
-        self._members.add(connection, subscription)
+        self._members.add(connection)
 
     def remove(self, connection: Connection) -> None:
         """Removes a member, and stops delivery to it. Does nothing if it is no member."""
@@ -164,15 +164,15 @@ class Room:
 
         Also None for a channel with state: its snapshot needs more than a position.
         """
-        cursor = self.sequencer.cursor
-        if cursor is None or self.sequencer.is_reading or self.spec.has_state or not self.is_listening():
+        cursor = self.sequencer.settled_cursor
+        if cursor is None or self.spec.has_state or not self._members.is_listening():
             return None
         return cursor.position
 
     def has_news(self, known: DeliveredHead) -> bool | None:
         """Whether anything has come after a head. None if only the store can tell: this room is not in order, or is behind."""
-        cursor = self.sequencer.cursor
-        if cursor is None or self.sequencer.is_reading:
+        cursor = self.sequencer.settled_cursor
+        if cursor is None:
             return None
         head, position = cursor.head, known.position
         version = known.state_version if self.spec.has_state else head.state_version

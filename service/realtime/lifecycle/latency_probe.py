@@ -260,7 +260,7 @@ class _ProbeClient:
         session = Session(anonymous(INTERNAL_TENANT))
         self._connection = Connection(new_id(), self._loopback.transport, session, _NoSlot(), context)
         subscription = Subscription(room.key, None)
-        room.add_member(self._connection, subscription)
+        room.add_member(self._connection)
         room.make_live(self._connection, subscription)
 
     def close(self, room: Room) -> None:

@@ -34,6 +34,8 @@ MAX_QUEUED_BYTES = 65_536
 MAX_UNCOUNTED_FRAME = 1_024
 """A running command's frame of up to this many characters is not counted. A connection has only one, and counting takes 1 µs."""
 
+_WITH_EVENT_TYPE = (Publish, Remove)
+"""Commands whose `type` is that of an event. A tuple, because `Publish | Remove` would be made for every message."""
 _CODES = {code.code: str(code.code) for code in CloseCode}
 
 _log = structlog.get_logger("session")
@@ -423,7 +425,7 @@ class SessionHandler:
             raise
         node.admission.check_message(slot, connection.session, command)
         node.runtime.metrics.messages.count_in(
-            command.type if isinstance(command, Publish | Remove) else messages.TAGS[type(command)], size
+            command.type if isinstance(command, _WITH_EVENT_TYPE) else messages.TAGS[type(command)], size
         )
         return command
 

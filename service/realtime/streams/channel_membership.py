@@ -66,7 +66,7 @@ class ChannelMembership:
         room = self._hub.get(subscription.channel)
         if room is None or not room.is_broker_subscribed or room.lock.locked():
             return False  # a first join or a last leave comes first
-        self._add(room, connection, subscription)
+        self._add(room, connection)
         return True
 
     async def join(self, connection: Connection, subscription: Subscription, spec: ChannelSpec) -> None:
@@ -74,12 +74,12 @@ class ChannelMembership:
         while True:
             room = self._hub.open(subscription.channel, spec)
             if room.is_broker_subscribed and not room.lock.locked():  # no first join and no last leave is in progress
-                self._add(room, connection, subscription)
+                self._add(room, connection)
                 return
             async with room.lock:
                 if room.is_discarded:
                     continue
-                self._add(room, connection, subscription)
+                self._add(room, connection)
                 try:
                     if not room.is_broker_subscribed:
                         await self._broker.subscribe(room.key)
@@ -92,9 +92,9 @@ class ChannelMembership:
                     raise
                 break
 
-    def _add(self, room: Room, connection: Connection, subscription: Subscription) -> None:
-        room.add_member(connection, subscription)
-        self._metrics.subscriptions.subscriptions.inc()
+    def _add(self, room: Room, connection: Connection) -> None:
+        room.add_member(connection)
+        self._metrics.subscriptions.subscriptions.value += 1
 
     def record_position_now(self, subscription: Subscription) -> bool:
         """Does the same as `record_position`, if that needs no wait. Otherwise does nothing and returns False."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import inf
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from msgspec import Struct
 
 from service.core.clock import Timer
 from service.core.limits import Deadlines
@@ -27,20 +27,16 @@ CHECK_INTERVAL = 1.0
 """Seconds between two checks of the deadlines; a connection is closed at most this late."""
 
 
-class _Address:
+class _Address(Struct, eq=False):
     """The connections of one address."""
 
-    __slots__ = ("count", "name", "waiting")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.count = 0
-        self.waiting: dict[asyncio.Transport, None] = {}
-        """The waiting ones, longest wait first."""
+    name: str
+    count: int = 0
+    waiting: dict[asyncio.Transport, None] = {}
+    """The waiting ones, longest wait first."""
 
 
-@dataclass(slots=True)
-class _Connection:
+class _Connection(Struct, eq=False):
     address: _Address | None
     """None where addresses are not counted."""
     deadline: float

@@ -84,7 +84,7 @@ _stream_decoder = msgspec.json.Decoder(StreamRequest)
 class Wanted(Struct, frozen=True):
     """What a client wants to get: channels in order, and the positions from which it resumes. And what it announces."""
 
-    channels: list[str]
+    channels: Sequence[str]
     positions: Mapping[str, Position]
     announcement: Announcement
     tails: Mapping[str, int] = NO_TAILS
@@ -133,7 +133,7 @@ def parse_address(request: web.Request, ticket: StreamTicket | None) -> Wanted:
     """
     channels = parse_channels(request.query.getall("channels", []))
     if ticket is not None:
-        channels = channels or list(ticket.channels)
+        channels = channels or ticket.channels
         for channel in channels:
             if channel not in ticket.channels:
                 raise ServiceError(

@@ -158,7 +158,7 @@ class FirstRequestProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection; aborts it without a free descriptor or at a cap."""
-        accepted = cast(asyncio.Transport, transport)  # a cast: uvloop's transports do not subclass asyncio's
+        accepted: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's transports do not subclass asyncio's
         if not self._context.descriptors.accepts(accepted):
             accepted.abort()
             return

@@ -113,7 +113,8 @@ class WebSocket(PeerTransport):
         """Makes the transport report any unsent byte. Called by the upgrade, because the connection existed before."""
         # With high=0, `is_writing_paused` is True as soon as the kernel has not taken all bytes; then messages wait in the
         # outbox.
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
+        accepted: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's transports do not subclass asyncio's
+        accepted.set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
         """Passes messages to the handler, and answers control frames."""

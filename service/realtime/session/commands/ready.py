@@ -18,7 +18,7 @@ def handle(node: Node, connection: Connection, command: Ready) -> Awaitable[None
     session.is_ready = True
     pending = [one for one in session.subscriptions if one.phase is Phase.PENDING]
     for index, subscription in enumerate(pending):
-        if connection.is_closing:
+        if connection.closing is not None:
             return None
         if not connection.is_writable or not subscriptions.go_live_now(connection, subscription):
             return _go_live_all(node, connection, pending[index:])
