@@ -24,6 +24,7 @@ import { explain } from './explain.js';
  * @property {boolean} [anonymous]  instead of both: `hello` without a token. Without all three a cookie authenticates.
  * @property {string[]} [channels]  subscribed from the start; their events arrive with `on('event', …)`
  * @property {string} [contract]  hash of the contract that the application was made for; `tidewire check` prints it
+ * @property {true | import('./outbox/outbox.js').OutboxOptions} [outbox]  keeps publishes in IndexedDB until they are answered
  * @property {boolean | ((line: string) => void)} [debug]  logs the wire without tokens
  * @property {import('./connection/wake.js').AppState} [appState]  React Native's `AppState`
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
@@ -45,6 +46,8 @@ import { explain } from './explain.js';
  * @property {Status} state
  * @property {Welcome} welcome
  * @property {import('./messages.js').Event} event  every application event of every channel
+ * @property {import('./outbox/outbox.js').Published} published  the service has a publish from before a reload
+ * @property {undefined} outbox  `client.outbox` has changed
  * @property {import('./errors.js').TidewireError} error  what nobody awaits: a refused channel or signal, a listener that threw, a token function that
  *   failed, a closed client. Without a listener here or at the channel, they go to the console
  */
@@ -57,6 +60,7 @@ import { explain } from './explain.js';
 export class Tidewire {
   #url;
   #core;
+  #options;
   /** @type {Connection} */
   #connection;
   #changedAt;
@@ -70,6 +74,7 @@ export class Tidewire {
     const { WebSocket = globalThis.WebSocket, link, channels = [], debug } = options;
     const core = (this.#core = new Core(options));
     this.#url = url;
+    this.#options = options;
     this.#changedAt = core.clock.now();
     const print = typeof debug === 'function' ? debug : (/** @type {string} */ line) => console.debug(line);
     const openLink = link ?? (WebSocket && webSocketLinks(WebSocket));
@@ -99,7 +104,12 @@ export class Tidewire {
 
   /** The number of publishes without an answer. */
   get pending() {
-    return this.#core.publisher.pending;
+    return this.#core.publisher.pending + this.outbox.uncertain.length;
+  }
+
+  /** What the option `outbox` keeps for the user. @returns {Pick<import('./outbox/outbox.js').Outbox, 'entries' | 'uncertain'>} */
+  get outbox() {
+    return this.#core.publisher.outbox ?? NO_OUTBOX;
   }
 
   /**
@@ -120,6 +130,11 @@ export class Tidewire {
    */
   connect() {
     if (this.state === 'closed') this.#core.reopened();
+    const { outbox } = this.#options;
+    if (outbox) {
+      const service = String(resolve(this.#url)).replace(/\?.*/, '');
+      void this.#core.publisher.keep(async () => (await import('./outbox/outbox.js')).outboxFor(outbox, service));
+    }
     return this.#connection.connect();
   }
 
@@ -193,6 +208,9 @@ export class Tidewire {
     return explain(String(this.#url), this.status, this.#core, this.#changedAt);
   }
 }
+
+/** @type {{entries: readonly any[], uncertain: readonly any[]}} */
+const NO_OUTBOX = Object.freeze({ entries: [], uncertain: [] });
 
 /**
  * The address of the service; undefined for a relative one without a page.

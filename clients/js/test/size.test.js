@@ -7,15 +7,22 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 14_600, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 15_000, 'codes.js': 2_600 };
 /** Bytes that an addition costs a page that has `tidewire.js`. @type {Record<string, number>} */
-const ADDITIONS = { 'collections/index.js': 3_900 };
+const ADDITIONS = { 'collections/index.js': 3_900, 'outbox/outbox.js': 4_400 };
+
+/** What is imported when it is needed does not count. @type {import('esbuild').Plugin} */
+const LATER = {
+  name: 'later',
+  setup: ({ onResolve }) => onResolve({ filter: /./ }, ({ kind, path }) => (kind === 'dynamic-import' ? { path, external: true } : undefined)),
+};
 
 /** The compressed size of a page that imports these. @param {string[]} entries */
 async function sizeOf(...entries) {
   const { outputFiles } = await build({
     stdin: { contents: entries.map((entry) => `export * from './${entry}';`).join(''), resolveDir: fileURLToPath(new URL('../src', import.meta.url)) },
     bundle: true,
+    plugins: [LATER],
     minify: true,
     format: 'esm',
     target: 'es2022',

@@ -19,7 +19,9 @@ import { bytesOf } from './sender.js';
  * @property {boolean} flying  sent on this connection, without an answer
  * @property {boolean} resting  waits before it is sent again
  * @property {boolean} timed  whether its timeout runs
- * @property {number} timeout
+ * @property {number | undefined} timeout
+ * @property {number} order  within its lane
+ * @property {boolean} restored  published before a reload, so that nobody awaits it
  * @property {Timer} deadline
  * @property {Timer} retry
  * @property {Backoff} backoff
@@ -27,10 +29,16 @@ import { bytesOf } from './sender.js';
  * @property {() => void} forget  stops listening to the signal
  * @property {import('../base/deferred.js').Deferred<any>} result
  *
- * @typedef {object} Outbox  keeps publishes over a reload of the page; all of it is called in order
+ * @typedef {object} Outbox  keeps publishes over a reload of the page
+ * @property {() => void} start
  * @property {(entry: Entry) => void} added
- * @property {(entry: Entry) => void} sent  before the first time that the service may get it
+ * @property {(entry: Entry) => TidewireError | boolean} sending  before each send: whether it may be sent now; an error fails it
+ * @property {(entry: Entry, code: string) => void} refused
  * @property {(entry: Entry) => void} settled
+ * @property {() => void} opened  there is a connection; publishes wait while `held`
+ * @property {(why: string) => void} closed  the client closes
+ * @property {readonly import('../outbox/outbox.js').Kept[]} entries
+ * @property {readonly import('../outbox/outbox.js').Uncertain[]} uncertain
  */
 
 /** Bytes of all requests without an answer. */
@@ -45,6 +53,8 @@ export class Publisher {
   cost = /** @type {const} */ ('message');
   /** @type {Outbox | undefined} */
   outbox;
+  /** Whether publishes wait for the outbox. */
+  held = false;
   /** Publishes without an answer. */
   pending = 0;
   /** @type {Map<string, Entry>} by id, in the order of the calls */
@@ -52,6 +62,7 @@ export class Publisher {
   /** @type {Map<string, Entry[]>} */
   #lanes = new Map();
   #bytes = 0;
+  #order = 0;
   #open = false;
   /** @type {TidewireError | undefined} why nothing can be sent */
   #closed;
@@ -91,9 +102,10 @@ export class Publisher {
    * @param {Request} request
    * @param {{timeout?: number, signal?: AbortSignal}} options
    * @param {boolean} [isPublish]
+   * @param {number} [restored]  its order, for a publish from before a reload: negative, so that it goes before the others
    * @returns {Promise<any>}
    */
-  add(request, { timeout = this.#core.requestTimeout, signal }, isPublish = true) {
+  add(request, { timeout, signal }, isPublish = true, restored) {
     const { id, channel, type } = request;
     const known = this.#entries.get(id);
     if (known) return known.result.promise;
@@ -108,7 +120,7 @@ export class Publisher {
     }
     const bytes = bytesOf(text);
     const { clock, random, maxPending } = this.#core;
-    if (this.#entries.size >= maxPending || this.#bytes + bytes > MAX_BYTES) {
+    if (restored === undefined && (this.#entries.size >= maxPending || this.#bytes + bytes > MAX_BYTES)) {
       const message = `${this.#entries.size} requests (${this.#bytes} bytes) wait for an answer, so ${type} was not taken`;
       return refuse(new TidewireError('queue_full', message, { channel, retryable: true }));
     }
@@ -125,7 +137,9 @@ export class Publisher {
       flying: false,
       resting: false,
       timed: false,
-      timeout: bounded(timeout, 0, Infinity, Infinity),
+      timeout: timeout === undefined ? timeout : bounded(timeout, 0, Infinity, Infinity),
+      order: restored ?? ++this.#order,
+      restored: restored !== undefined,
       deadline: new Timer(clock),
       retry: new Timer(clock),
       backoff: new Backoff(500, 5_000, random),
@@ -135,8 +149,8 @@ export class Publisher {
     this.#entries.set(id, entry);
     this.#bytes += bytes;
     if (isPublish) this.pending += 1;
-    this.#lanes.set(entry.lane, [...(this.#lanes.get(entry.lane) ?? []), entry]);
-    entry.forget = onAbort(signal, () => this.#fail(entry, signal?.reason));
+    this.#lanes.set(entry.lane, [...(this.#lanes.get(entry.lane) ?? []), entry].sort((a, b) => a.order - b.order));
+    entry.forget = onAbort(signal, () => this.fail(entry, signal?.reason));
     this.outbox?.added(entry);
     if (this.#open) this.#time(entry);
     this.#core.wake();
@@ -160,7 +174,7 @@ export class Publisher {
 
   /** @param {Entry} entry */
   #isDue({ flying, resting, channel, isPublish }) {
-    return !flying && !resting && !(isPublish && this.#core.registry.joining(channel) === 'waiting');
+    return !flying && !resting && !(isPublish && (this.held || this.#core.registry.joining(channel) === 'waiting'));
   }
 
   /** @param {number} maxBytes */
@@ -168,10 +182,14 @@ export class Publisher {
     const entry = /** @type {Entry} */ (this.#head());
     if (entry.bytes > maxBytes) {
       const message = `${entry.type} has ${entry.bytes} bytes; the service accepts ${maxBytes}`;
-      this.#fail(entry, new TidewireError('too_big', message, { channel: entry.channel }));
+      this.fail(entry, new TidewireError('too_big', message, { channel: entry.channel }));
       return undefined;
     }
-    if (!entry.sent) this.outbox?.sent(entry);
+    const verdict = this.outbox?.sending(entry) ?? true;
+    if (verdict !== true) {
+      if (verdict) this.fail(entry, verdict);
+      return undefined;
+    }
     entry.sent = entry.flying = true;
     return entry.text;
   }
@@ -192,6 +210,33 @@ export class Publisher {
   opened() {
     this.#open = true;
     this.#closed = undefined;
+    this.outbox?.opened();
+    this.#go();
+  }
+
+  /**
+   * Publishes wait until the outbox is here.
+   * @param {() => Promise<(core: import('../core.js').Core) => Outbox>} load
+   */
+  async keep(load) {
+    if (this.held || this.outbox) return;
+    this.held = true;
+    try {
+      this.outbox = (await load())(this.#core);
+      this.outbox.start();
+    } catch (cause) {
+      this.#core.report(new TidewireError('outbox_unavailable', `the outbox was not loaded: ${cause}`, { cause }));
+      this.release();
+    }
+  }
+
+  /** The outbox lets publishes go. */
+  release() {
+    this.held = false;
+    if (this.#open) this.#go();
+  }
+
+  #go() {
     for (const entry of this.#entries.values()) this.#time(entry);
     this.#core.wake();
   }
@@ -210,7 +255,7 @@ export class Publisher {
     const flying = [...this.#entries.values()].filter((entry) => entry.flying);
     if (tooBig && flying.length) {
       const largest = flying.reduce((most, entry) => (entry.bytes > most.bytes ? entry : most));
-      this.#fail(largest, new TidewireError('too_big', 'the service closed the connection over its size', { channel: largest.channel }));
+      this.fail(largest, new TidewireError('too_big', 'the service closed the connection over its size', { channel: largest.channel }));
     }
     for (const entry of this.#entries.values()) {
       entry.retry.stop();
@@ -235,18 +280,21 @@ export class Publisher {
     const why = `the client is closed: ${reason}`;
     const details = { reason };
     this.#closed = new TidewireError('not_sent', `never sent: ${why}`, { retryable: true, details });
+    this.outbox?.closed(why);
     for (const entry of [...this.#entries.values()]) {
       const { type, channel } = entry;
       const [code, what] = entry.sent ? ['uncertain', 'may have happened'] : ['not_sent', 'was never sent'];
-      this.#fail(entry, new TidewireError(code, `${type} ${what}: ${why}`, { channel, retryable: true, details }));
+      this.fail(entry, new TidewireError(code, `${type} ${what}: ${why}`, { channel, retryable: true, details }));
     }
   }
 
   /** Starts the timeout of an entry. @param {Entry} entry */
   #time(entry) {
-    if (entry.timed) return;
+    const { isPublish, timed } = entry;
+    if (timed || (isPublish && this.held)) return;
     entry.timed = true;
-    entry.deadline.start(entry.timeout, () => this.#fail(entry, entry.refusal ?? late(entry)));
+    const timeout = (entry.timeout ??= isPublish && this.outbox ? Infinity : this.#core.requestTimeout);
+    entry.deadline.start(timeout, () => this.fail(entry, entry.refusal ?? late(entry)));
   }
 
   /**
@@ -256,11 +304,12 @@ export class Publisher {
   #refused(entry, message) {
     const { channel } = entry;
     const error = TidewireError.from(message, channel);
-    const early = error.code === 'not_subscribed' && this.#core.registry.joining(channel) !== undefined;
+    const early = error.code === 'not_subscribed' && (entry.restored || this.#core.registry.joining(channel) !== undefined);
     if (!early && !error.retryable) {
-      this.#fail(entry, error);
+      this.fail(entry, error);
       return;
     }
+    this.outbox?.refused(entry, error.code);
     entry.refusal = error;
     entry.flying = false;
     entry.resting = true;
@@ -273,11 +322,16 @@ export class Publisher {
     });
   }
 
+  /** The publishes without an answer. */
+  get publishes() {
+    return [...this.#entries.values()].filter(({ isPublish }) => isPublish);
+  }
+
   /**
    * @param {Entry} entry
    * @param {unknown} error
    */
-  #fail(entry, error) {
+  fail(entry, error) {
     this.#finish(entry).result.reject(error);
   }
 
@@ -302,7 +356,7 @@ export class Publisher {
 }
 
 /** @param {Entry} entry */
-function late({ type, channel, sent, timeout }) {
+function late({ type, channel, sent, timeout = 0 }) {
   const [code, what] = sent ? ['timeout', 'it may still have happened'] : ['not_sent', 'it was never sent'];
   return new TidewireError(code, `no answer to ${type} within ${timeout / 1000} s; ${what}`, { channel, retryable: true });
 }
