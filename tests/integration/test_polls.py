@@ -12,7 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from service.adapters.memory.broker import MemoryBroker
+from service.core.channel import ChannelKey
+from service.core.identity import Identity
+from service.core.receipt import Receipt
 from service.errors import ErrorCode, ServiceError
+from service.protocol.close import CloseCode
+from service.realtime.cluster.receipts import Receipts
 from service.realtime.cluster.revocations import EFFECTIVE_WITHIN
 from tests.integration.cluster import cluster
 from tests.support.clock import FakeClock
@@ -591,6 +596,73 @@ async def test_drain_ends_polls_and_the_session_goes_on_at_another_node(make_bus
         assert (status, problem["code"]) == (503, "draining")
         await publish(other, "hi")
         assert texts(await poller.poll(other)) == ["hi"]
+
+
+class DelayedLeave:
+    """Delays the end of the last subscription to a channel at the broker."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started, self.may_end = asyncio.Event(), asyncio.Event()
+        unsubscribe = MemoryBroker.unsubscribe
+
+        async def delayed(broker: MemoryBroker, channel: ChannelKey) -> None:
+            self.started.set()
+            await self.may_end.wait()
+            await unsubscribe(broker, channel)
+
+        monkeypatch.setattr(MemoryBroker, "unsubscribe", delayed)
+
+
+async def test_poll_of_a_session_that_still_leaves_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    check, leave = Receipts.check, DelayedLeave(monkeypatch)
+
+    def checked(receipts: Receipts, receipt: str, identity: Identity) -> Receipt:
+        leave.may_end.set()  # too late for a poll that does not wait
+        return check(receipts, receipt, identity)
+
+    monkeypatch.setattr(Receipts, "check", checked)
+    async with serving() as server:
+        poller = Poller()
+        await poller.poll(server, "room:1")
+        [held] = server.service.node.streams.registry
+        held.close(CloseCode.RESTART, "as for rebalancing")
+        await leave.started.wait()
+        await poller.poll(server, wait=0)
+        names = ("connections", "poll_sessions", "subscriptions", "channels")
+        assert [await server.metric(name) for name in names] == [1, 1, 1, 1]
+        await server.at_rest()
+
+
+async def test_backend_subscribes_no_session_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = DelayedLeave(monkeypatch)
+    async with serving() as server:
+        poller = Poller()
+        await poller.poll(server, "room:1")
+        [held] = server.service.node.streams.registry
+        held.transport.abort()  # as if another node had taken it
+        await leave.started.wait()
+        await command(server, "subscribe", {"channel": "room:2"})
+        leave.may_end.set()
+        await server.at_rest()
+
+
+@pytest.mark.parametrize("transport", ["parked poll", "poll whose client has left", "session between two polls"])
+async def test_drain_ends_sessions_of_polls(transport: str) -> None:
+    async with serving() as server:
+        poller = Poller()
+        await poller.poll(server, "room:1")
+        polling = asyncio.ensure_future(poller.poll(server))
+        await waiting(server)
+        if transport == "session between two polls":
+            await publish(server, "hi")
+            await polling
+        elif transport == "poll whose client has left":
+            polling.cancel()
+        await server.service.node.lifecycle.drain()
+        await asyncio.wait([polling])
+        assert await server.metric("drain_timeouts_total") == 0
+        names = ("connections", "poll_sessions", "polls", "subscriptions", "channels")
+        await eventually(lambda: [exported(server.service.metrics, name) for name in names] == [0, 0, 0, 0, 0])
 
 
 async def test_poll_whose_body_arrives_after_the_drain_began_is_refused(server: Running) -> None:

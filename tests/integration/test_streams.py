@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.clock import FakeClock
-from tests.support.harness import API_KEY, OTHER_API_KEY, Running, passes, serving, token
+from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, passes, serving, token
 from tests.support.raw import connected
 from tests.support.streams import authorization, refusal, sse, stream, stream_ticket
 
@@ -245,6 +245,23 @@ async def test_slow_reader_of_durable_events_ends_with_4450_and_resumes() -> Non
         async with stream(server, {"channel": "room:1", "since": since}) as opened:
             subscribed = await opened.until("subscribed")
             assert subscribed["offset"] == count
+
+
+async def test_drain_ends_a_stream_that_nobody_reads() -> None:
+    outbox = {"send_buffer": 4096, "close_grace": 0.1}
+    async with serving(outbox=outbox, rollout={"drain_rate": 100.0}) as server:
+        async with connected(server, receive_buffer=4096) as raw:
+            raw.write(
+                f"GET /sse?channels=room:1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n\r\n".encode()
+            )
+            await raw.reader.readuntil(b'"subscribed"')
+            [slow] = server.service.node.streams.registry
+            while not slow.queued_messages:
+                await publish(server, "x" * 50_000)
+            async with asyncio.timeout(DEADLINE):
+                await server.service.node.lifecycle.drain()
+        assert await server.metric("drain_timeouts_total") == 0
+        await server.at_rest()
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

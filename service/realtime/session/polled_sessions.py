@@ -1,7 +1,7 @@
 """The sessions of long polls at this node. A session stays here between two polls, with its place under the caps, its presence
 and its rooms, until another node takes it, or the client has not polled again in time.
 
-session = sessions.find(id) or sessions.open(...)
+session = await sessions.find(id) or sessions.open(...)
 with sessions.polling(session, ...):
     await poll(node, session, channels, wait)
 """
@@ -49,7 +49,7 @@ class PolledChannel(Struct, frozen=True):
 class HeldSession:
     """A session of long polls. Implements MessageHandler and ServerSubscriber for its connection."""
 
-    __slots__ = ("_node", "connection", "is_polling", "joining", "slot", "transport")
+    __slots__ = ("_node", "connection", "has_left", "is_polling", "joining", "slot", "transport")
 
     def __init__(self, node: Node, connection: Connection, transport: PollTransport, slot: SessionSlot) -> None:
         self._node = node
@@ -58,6 +58,8 @@ class HeldSession:
         self.slot = slot
         self.is_polling = False
         """True during a poll."""
+        self.has_left = False
+        """True once the session leaves its channels, for good at this node."""
         self.joining = asyncio.Lock()
         """Held while channels are joined and their news are read, so that no two joins overlap."""
 
@@ -91,6 +93,8 @@ class HeldSession:
 
     async def _subscribe(self, channel: str, grant: Identity) -> None:
         async with self.joining:
+            if self.has_left:
+                return
             await self._add(channel, grant)
         self.connection.flush()
 
@@ -140,13 +144,20 @@ class PolledSessions:
         self._lease = node.bounds.presence_ttl
         """Seconds after a poll in which the client may poll again."""
         self._held: dict[str, HeldSession] = {}
+        self._leaving: dict[str, asyncio.Event] = {}
+        """Set once a session that has ended here has left its channels and its place under the caps."""
         self._expiries: OrderedDict[str, float] = OrderedDict()
         """When the sessions between two polls expire, the next one first."""
         self._timer: Timer | None = None
         node.runtime.metrics.connections.poll_sessions.set_function(lambda: len(self._held))
 
-    def find(self, id: str) -> HeldSession | None:
-        """Returns the session with this id, if it is at this node."""
+    async def find(self, id: str) -> HeldSession | None:
+        """Returns the session with this id, if it is at this node.
+
+        Waits until a session with this id that has ended here has left, because two connections cannot share an id.
+        """
+        while (leaving := self._leaving.get(id)) is not None:
+            await leaving.wait()
         return self._held.get(id)
 
     def open(self, id: str, upgrade: AcceptedUpgrade, slot: SessionSlot, *, is_new: bool) -> HeldSession:
@@ -226,6 +237,8 @@ class PolledSessions:
         if not self._expiries and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        session.has_left = True
+        self._leaving[id] = asyncio.Event()
         self._node.runtime.tasks.spawn("poll session end", self._leave(session))
 
     async def _leave(self, session: HeldSession) -> None:
@@ -240,3 +253,4 @@ class PolledSessions:
             session.slot.is_moved = session.transport.is_moved
             connection.connection_lost()
             self._node.lifecycle.remove(connection, is_moved=session.transport.is_moved)
+            self._leaving.pop(connection.id).set()

@@ -122,7 +122,7 @@ class PollHandler:
             if positions > CHANNELS_PER_MESSAGE:
                 node.admission.check_sender(network, identity, nodes, (positions - 1) // CHANNELS_PER_MESSAGE)
             announcement = parse_announcement(asked.client, asked.contract, ",".join(asked.features))
-            session = self._find(turn, network, identity)
+            session = await self._find(turn, network)
             if session is None:
                 if shown is None:
                     check_limits(request, node, config)
@@ -162,10 +162,10 @@ class PollHandler:
             del self._turns[session]
             turn.ended.set()
 
-    def _find(self, turn: _Turn, network: str, identity: Identity) -> HeldSession | None:
+    async def _find(self, turn: _Turn, network: str) -> HeldSession | None:
         """Returns the session, if this node holds it. Raises ServiceError if it cannot be polled from this address."""
+        session = await self._sessions.find(turn.session)
         self._node.admission.check_open()
-        session = self._sessions.find(turn.session)
         if session is not None:
             session.slot.move(network)
         return session
