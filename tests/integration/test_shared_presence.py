@@ -16,7 +16,7 @@ from tests.integration.test_emit import emit
 from tests.integration.test_emit import refused as emit_refused
 from tests.integration.test_presence import members
 from tests.stores import FLAVOURS, RedisServer, shared_redis
-from tests.support.harness import CONTRACT, Client, Running, eventually, loaded, settings, token
+from tests.support.harness import CONTRACT, DEADLINE, Client, Running, eventually, loaded, settings, token
 from tests.support.streams import stream
 
 pytestmark = pytest.mark.slow
@@ -195,12 +195,22 @@ async def test_cap_holds_on_both_nodes_and_a_leave_frees_a_place(cap: str) -> No
             await node.at_rest()
 
 
+async def until_ordered(server: RedisServer, node: Running, connection: str) -> None:
+    """Waits until Redis knows the connection: it orders the connections of two nodes by the reports, which may overtake."""
+    order = f"{node.service.settings.broker.prefix}:caps-line:{{default:ann}}"
+    async with asyncio.timeout(DEADLINE):
+        while await server.command("ZSCORE", order, connection) is None:  # noqa: ASYNC110  # Redis has no event for it
+            await asyncio.sleep(0.01)
+
+
 async def test_newer_session_on_one_node_closes_the_oldest_on_the_other() -> None:
     limits = {"connections_per_user": 2, "on_user_cap": "replace"}
-    async with two_nodes(await shared_redis(), limits=limits) as nodes:
+    server = await shared_redis()
+    async with two_nodes(server, limits=limits) as nodes:
         clients = []
         for node in (nodes.one, nodes.two, nodes.two, nodes.one):
             clients.append(await Client.open(node))
+            await until_ordered(server, node, clients[-1].welcome["connection"])
             if len(clients) > 2:
                 assert await clients.pop(0).closed() == 4409
         for client in clients:

@@ -454,7 +454,8 @@ async def test_ticket_of_a_websocket_opens_no_stream(server: Running) -> None:
 async def test_stream_ticket_expires_and_ends_with_its_token() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock) as server:
-        expiring, revoked = [await stream_ticket(server, "room:1", user=user) for user in ("ann", "ben")]
+        issued_at = int(clock.wall())  # by the service's clock, which stands still: a later token is not revoked
+        expiring, revoked = [await stream_ticket(server, "room:1", user=user, iat=issued_at) for user in ("ann", "ben")]
         api = {"Authorization": f"Bearer {API_KEY}"}
         async with server.http.post(f"{server.url}/api/v1/users/ben/revoke", json={}, headers=api) as response:
             assert response.status == 200

@@ -179,10 +179,10 @@ async def refusal(server: Running, method: str, path: str, **request: Any) -> tu
         return response.status, problem
 
 
-async def stream_ticket(server: Running, *channels: str, user: str = "ann") -> str:
-    """A ticket for streams of these channels."""
+async def stream_ticket(server: Running, *channels: str, user: str = "ann", **claims: Any) -> str:
+    """A ticket for streams of these channels, for a token with these claims."""
     async with server.http.post(
-        f"{server.url}/tickets", json={"channels": list(channels)}, headers=authorization(user)
+        f"{server.url}/tickets", json={"channels": list(channels)}, headers=authorization(user, **claims)
     ) as response:
         assert response.status == 201, await response.text()
         return str((await response.json())["ticket"])
