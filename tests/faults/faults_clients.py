@@ -128,7 +128,7 @@ async def readers_stop(arena: Arena) -> None:
                     slowest = max(slowest, now - since.pop(port))
                 return not since
 
-            everyone = await seconds_until(closed, monotonic(), 2 * STALL) is not None
+            everyone = await seconds_until(closed, monotonic(), 2 * STALL * report.patience) is not None
             report.recovered(slowest if everyone else None, within=STALL + SWEEP + GRACE + LATE)
             told = total(await node.metrics(), "slow_consumers") - total(before, "slow_consumers")
             report.expect(told == len(halls), f"{told:g} of {len(halls)} were counted as slow consumers")
@@ -192,7 +192,7 @@ async def clients_die_without_a_word(arena: Arena) -> None:
                 return not left
 
             seconds: dict[str, float] = {}
-            report.recovered(await seconds_until(freed, started, HALF_OPEN + 10), within=HALF_OPEN)
+            report.recovered(await seconds_until(freed, started, (HALF_OPEN + 10) * report.patience), within=HALF_OPEN)
             report.tell(
                 f"{len(seconds)} connections freed after {min(seconds.values()):g} to {max(seconds.values()):g} s"
             )

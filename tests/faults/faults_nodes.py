@@ -59,7 +59,7 @@ async def killed(arena: Arena) -> None:
         async def back() -> bool:
             return await stage.crowd.joined_at(stage.ports[1]) >= there + SHARE * orphans
 
-        report.recovered(await seconds_until(back, moment, 2 * RESUMED), within=RESUMED)
+        report.recovered(await seconds_until(back, moment, 2 * RESUMED * report.patience), within=RESUMED)
         report.expect(await stage.healed(monotonic(), 20) is not None, "publishing did not go on")
         resumed = (await stage.crowd.seen()).resumed - resumed
         report.expect(resumed >= SHARE * orphans, f"only {resumed} of {orphans} clients resumed")
@@ -72,9 +72,10 @@ async def _no_ghosts(stage: Stage, node: Node, users: list[str], moment: float) 
     async def vanished() -> bool:
         return not await _present(node, stage) & set(users)
 
-    gone = await seconds_until(vanished, moment, GHOSTS + 10)
+    within = GHOSTS * stage.report.patience
+    gone = await seconds_until(vanished, moment, within + 10)
     stage.report.expect(
-        gone is not None and gone <= GHOSTS, f"ghosts were gone after {gone} s, not within {GHOSTS:g} s"
+        gone is not None and gone <= within, f"ghosts were gone after {gone} s, not within {within:g} s"
     )
     stage.report.tell(f"{len(users)} ghosts gone after {gone or -1:.0f} s")
 
@@ -111,7 +112,7 @@ async def drained(arena: Arena) -> None:
         async def moved() -> bool:
             return await stage.crowd.joined_at(stage.ports[1]) == here + there
 
-        report.recovered(await seconds_until(moved, moment, DRAINED + 20), within=DRAINED + BACK)
+        report.recovered(await seconds_until(moved, moment, (DRAINED + 20) * report.patience), within=DRAINED + BACK)
         report.expect(await stage.healed(monotonic(), 20) is not None, "publishing did not go on")
         books = await stage.crowd.seen()
         told, resumed, closed = books.told - told, books.resumed - resumed, books.seen("closed 1012", moment)
@@ -139,9 +140,10 @@ async def _restart(stage: Stage, node: Node) -> None:
 async def _stop(stage: Stage, node: Node) -> None:
     moment = monotonic()
     node.signal(signal.SIGTERM)
-    status = await node.wait(DRAINED + 10)
+    status = await node.wait((DRAINED + 10) * stage.report.patience)
     stage.report.expect(status == 0, f"{node.name} exited with {status}")
-    stage.report.expect(monotonic() - moment <= DRAINED, f"{node.name} took {monotonic() - moment:.1f} s to drain")
+    took = monotonic() - moment
+    stage.report.expect(took <= DRAINED * stage.report.patience, f"{node.name} took {took:.1f} s to drain")
 
 
 async def _closed_politely(stage: Stage, since: float) -> None:
@@ -203,7 +205,7 @@ async def _told_through_the_other_node(arena: Arena, what: str, codes: set[int |
                 moment = monotonic()
                 status, body = await stage.nodes[0].api("red", "POST", f"users/{user}/{what}")
                 report.expect(status == 200, f"{what} was answered with {status} {body}")
-                code = await witness.code(3 * TOLD)
+                code = await witness.code(3 * TOLD * report.patience)
                 slowest = max(slowest, monotonic() - moment)
                 report.expect(code in codes, f"{user} ({kind}) ended with {code}, not {codes}{' during a cut' * cut}")
                 for node in stage.nodes if what == "revoke" else ():

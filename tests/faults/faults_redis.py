@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import NamedTuple
 
 import aiohttp
 
@@ -17,10 +19,15 @@ from tests.stores.redis_server import Persistence, RedisServer
 
 NOTICE = 5.0
 """Seconds until a node must know that its store does not answer."""
-LAG = 0.1
-"""Seconds: the loop's lag at its 99th percentile while the store does not answer."""
+LAG, MORE_LAG = 0.1, 2.0
+"""Seconds: the loop's lag at its 99th percentile while the store does not answer. On a busy machine, where it is late before the
+fault too, at most by this factor more."""
 AGAIN = 15.0
 """Seconds after the store's return until everything must be as before."""
+PAUSED = 4.0
+"""Seconds for which Redis answers nobody: all of a burst reaches the node within it."""
+KILLS = 4
+"""Kills of Pub/Sub at most during a burst: one that takes long on a busy machine must not keep Pub/Sub away for as long."""
 BURST = 300
 """Events that are published in one go while connections are killed; below what an outbox holds."""
 RESYNC = 2.0
@@ -110,6 +117,7 @@ async def stopped(arena: Arena) -> None:
     """SIGSTOP: noticed within 5 s, the loop turns all the while, all is well soon after SIGCONT."""
     report, seconds = arena.report, 5.0 if arena.quick else 15.0
     async with RedisServer(arena.flavour) as server, arena.stage(server.url, server.url) as stage:
+        started = [await node.metrics() for node in stage.nodes]
         await stage.calm(arena.size.calm)
         before = [await node.metrics() for node in stage.nodes]
         moment = monotonic()
@@ -121,7 +129,11 @@ async def stopped(arena: Arena) -> None:
             server.cont()
         back = monotonic()
         lags = [lag_p99(old, await node.metrics()) for node, old in zip(stage.nodes, before, strict=True)]
-        report.expect(max(lags) <= LAG * report.patience, f"the loop was {max(lags):g} s late at the 99th percentile")
+        usual = max(map(lag_p99, started, before))
+        report.expect(
+            max(lags) <= max(LAG, MORE_LAG * usual) * report.patience,
+            f"the loop was {max(lags):g} s late at the 99th percentile, and {usual:g} s before the fault",
+        )
         report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
         report.tell(f"stopped for {back - moment:.1f} s, loop lag p99 ≤ {max(lags):g} s")
         await stays_up(stage, moment)
@@ -131,41 +143,49 @@ async def stopped(arena: Arena) -> None:
 async def paused(arena: Arena) -> None:
     """CLIENT PAUSE: the queue takes what it may, the rest is refused at once with a retryable 503; then all is accepted."""
     report, queue, burst = arena.report, 40, 160
-    settings = {"BROKER__QUEUE": str(queue), "BROKER__TIMEOUT": "2", "BROKER__SILENCE": "3"}
+    settings = {"BROKER__QUEUE": str(queue), "BROKER__TIMEOUT": "2", "BROKER__SILENCE": f"{PAUSED + 1:g}"}
     async with (
         RedisServer(arena.flavour) as server,
         arena.stage(server.url, server.url, settings=settings, rate=10) as stage,
     ):
         await stage.calm(arena.size.calm)
         moment = monotonic()
-        await server.command("CLIENT", "PAUSE", 2500, "ALL")
-        answers = await asyncio.gather(*(_post(stage.nodes[0].port, number) for number in range(burst)))
-        quick = [answer for answer in answers if answer[0] == 503 and answer[2] < 1.5]  # others wait for broker.timeout
-        slow = max(answer[2] for answer in answers)
-        wrong = {answer[:2] for answer in answers if answer[0] not in (200, 503)}
-        wrong |= {answer[:2] for answer in answers if answer[0] == 503 and answer[1] != "broker_unavailable"}
-        report.expect(not wrong, f"answers were {wrong}")
-        report.expect(burst - len(quick) <= queue + 10, f"only {len(quick)} of {burst} were refused at once")
-        report.expect(slow <= (2 + 1) * report.patience, f"an answer took {slow:.1f} s with broker.timeout 2 s")
-        back = moment + 2.5
-        report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
-        again = [await _post(stage.nodes[0].port, number) for number in range(burst)]
-        report.expect({answer[0] for answer in again} == {200}, "not everything was accepted at last")
-        report.tell(f"paused for 2.5 s: {len(quick)} of {burst} refused at once, the slowest answer {slow:.1f} s")
+        await server.command("CLIENT", "PAUSE", int(PAUSED * 1000), "ALL")
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            answers = await asyncio.gather(*(_post(http, stage.nodes[0].port, number) for number in range(burst)))
+            # By their reason, not by their time: on a busy machine, this process may need seconds to read all of them.
+            at_once = sum("broker.queue" in answer.detail for answer in answers)
+            slow = max(answer.seconds for answer in answers)
+            wrong = {(answer.status, answer.code) for answer in answers} - {(200, ""), (503, "broker_unavailable")}
+            report.expect(not wrong, f"answers were {wrong}")
+            report.expect(burst - at_once <= queue + 10, f"only {at_once} of {burst} were refused at once")
+            report.expect(slow <= (2 + 1) * report.patience, f"an answer took {slow:.1f} s with broker.timeout 2 s")
+            back = moment + PAUSED
+            report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
+            again = [await _post(http, stage.nodes[0].port, number) for number in range(burst)]
+        report.expect({answer.status for answer in again} == {200}, "not everything was accepted at last")
+        report.tell(f"paused for {PAUSED:g} s: {at_once} of {burst} refused at once, the slowest answer {slow:.1f} s")
         await stays_up(stage, moment)
 
 
-async def _post(port: int, number: int) -> tuple[int, str, float]:
-    """One publish: status, code and seconds."""
+class _Answer(NamedTuple):
+    status: int
+    code: str
+    detail: str
+    seconds: float
+
+
+async def _post(http: aiohttp.ClientSession, port: int, number: int) -> _Answer:
+    """One publish."""
     started = monotonic()
     event = {"type": "talk.line", "id": f"burst-{number}", "data": {"text": "burst"}}
-    headers = {"Authorization": f"Bearer {API_KEYS['red']}"}
-    async with (
-        aiohttp.ClientSession(headers=headers) as http,
-        http.post(f"http://127.0.0.1:{port}/api/v1/channels/hall:burst/events", json=event) as response,
-    ):
+    async with http.post(
+        f"http://127.0.0.1:{port}/api/v1/channels/hall:burst/events",
+        json=event,
+        headers={"Authorization": f"Bearer {API_KEYS['red']}"},
+    ) as response:
         body = await response.json(content_type=None)
-        return response.status, body.get("code", ""), monotonic() - started
+        return _Answer(response.status, body.get("code", ""), body.get("detail", ""), monotonic() - started)
 
 
 @scenario("pubsub-kill-once")
@@ -179,11 +199,14 @@ async def thrown_out(arena: Arena) -> None:
             node, channel = arena.random.choice(stage.nodes), arena.random.choice(stage.channels)
             burst = asyncio.create_task(stage.flood(node, "red", channel, events=BURST, size=10))
             moment = monotonic()
-            while not burst.done():
+            for _ in range(KILLS):
                 killed += int(await server.command("CLIENT", "KILL", "TYPE", "pubsub"))
+                moment = monotonic()
+                if burst.done():
+                    break
             await burst
             took = await stage.caught_up(moment, 3 * RESYNC)
-            slowest = max(slowest, took if took is not None else 3 * RESYNC)
+            slowest = max(slowest, math.inf if took is None else took)
         report.recovered(slowest, within=RESYNC)
         books, repaired = await stage.crowd.seen(), await stage.repaired()
         report.expect(books.slowest <= RESYNC * report.patience, f"an event took {books.slowest:.2f} s")
@@ -221,7 +244,7 @@ async def full(arena: Arena) -> None:
         async def refused() -> bool:
             return any(trouble.what == UNAVAILABLE and trouble.at > moment for trouble in stage.log.troubles)
 
-        report.noticed(await seconds_until(refused, moment, NOTICE), within=NOTICE)
+        report.noticed(await seconds_until(refused, moment, NOTICE * report.patience), within=NOTICE)
         await stage.calm(arena.size.calm)
         accepted = sum(ack.at > moment + 1 for ack in stage.log.acks)
         await server.command("CONFIG", "SET", "maxmemory", "128mb")

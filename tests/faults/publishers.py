@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 from time import monotonic
@@ -86,7 +86,9 @@ class Publisher:
         rate: float,
         random: Random,
         log: Log,
+        slowdown: Callable[[], float] = lambda: 1.0,
     ) -> None:
+        """`slowdown`: by what the rate is divided now."""
         self.number = number
         self.tenant = tenant
         self.channels = channels
@@ -96,6 +98,7 @@ class Publisher:
         self._home = number
         self._rate = rate
         self._random = random
+        self._slowdown = slowdown
         self._stopped = asyncio.Event()
 
     @property
@@ -113,7 +116,8 @@ class Publisher:
                         await self._stopped.wait()
                         break
                 await self.publish(self.channels[(self.number + self.sent) % len(self.channels)])
-                due = max(due + 1 / self._rate, monotonic() - LATE)
+                # A machine that is too busy for the rate would only fall behind more and more.
+                due = max(due + self._slowdown() / self._rate, monotonic() - LATE)
         finally:
             await self.close()
 
@@ -258,8 +262,9 @@ class Desk:
         rate: float,
         each: float = 5.0,
         kinds: Sequence[str] = ("api", "api", "api", "api", "websocket"),
+        slowdown: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """`kinds`: what they publish with, in turn."""
+        """`kinds`: what they publish with, in turn. `slowdown`: by what the rate is divided now."""
         self.log = Log()
         count = max(len(tenants) * 2, round(rate / each))
         self.publishers = [
@@ -271,6 +276,7 @@ class Desk:
                 rate / count,
                 Random(f"{seed} publisher {number}"),
                 self.log,
+                slowdown,
             )
             for number in range(count)
         ]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tests.faults.oracle import Counts
+from tests.faults.slowdown import CpuTimes, cpu_times, slowdown
 
 _HEAD = (
     *("fault", "store", "what happened", "notice", "recover"),
@@ -35,8 +36,19 @@ class Report:
     skipped: str = ""
     """Why it did not run."""
     seconds: float = 0.0
-    patience: float = 1.0
-    """By what bounds on seconds are multiplied, for a machine that may be busy with something else."""
+    least_patience: float = 1.0
+    """By what bounds on seconds are multiplied at least."""
+    started: CpuTimes = field(default_factory=cpu_times)
+
+    @property
+    def slowdown(self) -> float:
+        """By what other work of the machine has slowed the scenario down so far."""
+        return slowdown(self.started, cpu_times())
+
+    @property
+    def patience(self) -> float:
+        """By what bounds on seconds are multiplied now."""
+        return max(self.least_patience, self.slowdown)
 
     @property
     def verdict(self) -> str:

@@ -52,6 +52,7 @@ class Stage:
         fronts: bool = False,
         apart: bool = False,
         homes: Sequence[int] = (),
+        backends: Sequence[int] = (),
         traffic: bool = True,
         settings: dict[str, str] | None = None,
         transports: Sequence[str] = ("websocket",),
@@ -59,8 +60,8 @@ class Stage:
     ) -> None:
         """`brokers`: one address a node. `room`: channels with presence. `fronts`: a proxy before each node.
         `apart`: the clients in a process of their own. `homes`: the nodes that clients begin at, in turn; all evenly if
-        empty. `traffic`: publishers begin by themselves. `transports`, `publishers`: what clients and publishers use, each as
-        often as it is named."""
+        empty. `backends`: the nodes that publishers publish at; all if empty. `traffic`: publishers begin by themselves.
+        `transports`, `publishers`: what clients and publishers use, each as often as it is named."""
         self.report = report
         self.seed = report.seed
         self.channels = [f"{'room' if room else 'hall'}:{number}" for number in range(channels)]
@@ -73,6 +74,7 @@ class Stage:
         self._use_fronts, self._apart, self._traffic = fronts, apart, traffic
         self._clients, self._rate, self._each, self._homes = clients, rate, each, homes
         self._transports, self._publishers = tuple(transports), tuple(publishers)
+        self._backends = backends
         self._fds: dict[str, int] = {}
         self._flooded = count()
         self._stack = AsyncExitStack()
@@ -92,10 +94,14 @@ class Stage:
             )
             self.crowd = CrowdApart(cast) if self._apart else Crowd(cast)
             self._stack.push_async_callback(self.crowd.leave)
-            self.desk = Desk(self.seed, TENANTS, self.channels, self.backends, self._rate, kinds=self._publishers)
+            self.desk = Desk(
+                *(self.seed, TENANTS, self.channels, self.backends, self._rate),
+                kinds=self._publishers,
+                slowdown=lambda: self.report.slowdown,
+            )
             self._stack.push_async_callback(self.desk.stop, 0.0)
             self.log = self.desk.log
-            await self.crowd.come(COME)
+            await self.crowd.come(COME * self.report.patience)
             if self._traffic:
                 self.desk.start()
                 await self.publishing(0.0, within=10)
@@ -116,6 +122,8 @@ class Stage:
                 self._stack.push_async_callback(front.close)
                 self.fronts.append(front)
                 self.ports[index] = await front.start()
+        if self._backends:
+            self.backends = [self.ports[index] for index in self._backends]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -148,7 +156,7 @@ class Stage:
         async def all_acked() -> bool:
             return everyone <= {ack.line // 1_000_000 for ack in self.log.acks if ack.at > start}
 
-        return await seconds_until(all_acked, start, within)
+        return await seconds_until(all_acked, start, within * self.report.patience)
 
     async def caught_up(self, since: float, within: float) -> float | None:
         """Waits until all clients have all that is acknowledged by now; the seconds since the moment, None if they don't."""
@@ -157,7 +165,7 @@ class Stage:
         async def nobody_lacks() -> bool:
             return await self.crowd.below(newest) == 0
 
-        return await seconds_until(nobody_lacks, since, within)
+        return await seconds_until(nobody_lacks, since, within * self.report.patience)
 
     async def healed(self, since: float, within: float) -> float | None:
         """Waits for `publishing`, then for `caught_up`."""
@@ -197,15 +205,15 @@ class Stage:
             told = any(entry.at >= since and entry.level in ("warning", "error") for entry in node.log)
             return told or metrics.get("broker_up", 1.0) == 0.0
 
-        return await seconds_until(known, since, within)
+        return await seconds_until(known, since, within * self.report.patience)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def _judge(self) -> None:
         report = self.report
-        await self.desk.stop(SETTLE)
+        await self.desk.stop(SETTLE * report.patience)
         tops = await self._tops()
-        late = await seconds_until(lambda: self._arrived(tops), monotonic(), SETTLE)
+        late = await seconds_until(lambda: self._arrived(tops), monotonic(), SETTLE * report.patience)
         report.expect(late is not None, f"not everyone came to the top of their channels within {SETTLE:g} s")
         report.judged(judge(self.log.acks, await self.crowd.diaries(), tops))
         report.expect(not self.log.refused, f"publishes refused for good: {self.log.refused[:3]}")
@@ -263,7 +271,7 @@ class Stage:
             left = {name: metrics.get(name, -1.0) for name in GAUGES if metrics.get(name) != 0.0}
             return not left and not node.peers() and node.fds() <= self._fds[node.name] + SPARE_FDS
 
-        if await seconds_until(forgotten, monotonic(), REST) is None:
+        if await seconds_until(forgotten, monotonic(), REST * self.report.patience) is None:
             fds = f"{node.fds()} open files, {self._fds[node.name]} before, {len(node.peers())} of them connections"
             self.report.expect(False, f"{node.name} did not come back to rest: {left}, {fds}")
         deaths = await node.deaths()

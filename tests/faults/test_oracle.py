@@ -8,6 +8,7 @@ import pytest
 
 from tests.faults.books import Ack, Diary, Key, Stretch, Told, Top, line
 from tests.faults.oracle import Counts, judge
+from tests.faults.slowdown import CpuTimes, slowdown
 
 HALL = Key("red", "hall:1")
 
@@ -106,3 +107,9 @@ def test_lagging_failover_with_equal_offsets_is_a_loss() -> None:
     first, others = acks(range(1, 6)), acks(range(1, 6), publisher=2, at=10)
     counts = story([*first, *others], stretch(first), tops=("one", 5))
     assert figures(counts) == (5, 0, 0, 0, 0, 0)
+
+
+def test_waiting_for_a_core_is_a_slowdown_and_running_is_none() -> None:
+    second = 1_000_000_000
+    assert slowdown(CpuTimes(second, second), CpuTimes(2 * second, 5 * second)) == 5.0
+    assert slowdown(CpuTimes(), CpuTimes(9 * second, second)) == 1.0
