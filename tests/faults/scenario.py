@@ -101,6 +101,7 @@ class Arena:
             "channels": size.channels,
             "transports": self.mix.transports,
             "publishers": self.mix.publishers,
+            "throttled": not self.quick,  # the little traffic of the quick form would become too little to test anything
         }
         return Stage(self.report, brokers, **{**usual, **options})
 

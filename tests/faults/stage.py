@@ -54,6 +54,7 @@ class Stage:
         homes: Sequence[int] = (),
         backends: Sequence[int] = (),
         traffic: bool = True,
+        throttled: bool = False,
         settings: dict[str, str] | None = None,
         transports: Sequence[str] = ("websocket",),
         publishers: Sequence[str] = ("api", "api", "api", "api", "websocket"),
@@ -61,7 +62,8 @@ class Stage:
         """`brokers`: one address a node. `room`: channels with presence. `fronts`: a proxy before each node.
         `apart`: the clients in a process of their own. `homes`: the nodes that clients begin at, in turn; all evenly if
         empty. `backends`: the nodes that publishers publish at; all if empty. `traffic`: publishers begin by themselves.
-        `transports`, `publishers`: what clients and publishers use, each as often as it is named."""
+        `throttled`: they publish less on a busy machine. `transports`, `publishers`: what clients and publishers use, each as
+        often as it is named."""
         self.report = report
         self.seed = report.seed
         self.channels = [f"{'room' if room else 'hall'}:{number}" for number in range(channels)]
@@ -72,6 +74,7 @@ class Stage:
         self.backends: list[int] = self.ports
         """Where publishers connect; shared with them."""
         self._use_fronts, self._apart, self._traffic = fronts, apart, traffic
+        self._throttled = throttled
         self._clients, self._rate, self._each, self._homes = clients, rate, each, homes
         self._transports, self._publishers = tuple(transports), tuple(publishers)
         self._backends = backends
@@ -97,7 +100,7 @@ class Stage:
             self.desk = Desk(
                 *(self.seed, TENANTS, self.channels, self.backends, self._rate),
                 kinds=self._publishers,
-                slowdown=lambda: self.report.slowdown,
+                slowdown=(lambda: self.report.slowdown) if self._throttled else (lambda: 1.0),
             )
             self._stack.push_async_callback(self.desk.stop, 0.0)
             self.log = self.desk.log
