@@ -136,7 +136,7 @@ export class Channel {
     if (delivery.info && subscription.state === 'subscribed' && known[name]) {
       const run = () => {
         const value = known[name]();
-        if (!removed && !signal?.aborted && value) return subscription.run(name, /** @type {any} */ (listener), value);
+        if (!removed && !this.#left && !signal?.aborted && value) return subscription.run(name, /** @type {any} */ (listener), value);
         return undefined;
       };
       queueMicrotask(() => delivery.add({ run }));
