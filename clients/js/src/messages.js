@@ -76,6 +76,8 @@ export function parse(frame) {
 /** @param {any} value */
 const isObject = (value) => value !== null && typeof value === 'object';
 /** @param {unknown} value */
+const isText = (value) => typeof value === 'string';
+/** @param {unknown} value */
 const isCount = (value) => Number.isSafeInteger(value) && /** @type {number} */ (value) >= 0;
 /** @param {any} list @param {string} channel */
 const eventsOf = (list, channel) => (Array.isArray(list) ? list.filter((event) => isMessage(event) && isEvent(event) && event.channel === channel) : []);
@@ -84,23 +86,29 @@ const eventsOf = (list, channel) => (Array.isArray(list) ? list.filter((event) =
 const CHECKS = {
   // @ts-expect-error the prototype, so that no other name is found
   __proto__: null,
-  welcome: ({ connection, user, limits }) => typeof connection === 'string' && typeof user === 'string' && isObject(limits),
+  welcome: ({ connection, user, limits, features }) => isText(connection) && isText(user) && isObject(limits) && (features === undefined || Array.isArray(features)),
   subscribed: (message) => {
     message.events = eventsOf(message.events, message.channel);
     message.state = eventsOf(message.state, message.channel);
     if (message.tail) message.tail = eventsOf(message.tail, message.channel);
     if (!isObject(message.presence)) delete message.presence;
-    return typeof message.epoch === 'string' && isCount(message.offset);
+    return isText(message.epoch) && isCount(message.offset);
   },
   presence: ({ presence }) => typeof presence === 'object',
   history: (message) => Boolean((message.events = eventsOf(message.events, message.channel))),
-  error: ({ code }) => typeof code === 'string',
+  unsubscribed: ({ code }) => isText(code),
+  error: (message) => {
+    const { code, details } = message;
+    if (!isText(message.message)) message.message = '';
+    if (!isObject(details) || !isText(details.channel ?? '') || !isText(details.suggestion ?? '')) delete message.details;
+    return isText(code);
+  },
 };
 
 /** @param {any} message @returns {boolean} */
 function isMessage(message) {
-  if (!isObject(message) || typeof message.type !== 'string') return false;
+  if (!isObject(message) || !isText(message.type)) return false;
   if (!isEvent(message)) return CHECKS[message.type]?.(message) ?? true;
-  const { channel, offset, rev, ttl } = message;
-  return typeof channel === 'string' && [offset, rev, ttl].every((count) => count === undefined || isCount(count));
+  const { channel, key = '', offset, rev, ttl } = message;
+  return isText(channel) && isText(key) && [offset, rev, ttl].every((count) => count === undefined || isCount(count));
 }

@@ -36,3 +36,9 @@ test('an update changes no count of a channel that is not listed', () => {
   assert.equal(list.apply(BUSY)?.count, 300);
   assert.equal(list.apply({ ...EVENT, data: { user: 'eve' } })?.count, 301);
 });
+
+test('a list has a bound', () => {
+  const list = new PresenceList();
+  list.replace({ count: 100_000, members: Array.from({ length: 100_000 }, (_, n) => ({ user: `u-${n}` })) });
+  assert.equal(list.apply({ ...EVENT, data: { user: 'eve' } }), undefined);
+});

@@ -61,6 +61,7 @@ export class Connection {
   /** @type {Heartbeat | undefined} of the welcomed link */
   #heartbeat;
   #step = 0;
+  #refreshing = false;
   #stepAt = 0;
   #welcomedAt = Infinity;
   #wasReady = false;
@@ -407,7 +408,8 @@ export class Connection {
 
   /** Refreshes the token in place. Without a new one, the service closes with 4401 at the end. */
   async #refresh() {
-    if (!this.#token.renewable) return;
+    if (!this.#token.renewable || this.#refreshing) return;
+    this.#refreshing = true;
     const step = this.#step;
     try {
       const token = await this.#token.renew();
@@ -418,6 +420,7 @@ export class Connection {
       this.#core.report(error);
       if (step === this.#step && cause?.retryable) this.#pause.start(5_000 + this.#backoff.next(), () => void this.#refresh());
     }
+    this.#refreshing = false;
   }
 
   /** Starts a step: what was awaited in the previous one is ignored. */

@@ -195,12 +195,12 @@ export class Publisher {
   }
 
   /**
-   * Settles the request of a reply or refusal. Returns false if no request has this id.
+   * Settles the request of a reply or refusal. Returns false if it answers none.
    * @param {{type: string, id?: string | null}} message
    */
   settle(message) {
     const entry = message.id ? this.#entries.get(message.id) : undefined;
-    if (!entry) return false;
+    if (!entry || !['error', entry.isPublish || entry.type === 'refresh' ? 'ack' : entry.type].includes(message.type)) return false;
     if (message.type === 'error') this.#refused(entry, /** @type {import('../messages.js').ErrorMessage} */ (message));
     else this.#finish(entry).result.resolve(message);
     return true;

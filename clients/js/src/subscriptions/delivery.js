@@ -64,6 +64,10 @@ export class Delivery {
     const queued = { message, at: this.#core.clock.now() };
     if ('type' in message) {
       if (message.type === 'subscribed') {
+        if (this.#queue.length >= 2 * this.#core.maxQueue) {
+          this.#queue = []; // a service that sends one after the other
+          return this.#gap();
+        }
         this.#full = false;
         this.#waiting.clear(); // a later value must not take a place before the new state
       } else if ('id' in message && !this.#accept(/** @type {Event} */ (message), queued)) return;

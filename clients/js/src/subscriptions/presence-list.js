@@ -1,3 +1,6 @@
+/** Users of one channel; a service lists fewer. */
+const MAX_MEMBERS = 100_000;
+
 /**
  * The users in a channel, updated from the snapshot and the `presence.*` events.
  * @typedef {import('../messages.js').Member} Member
@@ -25,6 +28,7 @@ export class PresenceList {
     if (type === 'presence.count') return this.replace(data ?? {});
     if (typeof data?.user !== 'string') return undefined;
     if (type === 'presence.joined') {
+      if (Number(this.#members?.size) >= MAX_MEMBERS) return undefined;
       const joined = { ...this.#members?.get(data.user), user: data.user, info: data.info, updated: data.updated };
       if (this.#members) this.#members.set(data.user, joined);
       else if (!data.updated) this.#count += 1; // else the user was there before

@@ -49,6 +49,7 @@ export class Subscription {
   #request;
   /** @type {string | undefined} a token of its own, for the next `subscribe` */
   #token;
+  #refreshing = false;
   #retry;
   #backoff;
 
@@ -86,9 +87,12 @@ export class Subscription {
   }
 
   /** The token of the subscription expires soon. Without a new one, the service ends the subscription. */
-  refresh() {
+  async refresh() {
+    if (this.#refreshing) return;
+    this.#refreshing = true;
     const use = (/** @type {string} */ token) => this.#core.read({ type: 'refresh', channel: this.#channel, token });
-    return this.#withToken('subscribed', () => void this.refresh(), use);
+    await this.#withToken('subscribed', () => void this.refresh(), use);
+    this.#refreshing = false;
   }
 
   #tokenFunction() {
