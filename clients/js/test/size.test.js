@@ -7,7 +7,7 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 15_000, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 15_200, 'codes.js': 2_600 };
 /** Bytes that an addition costs a page that has `tidewire.js`. @type {Record<string, number>} */
 const ADDITIONS = { 'collections/index.js': 3_900, 'outbox/outbox.js': 4_400, 'testing/index.js': 12_200 };
 

@@ -1,8 +1,10 @@
 // The service in memory that applications test with.
 
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import test from 'node:test';
+import { promisify } from 'node:util';
 import { TestService } from '../src/testing/index.js';
 import { Tidewire } from '../src/tidewire.js';
 
@@ -377,6 +379,13 @@ test('a clock of the application is used, and moved by nobody else', async () =>
   const { now, setTimeout, clearTimeout } = new TestService().clock;
   const service = new TestService({ clock: { now, setTimeout, clearTimeout } });
   await assert.rejects(service.advance(1), /only its owner moves/);
+});
+
+test('the example of the README runs', async () => {
+  const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
+  const example = [...readme.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code).find((code) => code.includes("from 'tidewire/testing'"));
+  const cwd = new URL('..', import.meta.url);
+  await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', String(example)], { cwd });
 });
 
 // --- the wire ---------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // One client, the service in memory, and what must hold whatever happens to them. schedules.test.js drives it.
 
-import { TestService } from '../src/testing.js';
+import { TestService } from '../src/testing/index.js';
 import { Tidewire } from '../src/tidewire.js';
 
 const CHANNELS = ['room:1', 'room:2'];

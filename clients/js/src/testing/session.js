@@ -123,7 +123,7 @@ export class Session {
     this.end();
     if (code === 1006) {
       this.#down.close();
-      queueMicrotask(() => this.#events.ended(code, reason));
+      this.#events.ended(code, reason);
     } else this.#down.then(() => this.#events.ended(code, reason));
   }
 

@@ -5,6 +5,7 @@ import type { Ack, Channel, ChannelOptions, Event, Options, Position, State, Sta
 import type { CollectionStatus } from 'tidewire/collections';
 import 'tidewire/collections';
 import { CLOSE_CODES, ERROR_CODES } from 'tidewire/codes';
+import { TestClock, TestService } from 'tidewire/testing';
 
 interface ChatMessage {
   text: string;
@@ -111,3 +112,15 @@ const anyList = any.list('some.event').items[0]?.data.anything;
 const choice: ChannelOptions = { since: position };
 
 export { text, both, metric, name, shownAs, anyList, ack, sent, read, wrong, status, stop, choice, encodeUser, CLOSE_CODES, ERROR_CODES };
+
+// The service in memory.
+const service = new TestService<Contract>({ clock: new TestClock(), validate: false });
+const tested = new Tidewire<Contract>(service.url, service.optionsFor('ben', { grants: ['room:*', { channel: 'board:main', rights: ['subscribe'] }] }));
+service.publish('board:main', 'board.metric', { value: 1 }, { key: 'cpu' });
+service.remove('board:main', 'board.metric', 'cpu');
+service.drop({ to: 'client', type: 'chat.message', times: 1 })();
+// @ts-expect-error no such event
+service.publish('room:1', 'chat.mesage', { text: 'hi' });
+// @ts-expect-error not the data of this event
+service.publish('room:1', 'chat.message', { txt: 'hi' });
+void [tested, service.received[0]?.message];
