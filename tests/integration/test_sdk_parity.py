@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 from tests.compatibility.revisions import CHECKOUT
 from tests.support.harness import API_KEY, DEADLINE, serving, token
@@ -14,7 +15,8 @@ DEBOUNCE = 0.5
 
 
 async def test_memory_service_sends_what_the_service_sends() -> None:
-    grants = {"ann": ["room:*"], "ben": ["room:*"], "cid": [{"channel": "room:*", "rights": ["subscribe"]}], "dan": []}
+    seeing = {"channel": "room:*", "rights": ["subscribe"]}
+    grants: dict[str, list[Any]] = {"ann": ["room:*"], "ben": ["room:*"], "cid": [seeing], "dan": []}
     async with serving(deadlines={"presence_leave": DEBOUNCE}) as server:
         world = {
             "url": f"{server.url.replace('http', 'ws')}/ws",
