@@ -5,7 +5,8 @@ import test from 'node:test';
 import fc from 'fast-check';
 import { World } from './world.js';
 
-const { TIDEWIRE_SCHEDULES: RUNS = 10_000, TIDEWIRE_SEED: SEED } = process.env;
+/** The same schedules in every run, unless another seed is given. */
+const { TIDEWIRE_SCHEDULES: RUNS = 10_000, TIDEWIRE_SEED: SEED = 1 } = process.env;
 /** The steps of a schedule; more frequent ones are named more than once. */
 const STEPS = /** @type {const} */ ([
   ...['join', 'join', 'leave', 'publish', 'publish', 'publish', 'abort', 'signal', 'connect', 'connect', 'close', 'retry', 'slow'],
@@ -46,7 +47,7 @@ const { stackTraceLimit } = Error;
 Error.stackTraceLimit = 0;
 process.on('unhandledRejection', onUnhandled);
 const started = performance.now();
-const outcome = await fc.check(property, { numRuns: Number(RUNS), includeErrorInReport: true, examples: KNOWN, ...(SEED ? { seed: Number(SEED) } : {}) });
+const outcome = await fc.check(property, { numRuns: Number(RUNS), includeErrorInReport: true, examples: KNOWN, seed: Number(SEED) });
 const seconds = (performance.now() - started) / 1_000;
 process.off('unhandledRejection', onUnhandled);
 Error.stackTraceLimit = stackTraceLimit;

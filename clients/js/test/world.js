@@ -259,7 +259,8 @@ export class World {
   /** @param {number} n */
   refuse(n) {
     const code = ['rate_limited', 'broker_unavailable', 'forbidden', 'internal'][n];
-    this.service.refuse(code, { when: ({ type }) => type !== 'ready', times: 1, details: { retry_after: 1 } });
+    const isRefused = (/** @type {any} */ { type }) => type !== 'ready' && type !== 'unsubscribe'; // the protocol refuses neither so
+    this.service.refuse(code, { when: isRefused, times: 1, details: { retry_after: 1 } });
   }
 
   /** @param {number} n */
