@@ -59,7 +59,10 @@ def authorise_channels(node: Node, identity: Identity, names: Sequence[str]) -> 
         )
     channels: dict[str, ChannelSpec] = {}
     for name in names:  # a comprehension would be one more call
-        channels[name] = node.gate.authorise(identity, name, Right.SUBSCRIBE).spec
+        try:
+            channels[name] = node.gate.authorise(identity, name, Right.SUBSCRIBE).spec
+        except ServiceError as error:  # with the name, so that the client can ask for the others
+            raise ServiceError(error.code, error.message, **{**error.details, "channel": name}) from error
     return channels
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, passes, serving, token
 from tests.support.raw import connected
-from tests.support.streams import authorization, refusal, sse, stream, stream_ticket
+from tests.support.streams import Stream, authorization, refusal, sse, stream, stream_ticket
 
 PATHS = ("/stream", "/sse")
 
@@ -272,7 +272,7 @@ async def test_drain_ends_a_stream_that_nobody_reads() -> None:
     [
         (b"", 400, "malformed", "$"),
         (b"{", 400, "malformed", "$"),
-        (b'{"subscriptions": []}', 400, "invalid_message", "$.subscriptions"),
+        (b'{"subscriptions": {}}', 400, "invalid_message", "$.subscriptions"),
         (b'{"subscriptions": [{"channel": "room:1"}], "extra": 1}', 400, "invalid_message", "$.extra"),
         (
             b'{"subscriptions": [{"channel": "room:1", "channel": "room:2"}]}',
@@ -287,7 +287,7 @@ async def test_drain_ends_a_stream_that_nobody_reads() -> None:
             "$.subscriptions[1].channel",
         ),
         (b'{"subscriptions": [{"channel": "nowhere:1"}]}', 404, "unknown_channel", None),
-        (b'{"subscriptions": [{"channel": "inbox:ben"}]}', 403, "forbidden", None),
+        (b'{"subscriptions": [{"channel": "room:1"}, {"channel": "inbox:ben"}]}', 403, "forbidden", None),
     ],
 )
 async def test_body_of_a_stream_is_checked(
@@ -298,7 +298,20 @@ async def test_body_of_a_stream_is_checked(
     assert (found, problem["code"]) == (status, code), problem
     if path is not None:
         assert problem["details"]["path"] == path, problem
+    else:
+        assert problem["details"]["channel"] in ("nowhere:1", "inbox:ben"), "the client can ask for the others"
     await server.at_rest()
+
+
+@pytest.mark.parametrize("body", [{}, {"subscriptions": []}])
+async def test_stream_without_channels_is_welcomed_and_can_publish(server: Running, body: dict[str, Any]) -> None:
+    async with server.http.post(f"{server.url}/stream", json=body, headers=authorization()) as response:
+        opened = Stream(response)
+        await opened.expect("welcome")
+        receipt = (await opened.expect("receipt"))["receipt"]
+        event = {"type": "ticker.price", "channel": "room:1", "id": "m-1", "data": {}, "receipt": receipt}
+        status, problem = await refusal(server, "POST", "/emit", json=event, headers=authorization())
+        assert (status, problem["code"]) == (404, "unknown_event")
 
 
 async def test_body_of_a_stream_is_json_by_its_type(server: Running) -> None:

@@ -240,12 +240,7 @@ class PollHandler:
                 for added, spec in authorise_channels(self._node, identity, [name]).items():
                     channels.setdefault(added, PolledChannel(spec, now, by_server=True))
             except ServiceError as error:
-                named = ServiceError(error.code, error.message, **{**error.details, "channel": name})
-                notices.append(error_message(named, None))
-        if not channels:
-            raise ServiceError(
-                ErrorCode.INVALID_MESSAGE, "name a channel: the token names none", path="$.subscriptions"
-            )
+                notices.append(error_message(error, None))
         self._check_count(channels)
         return _Plan(now, channels, notices, {})
 

@@ -39,7 +39,8 @@ class StreamSubscription(Struct, frozen=True, forbid_unknown_fields=True):
 class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /stream`."""
 
-    subscriptions: Annotated[list[StreamSubscription], Meta(min_length=1)]
+    subscriptions: list[StreamSubscription] = []
+    """The channels. A stream without a channel has a receipt, and says when to reconnect."""
     client: _Text = ""
     """Name and version of the client's library, as `client` in the address of an upgrade."""
     contract: _Text = ""
@@ -51,7 +52,7 @@ class StreamRequest(Struct, frozen=True, forbid_unknown_fields=True):
 class PollRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /poll`."""
 
-    subscriptions: Annotated[list[StreamSubscription], Meta(min_length=1)] | None = None
+    subscriptions: list[StreamSubscription] | None = None
     """The channels; without them, those of the receipt."""
     receipt: str | None = None
     """That of the last poll, which this one continues."""
