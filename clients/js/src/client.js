@@ -28,6 +28,7 @@ import { explain } from './explain.js';
  * @property {boolean | ((line: string) => void)} [debug]  logs the wire without tokens
  * @property {import('./connection/wake.js').AppState} [appState]  React Native's `AppState`
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
+ * @property {boolean} [fallback]  `false`: no streams or polls where WebSockets are blocked
  * @property {import('./connection/link.js').OpenLink} [link]  opens another kind of connection than a WebSocket
  * @property {typeof globalThis.fetch} [fetch]
  * @property {EventTarget | null} [network]  fires `online` and `offline`; the window by default
@@ -71,7 +72,7 @@ export class Tidewire {
    * @param {Options} [options]
    */
   constructor(url, options = {}) {
-    const { WebSocket = globalThis.WebSocket, link, channels = [], debug } = options;
+    const { WebSocket = globalThis.WebSocket, link, channels = [], debug, fallback = true, ticket } = options;
     const core = (this.#core = new Core(options));
     this.#url = url;
     this.#options = options;
@@ -84,6 +85,8 @@ export class Tidewire {
         core.emitter.emit('state', status);
         if (status.state === 'ready' && status === this.status) core.emitter.emit('welcome', /** @type {Welcome} */ (core.welcome));
       },
+      // A ticket opens a WebSocket only.
+      loadFallback: fallback && WebSocket && !link && !ticket ? async (context) => new (await import('./fallback/fallback.js')).Fallback(context) : undefined,
       log: (line) => {
         if (debug) print(`[tidewire] ${line.replace(/("(?:token|receipt)":")[^"]*/g, '$1…')}`);
       },
@@ -205,7 +208,7 @@ export class Tidewire {
 
   /** The state in plain text, for a console or a report: what is connected, what waits, the last errors, and what to do. */
   explain() {
-    return explain(String(this.#url), this.status, this.#core, this.#changedAt);
+    return explain(String(this.#url), this.status, this.#core, this.#changedAt, this.#connection.detour);
   }
 }
 

@@ -79,11 +79,22 @@ export class Core {
    * @param {import('./messages.js').Welcome} welcome
    */
   welcomed(link, welcome) {
-    this.welcome = welcome;
-    this.#connections = [...this.#connections, welcome.connection].slice(-MAX_CONNECTIONS);
+    this.#know(welcome);
     this.sender = new Sender(link, welcome.limits, [this.registry, this.publisher, this.signals], this.clock);
     this.registry.welcomed(welcome);
     this.publisher.opened();
+  }
+
+  /** The session goes on under another name: over HTTP, other channels or another token need a new one. @param {import('./messages.js').Welcome} welcome */
+  renewed(welcome) {
+    this.#know(welcome);
+    this.emitter.emit('welcome', welcome);
+  }
+
+  /** @param {import('./messages.js').Welcome} welcome */
+  #know(welcome) {
+    this.welcome = welcome;
+    this.#connections = [...this.#connections, welcome.connection].slice(-MAX_CONNECTIONS);
   }
 
   /** @param {boolean} tooBig  the connection ended because of a message's size */

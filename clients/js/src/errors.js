@@ -25,6 +25,8 @@ const HELP = {
   timeout: RETRY,
   unreachable: 'Check the address, the network and the proxies.',
   unexpected_response: 'Check the address and the proxies.',
+  needs_websocket: 'It works as soon as WebSockets do; explain() says when that is tried.',
+  fallback_failed: 'Serve all files of the client, or pass `fallback: false`.',
   no_websocket: 'Pass a class in the option `WebSocket`.',
   REPLACED: 'Call connect() to take over from the newer session.',
 };

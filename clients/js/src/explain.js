@@ -10,12 +10,14 @@ const seconds = (ms) => `${Math.round(ms / 100) / 10} s`;
  * @param {import('./connection/connection.js').Status} status
  * @param {import('./core.js').Core} core
  * @param {number} changedAt
+ * @param {string} [detour]  what is used where WebSockets are blocked
  */
-export function explain(url, { state, reason, code, help, retryIn, attempt }, { clock, welcome, registry, publisher, errors }, changedAt) {
+export function explain(url, { state, reason, code, help, retryIn, attempt }, { clock, welcome, registry, publisher, errors }, changedAt, detour) {
   const now = clock.now();
   const subscriptions = [...registry.subscriptions.values()];
   const lines = [
     `${state} (${reason}${code ? ` ${code}` : ''}) for ${seconds(now - changedAt)}: ${url.replace(/\?.*/, '')}, user ${welcome?.user || 'unknown'}`,
+    detour && `WebSockets are blocked, though the service answers: ${detour}`,
     retryIn !== undefined && `next try in ${seconds(changedAt + retryIn - now)}, after ${attempt} failed`,
     (help || reason === 'new') && `what to do: ${help ?? 'call connect()'}`,
     `${publisher.pending} publishes wait for an answer; ${subscriptions.length} channels`,

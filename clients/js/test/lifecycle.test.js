@@ -255,7 +255,7 @@ test('close ends the connection with 1000 and abandons what is open', async (t) 
   client.close();
   await assert.rejects(ack, { code: 'uncertain' });
   assert.equal((await peer.closed)[0], 1000);
-  assert.deepEqual({ ...client.status }, { state: 'closed', reason: 'client', code: 1000, help: undefined, attempt: 0 });
+  assert.deepEqual({ ...client.status }, { state: 'closed', reason: 'client', code: 1000, help: undefined, attempt: 0, transport: 'websocket' });
 });
 
 test('addresses may be http or https, and nothing else', () => {

@@ -1,4 +1,4 @@
-// What each entry point costs a page: minified, compressed, with all that it imports.
+// What each entry point costs a page: minified, compressed, with all that it imports at once.
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
@@ -7,9 +7,9 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 15_200, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 16_000, 'codes.js': 2_600 };
 /** Bytes that an addition costs a page that has `tidewire.js`, and React for its hooks. @type {Record<string, number>} */
-const ADDITIONS = { 'collections/index.js': 3_900, 'outbox/outbox.js': 4_400, 'testing/index.js': 12_200, 'react/index.js': 5_400 };
+const ADDITIONS = { 'collections/index.js': 3_900, 'outbox/outbox.js': 4_400, 'testing/index.js': 12_200, 'react/index.js': 5_400, 'fallback/fallback.js': 5_600 };
 
 /** What is imported when it is needed does not count. @type {import('esbuild').Plugin} */
 const LATER = {

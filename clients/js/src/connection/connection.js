@@ -1,10 +1,11 @@
 import { bounded, MAX_TOLD } from '../base/bounds.js';
-import { Timer } from '../base/clock.js';
+import { Timer, within } from '../base/clock.js';
 import { deferred } from '../base/deferred.js';
 import { CLOSE_ACTIONS } from '../close-actions.js';
 import { TidewireError, helpFor } from '../errors.js';
 import { parse } from '../messages.js';
 import { Backoff, spread } from './backoff.js';
+import { isRemembered, remember } from './blocked.js';
 import { announce, plain } from './features.js';
 import { Heartbeat } from './heartbeat.js';
 import { probe } from './probe.js';
@@ -17,15 +18,17 @@ import { watch } from './wake.js';
  * @typedef {object} Status  frozen; replaced only when something changes
  * @property {State} state
  * @property {string} reason  an error code, the name of a close code, or one of: `new`, `connect`, `retry`, `online`, `wake`, `welcome`,
- *   `client`, `offline`, `sleep`, `unreachable`, `token_failed`, `http_<status>`, `no_welcome`, `no_pong`
+ *   `client`, `offline`, `sleep`, `blocked`, `websocket`, `stream_cut`, `unreachable`, `token_failed`, `http_<status>`, `no_welcome`, `no_pong`
  * @property {number} [code]  of the close
  * @property {string} [help]  what to do
  * @property {number} [retryIn]  ms until the next try; absent while one is made
  * @property {number} attempt  tries since the last connection that lasted
+ * @property {'websocket' | 'stream' | 'poll'} transport  how the client is connected, or tries to be
  *
  * @typedef {object} ConnectionEvents
  * @property {(status: Status) => void} changed
  * @property {(line: string) => void} log
+ * @property {((context: import('../fallback/fallback.js').Context) => Promise<import('../fallback/fallback.js').Fallback>) | undefined} loadFallback
  */
 
 /** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
@@ -38,6 +41,14 @@ const YOUNG = 2_000;
 const PROBE_TIMEOUT = 8_000;
 /** Failed tries after which an address is reported that nothing answers. Once the client was ready, the state says enough. */
 const SILENT_TRIES = 3;
+/** Milliseconds without `welcome` after which the client asks whether WebSockets are blocked. */
+const SLOW = 1_500;
+/** Milliseconds that a WebSocket has at least, once the service has answered that. */
+const LAST_CHANCE = 500;
+/** Tries that fail while the service answers, until WebSockets count as blocked. */
+const BLOCKED_TRIES = 2;
+/** Closes before `welcome` that may come from a proxy. */
+const PROXY_CODES = [1000, 1002, 1005, 1006];
 
 /**
  * The state of the connection. Each step of its life has a number; what was awaited in an older step is ignored, so every
@@ -45,7 +56,7 @@ const SILENT_TRIES = 3;
  */
 export class Connection {
   /** @type {Status} */
-  status = Object.freeze({ state: 'closed', reason: 'new', attempt: 0 });
+  status = Object.freeze({ state: 'closed', reason: 'new', attempt: 0, transport: 'websocket' });
   #resolve;
   #openLink;
   #options;
@@ -68,6 +79,12 @@ export class Connection {
   #offline = false;
   /** @type {number | undefined} ms, from `reconnect` */
   #told;
+  #doubt;
+  /** @type {import('../fallback/fallback.js').Fallback | undefined} */
+  #fallback;
+  /** Whether the fallback is used, because WebSockets are blocked. */
+  #isBlocked = false;
+  #blockedTries = 0;
   /** @type {AbortController | undefined} */
   #probing;
   /** @type {(() => void) | undefined} */
@@ -95,6 +112,7 @@ export class Connection {
     this.#backoff = new Backoff(bounded(options.backoffBase, 0, 3_600_000, 500), this.#cap, core.random);
     this.#pongTimeout = bounded(options.pongTimeout, 1, 3_600_000, 10_000);
     this.#pause = new Timer(core.clock);
+    this.#doubt = new Timer(core.clock);
   }
 
   // --- the application's side -----------------------------------------------------------------------------------------
@@ -147,6 +165,11 @@ export class Connection {
     }
     if (step !== this.#step) return;
     plain(address);
+    if (this.#mayFallBack && isRemembered(address)) {
+      void this.#fallBack(address);
+      return;
+    }
+    if (this.#mayFallBack) this.#doubt.start(SLOW, () => void this.#ask(step, address));
     this.#pause.start(bounded(this.#options.connectTimeout, 1, 3_600_000, 15_000), () => this.#drop('no_welcome', address));
     try {
       this.#link = this.#open(address, hello, step);
@@ -175,9 +198,10 @@ export class Connection {
    * @param {number} step
    */
   #open(address, hello, step) {
-    if (!this.#openLink) throw new TypeError('this platform has none');
+    const openLink = this.#isBlocked ? this.#fallback?.open : this.#openLink;
+    if (!openLink) throw new TypeError('this platform has none');
     let opened = false;
-    const link = this.#openLink(address, {
+    const link = openLink(address, {
       opened: () => {
         if (step !== this.#step) return;
         opened = true;
@@ -187,8 +211,8 @@ export class Connection {
       received: (frame) => {
         if (step === this.#step) this.#receive(link, frame);
       },
-      ended: (code, reason) => {
-        if (step === this.#step) void this.#ended({ code, reason, opened }, address);
+      ended: (code, reason, verdict) => {
+        if (step === this.#step) void this.#ended({ code, reason, opened, verdict }, address);
       },
     });
     return link;
@@ -217,17 +241,22 @@ export class Connection {
 
   /** @param {import('./link.js').Link} link @param {Welcome} welcome */
   #start(link, welcome) {
-    if (this.#heartbeat) return;
     const { clock } = this.#core;
+    this.#token.expiresIn(welcome.expires_in);
+    if (this.#heartbeat) {
+      this.#core.renewed(welcome);
+      return;
+    }
     const step = this.#step;
     this.#pause.stop();
+    this.#doubt.stop();
+    if (!this.#isBlocked) this.#blockedTries = 0;
     this.#welcomedAt = clock.now();
     this.#offline = false; // even if the browser reports offline
-    this.#token.expiresIn(welcome.expires_in);
     this.#heartbeat = new Heartbeat(clock, welcome.heartbeat, this.#pongTimeout, () => this.#core.sender?.send({ type: 'ping', id: this.#core.nextId() }), () => this.#drop('no_pong'));
     this.#wasReady = true;
     this.#reported = '';
-    this.#core.welcomed({ ...link, send: (frame) => this.#send(link, frame) }, welcome);
+    this.#core.welcomed({ send: (frame) => this.#send(link, frame), buffered: () => link.buffered(), close: () => link.close() }, welcome);
     if (step !== this.#step) return;
     this.#connected?.resolve(welcome);
     this.#become({ state: 'ready', reason: 'welcome' });
@@ -260,34 +289,117 @@ export class Connection {
   }
 
   /**
-   * @param {{code: number, reason: string, opened: boolean}} end
+   * @param {{code: number, reason: string, opened: boolean, verdict?: import('./probe.js').Verdict}} end
    * @param {URL} [address]
    */
-  async #ended({ code, reason, opened }, address) {
+  async #ended({ code, reason, opened, verdict }, address) {
     const told = this.#told;
+    // After a time without `welcome`, it has asked already.
+    const isDoubtful = this.#mayFallBack && !this.#heartbeat && PROXY_CODES.includes(code) && reason !== 'no_welcome' && address !== undefined;
     const step = this.#lose(code === 1009);
     if (step !== this.#step) return;
     if (this.#offline) {
       this.#wait(this.#cap, 'offline');
       return;
     }
-    if (opened || code !== 1006 || !address) {
-      const [name, action] = CLOSE_ACTIONS[code] ?? [`CLOSE_${code}`, 'reconnect'];
-      this.#act(action, name === 'ABNORMAL' && reason ? reason : name, { code, told, message: reason });
+    if (verdict) {
+      this.#conclude(verdict);
       return;
     }
+    const isRefused = !opened && code === 1006;
+    if (address && (isRefused || isDoubtful)) {
+      this.#pause.start(PROBE_TIMEOUT, () => this.#probing?.abort());
+      const found = await this.#probe(address);
+      if (step !== this.#step) return;
+      this.#pause.stop();
+      if (isDoubtful && found.reason === 'upgrade_required' && (this.#blockedTries += 1) >= BLOCKED_TRIES) {
+        void this.#fallBack(address);
+        return;
+      }
+      if (isRefused) {
+        this.#conclude(found);
+        return;
+      }
+    }
+    const [name, action] = CLOSE_ACTIONS[code] ?? [`CLOSE_${code}`, 'reconnect'];
+    this.#act(action, name === 'ABNORMAL' && reason ? reason : name, { code, told, message: reason });
+  }
+
+  /** @param {URL} address */
+  #probe(address) {
     const probing = (this.#probing = new AbortController());
-    this.#pause.start(PROBE_TIMEOUT, () => probing.abort());
-    const byCookie = !this.#token.used && !this.#options.ticket && !this.#options.anonymous;
-    const verdict = await probe(address, this.#options.fetch ?? ((...call) => globalThis.fetch(...call)), probing.signal, byCookie);
-    if (step !== this.#step) return;
-    this.#pause.stop();
-    const { action, after, message } = verdict;
+    return probe(address, this.#fetch, probing.signal, this.#byCookie);
+  }
+
+  /** @type {typeof globalThis.fetch} */
+  #fetch = (...call) => (this.#options.fetch ?? globalThis.fetch)(...call);
+
+  get #byCookie() {
+    return !this.#token.used && !this.#options.ticket && !this.#options.anonymous;
+  }
+
+  /** Does what an answer to a request says. @param {import('./probe.js').Verdict} verdict */
+  #conclude(verdict) {
+    const { action, reason, after, message } = verdict;
+    const step = this.#step;
     this.#warn(verdict);
     if (step !== this.#step) return;
     // The service sends whole seconds: without jitter, all clients with the same delay would reconnect at once.
     const wait = after === undefined ? undefined : spread(after, this.#core.random);
-    this.#act(action, verdict.reason, { told: wait, message });
+    this.#act(action, reason, { told: wait, message });
+  }
+
+  // --- where WebSockets are blocked ---------------------------------------------------------------------------------------
+
+  /** Whether blocked WebSockets would matter now. */
+  get #mayFallBack() {
+    return this.#events.loadFallback !== undefined && !this.#isBlocked;
+  }
+
+  /** The connection takes long: are WebSockets blocked, or is the network slow? @param {number} step @param {URL} address */
+  async #ask(step, address) {
+    const { clock } = this.#core;
+    const askedAt = clock.now();
+    const { reason } = await this.#probe(address);
+    if (step !== this.#step || this.#heartbeat || reason !== 'upgrade_required') return;
+    this.#doubt.start(Math.max(LAST_CHANCE, clock.now() - askedAt), () => void this.#fallBack(address));
+  }
+
+  /** WebSockets are blocked, and the service can be reached: connects over HTTP. @param {URL} address */
+  async #fallBack(address) {
+    const step = this.#lose();
+    try {
+      this.#fallback ??= await within(this.#core.clock, PROBE_TIMEOUT, this.#loadFallback(), () => new Error('it does not arrive'));
+    } catch (cause) {
+      if (step !== this.#step) return;
+      remember(address, false); // WebSockets are tried again
+      this.#core.report(new TidewireError('fallback_failed', `WebSockets are blocked, and the fallback was not loaded: ${cause}`, { cause, retryable: true }));
+      if (step === this.#step) this.#wait(this.#backoff.next(), 'blocked');
+      return;
+    }
+    if (step !== this.#step) return;
+    this.#isBlocked = true;
+    void this.#dial('blocked');
+  }
+
+  async #loadFallback() {
+    const load = /** @type {NonNullable<ConnectionEvents['loadFallback']>} */ (this.#events.loadFallback);
+    const openWebSocket = /** @type {import('./link.js').OpenLink} */ (this.#openLink);
+    return load({ core: this.#core, fetch: this.#fetch, byCookie: this.#byCookie, openWebSocket, back: this.#back });
+  }
+
+  /** WebSockets work again. One failure shows that they do not. */
+  #back = () => {
+    const address = this.#resolve();
+    if (address) remember(address, false);
+    this.#isBlocked = false;
+    this.#blockedTries = BLOCKED_TRIES - 1;
+    this.#restart('websocket');
+  };
+
+  /** Why the client uses no WebSocket; undefined if it does. */
+  get detour() {
+    return this.#isBlocked ? this.#fallback?.explain() : undefined;
   }
 
   /** Reports, once for each outage, that something other than the service answers, or nothing does. @param {import('./probe.js').Verdict} verdict */
@@ -354,6 +466,7 @@ export class Connection {
     if (!connected) return;
     this.#connected = undefined;
     this.#unwatch?.();
+    this.#fallback?.stop();
     this.#lose();
     this.#offline = false;
     this.#core.closed(reason);
@@ -367,6 +480,7 @@ export class Connection {
 
   #online = () => {
     this.#offline = false;
+    if (this.#isBlocked) this.#fallback?.retry();
     if (this.#heartbeat) this.#wake();
     else {
       this.#backoff.reset();
@@ -426,6 +540,7 @@ export class Connection {
   /** Starts a step: what was awaited in the previous one is ignored. */
   #next() {
     this.#pause.stop();
+    this.#doubt.stop();
     this.#probing?.abort();
     this.#probing = undefined;
     this.#stepAt = this.#core.clock.now();
@@ -437,7 +552,8 @@ export class Connection {
   #become({ state, ...change }) {
     const trying = this.#offline ? 'offline' : this.#wasReady || this.#backoff.attempt > 0 ? 'reconnecting' : 'connecting';
     const help = helpFor(change.reason);
-    this.status = Object.freeze({ state: state ?? trying, ...change, help, attempt: this.#backoff.attempt });
+    const transport = this.#isBlocked && this.#fallback ? this.#fallback.transport : 'websocket';
+    this.status = Object.freeze({ state: state ?? trying, ...change, help, attempt: this.#backoff.attempt, transport });
     this.#events.log(`${this.status.state} (${change.reason})`);
     this.#events.changed(this.status);
   }

@@ -43,13 +43,23 @@ export async function probe(address, fetch, signal, byCookie) {
  * @returns {Promise<Verdict>}
  */
 async function verdict(response, name) {
-  const { status, headers, body } = response;
-  const isProblem = headers.get('content-type')?.includes('problem+json');
-  const problem = isProblem ? await response.json().catch(() => undefined) : void body?.cancel().catch(() => {});
+  const isProblem = response.headers.get('content-type')?.includes('problem+json');
+  const problem = isProblem ? await response.json().catch(() => undefined) : void response.body?.cancel().catch(() => {});
+  return verdictOf(problem, response.status, name, response.headers);
+}
+
+/**
+ * @param {any} problem  the body, if it is a problem document
+ * @param {number} status
+ * @param {string} name  of the address
+ * @param {Headers} [headers]
+ * @returns {Verdict}
+ */
+export function verdictOf(problem, status, name, headers) {
   const code = String(problem?.code);
   const action = FINAL.test(code) ? 'stop' : TOKEN.test(code) ? 'refresh' : 'reconnect';
   const understood = action !== 'reconnect' || PASSING.test(code);
-  const seconds = Number((status === 429 || status === 503) && headers.get('retry-after')) || undefined;
+  const seconds = Number((status === 429 || status === 503) && headers?.get('retry-after')) || undefined;
   return {
     action,
     reason: understood ? code : `http_${status}`,

@@ -54,7 +54,7 @@ export class Pacer {
 }
 
 /** A token bucket. */
-class Budget {
+export class Budget {
   #rate;
   #burst;
   #clock;

@@ -95,6 +95,11 @@ export class Subscription {
     this.#refreshing = false;
   }
 
+  /** Whether a token of its own grants the channel. */
+  get hasToken() {
+    return this.#tokenFunction() !== undefined;
+  }
+
   #tokenFunction() {
     for (const { options } of this.handles) if (options.token) return options.token;
     return undefined;
@@ -124,19 +129,24 @@ export class Subscription {
     }
   }
 
+  /** Where a subscribe begins now: at a position, or with the last events. */
+  get start() {
+    const since = this.delivery.position;
+    const tails = [...this.handles].map(({ tail }) => tail);
+    return { since, tail: since === undefined && this.#core.offers('tail') ? Math.min(100, Math.max(0, ...tails)) || undefined : undefined };
+  }
+
   /** The `subscribe` to send now. */
   request() {
     const id = this.#core.nextId();
-    const since = this.delivery.position;
-    const tails = [...this.handles].map(({ tail }) => tail);
-    const tail = since === undefined && this.#core.offers('tail') ? Math.min(100, Math.max(0, ...tails)) || undefined : undefined;
+    const start = this.start;
     const token = this.#token;
     this.#token = undefined;
     this.#request = id;
     this.told = true;
     this.#become('subscribing');
     this.#retry.start(SUBSCRIBE_TIMEOUT, () => this.#rejoin());
-    return { type: 'subscribe', id, channel: this.#channel, since, tail, token };
+    return { type: 'subscribe', id, channel: this.#channel, ...start, token };
   }
 
   #rejoin() {
