@@ -18,7 +18,8 @@ def readable_not_found(config: HttpConfig) -> Middleware:
     @web.middleware
     async def add_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
-        if request.match_info.http_exception is not None:
+        missing = request.match_info.http_exception
+        if missing is not None and missing.status == 404:
             add_cors_headers(request, response, config)
         return response
 
