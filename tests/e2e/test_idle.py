@@ -20,8 +20,8 @@ from tests.support.wire import connect
 
 IDLE = 20 if WHOLE else 6
 """Seconds that presets give a connection here, in the place of an hour; the proxies' own idle time is AS_INSTALLED."""
-HEARTBEAT = 0.5
-"""In the place of 25 s. A smaller part of AS_INSTALLED than that is of a minute: a busy machine may hold a ping up."""
+HEARTBEAT = 1.2
+"""In the place of 25 s. A busy machine may hold up a ping for the rest of AS_INSTALLED, and a pong for half of this."""
 NEVER = 3600.0
 LATE = 3.0
 """Seconds that a cut may come late: some proxies look at their timers now and then, and the machine is busy."""
