@@ -369,6 +369,8 @@ async def test_session_counts_between_two_polls_until_its_lease_ends() -> None:
         receipt = {"receipt": poller.receipt}
         status, problem = await refusal(server, "POST", "/poll", json=receipt, headers=poller.headers)
         assert (status, problem["code"]) == (429, "too_many_connections"), "it has lost its place to another"
+        await passes(clock, 31)
+        assert await server.metric("poll_sessions") == 0
 
 
 async def test_session_counts_once_over_all_nodes(make_bus: Callable[[], Bus]) -> None:
