@@ -68,6 +68,12 @@ class Scene:
         await page.wait_for_function("globalThis.done")
         return page
 
+    async def open_subscribed(self) -> Page:
+        """Opens the page in a new tab, and waits until it is subscribed."""
+        page = await self.open()
+        await ready_user(page)
+        return page
+
     async def texts(self) -> list[str]:
         """The stored events, oldest first."""
         async with self.server.client("reader") as reader:
@@ -101,24 +107,31 @@ async def ready_user(page: Page) -> None:
 
 
 async def stored(page: Page, count: int) -> None:
-    """Waits until the database has that many publishes."""
-    await page.wait_for_function(
+    """Waits until the database has that many publishes. `wait_for_function` would not await the answer of the database."""
+    await page.evaluate(
         """async (count) => {
-          const database = await new Promise((resolve) => {
-            const request = indexedDB.open('tidewire-outbox', 1);
-            request.onsuccess = () => resolve(request.result);
-            request.onupgradeneeded = () => request.transaction.abort();
-            request.onerror = () => resolve(undefined);
-          });
-          if (!database) return false;
-          const found = await new Promise((resolve) => {
-            const request = database.transaction('publishes').objectStore('publishes').count();
-            request.onsuccess = () => resolve(request.result);
-          });
-          database.close();
-          return found === count;
+          const counted = async () => {
+            const database = await new Promise((resolve) => {
+              const request = indexedDB.open('tidewire-outbox', 1);
+              request.onsuccess = () => resolve(request.result);
+              request.onupgradeneeded = () => request.transaction.abort();
+              request.onerror = () => resolve(undefined);
+            });
+            if (!database) return undefined;
+            const found = await new Promise((resolve) => {
+              const request = database.transaction('publishes').objectStore('publishes').count();
+              request.onsuccess = () => resolve(request.result);
+            });
+            database.close();
+            return found;
+          };
+          const deadline = performance.now() + 20_000;
+          for (let found = await counted(); found !== count; found = await counted()) {
+            if (performance.now() > deadline) throw new Error(`the database has ${found} publishes, not ${count}`);
+            await new Promise((resolve) => setTimeout(resolve, 10));
+          }
         }""",
-        arg=count,
+        count,
     )
 
 
@@ -145,8 +158,7 @@ async def test_200_events_published_offline_are_stored_once_and_in_order_after_a
     tmp_path: Any, browser: Browser
 ) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         await page.evaluate(PUBLISH, [0, 3])
         assert (await settled(page))["acked"] == [0, 1, 2]
         shown.proxy.cut()
@@ -168,8 +180,7 @@ async def test_200_events_published_offline_are_stored_once_and_in_order_after_a
 
 async def test_reload_in_the_middle_of_sending_stores_each_event_once(tmp_path: Any, browser: Browser) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.stall()
         await page.evaluate(PUBLISH, [0, 60])
         await stored(page, 60)
@@ -183,8 +194,7 @@ async def test_reload_in_the_middle_of_sending_stores_each_event_once(tmp_path: 
 
 async def test_other_user_after_a_reload_neither_sees_nor_sends_the_entries(tmp_path: Any, browser: Browser) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.cut()
         await page.wait_for_function("client.state !== 'ready'")
         await page.evaluate(PUBLISH, [0, 5])
@@ -208,8 +218,7 @@ async def test_new_login_in_the_same_client_does_not_send_what_the_first_user_ha
     tmp_path: Any, browser: Browser
 ) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.cut()
         await page.wait_for_function("client.state !== 'ready'")
         await page.evaluate(PUBLISH, [0, 2])
@@ -228,8 +237,7 @@ async def test_entry_that_was_sent_too_long_ago_or_at_an_unknown_time_is_uncerta
     tmp_path: Any, browser: Browser, minutes: int
 ) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.black_hole()
         await page.evaluate(PUBLISH, [0, 1])  # sent, and lost
         await stored(page, 1)
@@ -251,8 +259,7 @@ async def test_entry_that_was_sent_too_long_ago_or_at_an_unknown_time_is_uncerta
 
 async def test_uncertain_entry_can_be_discarded(tmp_path: Any, browser: Browser) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.black_hole()
         await page.evaluate(PUBLISH, [0, 1])
         await stored(page, 1)
@@ -288,8 +295,7 @@ async def test_two_pages_share_the_entries_of_a_third_that_has_closed(tmp_path: 
 
 async def test_entries_of_a_channel_that_needs_a_subscription_wait_for_it(tmp_path: Any, browser: Browser) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.cut()
         await page.wait_for_function("client.state !== 'ready'")
         await page.evaluate(PUBLISH, [0, 2])
@@ -304,8 +310,7 @@ async def test_entries_of_a_channel_that_needs_a_subscription_wait_for_it(tmp_pa
 
 async def test_entries_of_others_are_removed_when_they_are_too_old(tmp_path: Any, browser: Browser) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.cut()
         await page.wait_for_function("client.state !== 'ready'")
         await page.evaluate(PUBLISH, [0, 2])
@@ -317,8 +322,7 @@ async def test_entries_of_others_are_removed_when_they_are_too_old(tmp_path: Any
 
 async def test_entries_of_all_others_together_are_bounded(tmp_path: Any, browser: Browser) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.cut()
         await page.wait_for_function("client.state !== 'ready'")
         await page.evaluate(PUBLISH, [0, 1])
@@ -370,8 +374,7 @@ async def test_without_a_usable_database_publishing_goes_on_and_the_fault_is_rep
 
 async def test_entries_hold_no_token(tmp_path: Any, browser: Browser) -> None:
     async with scene(browser, tmp_path) as shown:
-        page = await shown.open()
-        await ready_user(page)
+        page = await shown.open_subscribed()
         shown.proxy.cut()
         await page.wait_for_function("client.state !== 'ready'")
         await page.evaluate(PUBLISH, [0, 1])
