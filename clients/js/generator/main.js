@@ -69,7 +69,7 @@ async function run(source, out, version, read = new Map()) {
     if (out === undefined) process.stdout.write(text);
     else if (!existsSync(out) || readFileSync(out, 'utf8') !== text) {
       writeFileSync(`${out}.new`, text);
-      renameSync(`${out}.new`, out); // nobody reads half a file
+      renameSync(`${out}.new`, out); // so that no reader sees a file that is half written
       process.stderr.write(`tidewire-types: wrote ${out}\n`);
     }
     return 0;

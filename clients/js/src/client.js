@@ -49,8 +49,8 @@ import { explain } from './explain.js';
  * @property {import('./messages.js').Event} event  every application event of every channel
  * @property {import('./outbox/outbox.js').Published} published  the service has a publish from before a reload
  * @property {undefined} outbox  `client.outbox` has changed
- * @property {import('./errors.js').TidewireError} error  what nobody awaits: a refused channel or signal, a listener that threw, a token function that
- *   failed, a closed client. Without a listener here or at the channel, they go to the console
+ * @property {import('./errors.js').TidewireError} error  an error that rejects no promise: a refused channel or signal, a listener that
+ *   threw, a token function that failed, a closed client. Without a listener here or at the channel, they go to the console
  */
 
 /**

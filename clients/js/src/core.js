@@ -133,7 +133,7 @@ export class Core {
   }
 
   /**
-   * Reports what nobody awaits: to the listeners, else to the console.
+   * Reports an error that rejects no promise: to the listeners, else to the console.
    * @param {TidewireError} error
    * @param {import('./subscriptions/subscription.js').Subscription} [of]
    */

@@ -35,6 +35,11 @@ class Membership:
         elif node != self._node_id:
             self._received[node] = (self._clock.monotonic(), state)
 
+    @property
+    def node_count(self) -> int:
+        """The number of nodes, with this one, as far as this one knows."""
+        return 1 + len(self.reports())
+
     def states(self) -> Mapping[str, NodeState]:
         """Returns the last state of each other node, by id."""
         return {node: report.state for node, report in self.reports().items()}

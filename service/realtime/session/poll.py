@@ -115,7 +115,7 @@ def _may_read(node: Node, session: HeldSession) -> bool:
     if session.transport.size > node.bounds.outbox.bytes:
         return False
     try:
-        nodes = 1 + len(node.cluster.membership.states())
+        nodes = node.cluster.membership.node_count
         node.admission.check_polled_channel(session.slot, session.connection.session.identity, nodes)
     except ServiceError:
         if not session.transport.payloads:

@@ -32,7 +32,7 @@ async def emit(request: web.Request) -> web.StreamResponse:
         node.admission.requests.check_sender_address(network)
         check_origin(request, config)
         client = await authenticate(request, node, config)
-        nodes = 1 + len(node.cluster.membership.states())
+        nodes = node.cluster.membership.node_count
         node.admission.check_sender(network, client.identity, nodes)
         body = await _read(request, node, client.identity)
         ack = await _publish(node, client.identity, body)

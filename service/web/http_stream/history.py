@@ -85,7 +85,7 @@ async def _read(request: web.Request, node: Node, config: HttpConfig, network: s
     if client.ticket is not None:
         raise invalid_ticket()
     identity = client.identity
-    node.admission.check_sender(network, identity, 1 + len(node.cluster.membership.states()))
+    node.admission.check_sender(network, identity, node.cluster.membership.node_count)
     query = parse_query(request, HistoryQuery)
     spec = node.gate.authorise(identity, query.channel, Right.HISTORY).spec
     channel = ChannelKey(identity.tenant, query.channel)

@@ -113,7 +113,7 @@ class PollHandler:
             asked, wanted = parse_poll(await read_json(request, node.bounds, node.runtime.metrics, holding))
         finally:
             holding.release()
-        nodes = 1 + len(node.cluster.membership.states())
+        nodes = node.cluster.membership.node_count
         node.admission.check_sender(network, identity, nodes)
         shown = None if asked.receipt is None else node.cluster.receipts.check(asked.receipt, identity)
         async with self._turn(new_connection_id(identity.user) if shown is None else shown.session) as turn:

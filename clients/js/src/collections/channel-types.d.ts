@@ -67,7 +67,7 @@ export interface ListOf<E> extends CollectionOf<ListSnapshot<E>> {
   readonly items: readonly E[];
   /** Whether the channel keeps older events than those in `items`. */
   readonly hasOlder: boolean;
-  /** Reads older items, 50 by default. Resolves with how many there are more. */
+  /** Reads older items, 50 by default. Resolves with the number of items that were added. */
   loadOlder(count?: number): Promise<number>;
 }
 

@@ -93,7 +93,7 @@ export class List extends Collection {
   }
 
   /**
-   * Reads older items. Resolves with how many there are more: 0 if there are none, or if the items are being read anew.
+   * Reads older items. Resolves with the number of items that were added: 0 if there are no older ones, or if the list is loading again.
    * @param {number} [count]
    * @returns {Promise<number>}
    */
@@ -133,7 +133,7 @@ export class List extends Collection {
     this.inOrder(() => this.#complete());
   }
 
-  /** Begins anew after this offset, and keeps the items until their successors are read. @param {string} epoch @param {number} low */
+  /** Loads the list again from this offset on. It shows the old items until the new ones are read. @param {string} epoch @param {number} low */
   #start(epoch, low) {
     this.stopped();
     this.#stale = this.#merged();
