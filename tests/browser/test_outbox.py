@@ -27,7 +27,7 @@ PUBLISH = """([from, to]) => {
   }
 }"""
 STATE = """() => ({
-  state: client.state, pending: client.pending, acked, failed, published, errors,
+  state: client.state, user, pending: client.pending, acked, failed, published, errors,
   entries: client.outbox.entries.map(({ id, data }) => [id, data.text]),
   uncertain: client.outbox.uncertain.map(({ id }) => id),
 })"""
@@ -37,12 +37,12 @@ const parameters = new URLSearchParams(location.search);
 const skew = Number(parameters.get('skew') ?? 0);
 const now = Date.now;
 Date.now = () => now() + skew;
-Object.assign(globalThis, { acked: [], failed: [], published: [], errors: [], stored: [] });
-const user = parameters.get('user');
+Object.assign(globalThis, { acked: [], failed: [], published: [], errors: [], user: undefined });
 globalThis.client = new Tidewire(parameters.get('url'), {
-  token: async () => (await fetch(`/token?user=${globalThis.login ?? user}`)).text(),
+  token: async () => (await fetch(`/token?user=${globalThis.login ?? parameters.get('user')}`)).text(),
   backoffBase: 50, backoffCap: 100, outbox: globalThis.outbox ?? true,
 });
+client.on('welcome', (welcome) => (globalThis.user = welcome.user));
 client.on('published', ({ id, ack }) => published.push([id, ack.offset]));
 client.on('error', ({ code }) => errors.push(code));
 client.connect().catch(() => {});
@@ -97,8 +97,9 @@ async def state(page: Page) -> dict[str, Any]:
     return found
 
 
-async def ready(page: Page) -> None:
-    await page.wait_for_function("client.state === 'ready'")
+async def log_in(page: Page, user: str) -> None:
+    """Closes the client, and connects it again as this user."""
+    await page.evaluate("(user) => { client.close(); globalThis.login = user; client.connect(); }", user)
 
 
 async def ready_user(page: Page) -> None:
@@ -222,14 +223,19 @@ async def test_new_login_in_the_same_client_does_not_send_what_the_first_user_ha
         shown.proxy.cut()
         await page.wait_for_function("client.state !== 'ready'")
         await page.evaluate(PUBLISH, [0, 2])
-        await page.evaluate("() => { client.close(); globalThis.login = 'ben'; client.connect(); }")
+        await page.wait_for_function("client.outbox.entries.length === 2")
+        await log_in(page, "ben")
         shown.proxy.heal()
-        await ready(page)
+        await page.wait_for_function("client.state === 'ready'")
+        await page.evaluate(PUBLISH, [2, 3])
+        await page.wait_for_function("acked.length === 1")
         seen = await state(page)
-        assert (seen["failed"], seen["entries"], seen["pending"]) == (["in_outbox"] * 2, [], 0)
-        await page.evaluate("() => { client.close(); globalThis.login = 'ann'; client.connect(); }")
+        assert (seen["user"], seen["failed"], seen["published"]) == ("ben", ["in_outbox"] * 2, [])
+        assert (seen["entries"], seen["uncertain"], seen["pending"]) == ([], [], 0)
+        await log_in(page, "ann")
         await page.wait_for_function("published.length === 2")
-        assert await shown.texts() == ["0", "1"]
+        assert (await state(page))["user"] == "ann"
+        assert await shown.texts() == ["2", "0", "1"]
 
 
 @pytest.mark.parametrize("minutes", [10, -10])
@@ -284,8 +290,8 @@ async def test_two_pages_share_the_entries_of_a_third_that_has_closed(tmp_path: 
         await stored(first, 30)
         await third.close()
         shown.proxy.heal()
-        seen = [await settled(page) for page in (first, second)]
         await stored(first, 0)
+        seen = [await settled(page) for page in (first, second)]
         assert [page["acked"] for page in seen] == [list(range(10)), list(range(10, 20))]
         assert sum(len(page["published"]) for page in seen) == 10
         texts = await shown.texts()
@@ -364,7 +370,6 @@ async def test_without_a_usable_database_publishing_goes_on_and_the_fault_is_rep
     async with scene(browser, tmp_path) as shown:
         await shown.context.add_init_script(fault)
         page = await shown.open()
-        await ready(page)
         await page.evaluate(PUBLISH, [0, 3])
         seen = await settled(page)
         assert seen["acked"] == [0, 1, 2]

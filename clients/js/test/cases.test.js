@@ -159,20 +159,34 @@ test('3: so has the token function of a channel, and a ticket function', async (
   assert.match((await ticketed.errors.next()).message, /the function `ticket` failed/);
 });
 
-test('3: close() and connect() call a hanging token function again after its deadline, not before a new try', async (t) => {
-  let calls = 0;
-  const { client, clock, until } = await scene(t, { token: () => ((calls += 1), new Promise(() => {})) });
+test('3: close() aborts the token function; the next connect() calls it again and ignores what the first call returns', async (t) => {
+  /** @type {{signal: AbortSignal, answer: (token: string) => void}[]} */
+  const calls = [];
+  const token = (/** @type {{signal: AbortSignal}} */ { signal }) => new Promise((/** @type {(token: string) => void} */ answer) => calls.push({ signal, answer }));
+  const { server, client } = await scene(t, { token });
   void client.connect().catch(() => {});
   await turn();
   client.close();
-  await until('closed');
+  assert.equal(calls[0].signal.aborted, true);
   void client.connect().catch(() => {});
   await turn();
-  clock.advance(10_000);
-  await until('waiting');
-  clock.advance(1_000);
+  calls[0].answer('token-of-the-first-user');
   await turn();
-  assert.equal(calls, 2);
+  calls[1].answer('token-of-the-second-user');
+  assert.equal((await (await server.peer()).expect('hello')).token, 'token-of-the-second-user');
+  assert.equal(calls.length, 2);
+});
+
+test('3: after close(), connect() uses no token from before, as somebody else may be logged in', async (t) => {
+  let user = 'ann';
+  const { server, client } = await scene(t, { token: () => user });
+  const connecting = client.connect();
+  await (await server.peer()).welcome({ ...WELCOME, expires_in: 3_600 });
+  assert.equal((await connecting).user, 'ann');
+  client.close();
+  user = 'ben';
+  void client.connect();
+  assert.equal((await (await server.peer()).expect('hello')).token, 'ben');
 });
 
 // 4 ------------------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,23 @@ test('an unanswered publish is sent again with the same id after a reconnect, be
   assert.equal((await offline).offset, 2);
 });
 
+test('publishes of one user are not sent on the connection of another one', async (t) => {
+  const { server, peer, client, retry } = await connected(t);
+  const sent = client.publish('room:1', 'chat.message', { n: 1 });
+  const waiting = client.publish('room:1', 'chat.message', { n: 2 });
+  await peer.expect('chat.message');
+  peer.terminate();
+  await retry();
+  const offline = client.publish('room:2', 'chat.message', { n: 3 });
+  const other = await server.peer();
+  await other.welcome({ ...WELCOME, connection: 'c-2', user: 'ben' });
+  await assert.rejects(sent, { code: 'uncertain', channel: 'room:1', message: /another user has connected/ });
+  for (const ack of [waiting, offline]) await assert.rejects(ack, { code: 'not_sent' });
+  const own = client.publish('room:1', 'chat.message', { n: 4 });
+  assert.deepEqual((await other.ack({ offset: 1 })).data, { n: 4 });
+  assert.equal((await own).offset, 1);
+});
+
 test('a retryable refusal is retried after the wait it names, with the same id', async (t) => {
   const { peer, clock, client, errors } = await connected(t);
   const ack = client.publish('room:1', 'chat.message', {});
@@ -119,7 +136,7 @@ test('a publish without an answer times out, and says that it may have happened'
   const ack = client.publish('room:1', 'chat.message', {}, { timeout: 5_000 });
   await peer.expect('chat.message');
   clock.advance(5_000);
-  await assert.rejects(ack, { code: 'timeout', retryable: true, message: /may still have happened/ });
+  await assert.rejects(ack, { code: 'timeout', retryable: true, message: /may have happened/ });
 });
 
 test('a connection closed over a message size does not send that message again', async (t) => {

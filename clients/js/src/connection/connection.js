@@ -467,6 +467,7 @@ export class Connection {
     this.#connected = undefined;
     this.#unwatch?.();
     this.#fallback?.stop();
+    this.#token.forget();
     this.#lose();
     this.#offline = false;
     this.#core.closed(reason);

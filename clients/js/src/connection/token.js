@@ -15,10 +15,10 @@ export const TOKEN_TIMEOUT = 10_000;
  * @param {string} name  how the application has passed the function: `token` or `ticket`
  * @param {import('../base/clock.js').Clock} clock
  * @param {string} [channel]
+ * @param {AbortController} [asking]  the caller may abort it
  * @returns {Promise<string>}
  */
-export async function askToken(get, name, clock, channel) {
-  const asking = new AbortController();
+export async function askToken(get, name, clock, channel, asking = new AbortController()) {
   const where = `the function \`${name}\`${channel ? ` of ${channel}` : ''}`;
   const late = () => new Error(`no result within ${TOKEN_TIMEOUT / 1000} s`);
   try {
@@ -40,7 +40,7 @@ export async function askToken(get, name, clock, channel) {
  */
 export function checkToken(given, where) {
   const token = typeof given === 'string' ? given.trim() : ''; // a token from a file ends in a newline
-  if (/^[!#-;=?-Z\\^-z|~]+$/.test(token) && token !== 'undefined' && token !== 'null') return token;
+  if (/^(?!(undefined|null)$)[!#-;=?-Z\\^-z|~]+$/.test(token)) return token;
   throw new TidewireError('token_failed', `${where} returned ${shown(given)}, which is not a token`, { retryable: true });
 }
 
@@ -52,6 +52,8 @@ export class TokenSource {
   #token;
   /** @type {Promise<string> | undefined} */
   #asking;
+  /** @type {AbortController | undefined} */
+  #stop;
   #expires = Infinity;
 
   /**
@@ -82,15 +84,23 @@ export class TokenSource {
 
   /** Gets a new token; concurrent callers share one call of the application's function. @returns {Promise<string>} */
   renew() {
-    this.#asking ??= askToken(/** @type {TokenFunction} */ (this.#source), 'token', this.#clock)
+    if (this.#asking) return this.#asking;
+    const stop = (this.#stop = new AbortController());
+    const asking = askToken(/** @type {TokenFunction} */ (this.#source), 'token', this.#clock, undefined, stop)
       .then((token) => {
-        this.#expires = Infinity;
-        return (this.#token = token);
+        if (asking === this.#asking) [this.#token, this.#expires] = [token, Infinity]; // else it was forgotten meanwhile
+        return token;
       })
       .finally(() => {
-        this.#asking = undefined;
+        if (asking === this.#asking) this.#asking = undefined;
       });
-    return this.#asking;
+    return (this.#asking = asking);
+  }
+
+  /** The client is closed: at its next connection, somebody else may be logged in. */
+  forget() {
+    this.#token = this.#asking = undefined;
+    this.#stop?.abort();
   }
 
   /** Marks the token as refused by the service. */

@@ -66,6 +66,8 @@ export class Publisher {
   #open = false;
   /** @type {TidewireError | undefined} why nothing can be sent */
   #closed;
+  /** @type {string | undefined} who is connected, or was last; undefined until the first connection since `connect()` */
+  #user;
   #core;
 
   /** @param {import('../core.js').Core} core */
@@ -206,11 +208,14 @@ export class Publisher {
     return true;
   }
 
-  /** There is a connection: everything is sent again. */
+  /** There is a connection: everything is sent again, unless somebody else has published it. */
   opened() {
     this.#open = true;
     this.#closed = undefined;
     this.outbox?.opened();
+    const before = this.#user;
+    this.#user = this.#core.welcome?.user ?? '';
+    if (before !== undefined && before !== this.#user) this.#giveUp(this.publishes, 'another user has connected');
     this.#go();
   }
 
@@ -280,11 +285,17 @@ export class Publisher {
     const why = `the client is closed: ${reason}`;
     const details = { reason };
     this.#closed = new TidewireError('not_sent', `never sent: ${why}`, { retryable: true, details });
+    this.#user = undefined;
     this.outbox?.closed(why);
-    for (const entry of [...this.#entries.values()]) {
+    this.#giveUp([...this.#entries.values()], why, details);
+  }
+
+  /** @param {Entry[]} entries @param {string} why @param {any} [details] */
+  #giveUp(entries, why, details) {
+    for (const entry of entries) {
       const { type, channel } = entry;
-      const [code, what] = entry.sent ? ['uncertain', 'may have happened'] : ['not_sent', 'was never sent'];
-      this.fail(entry, new TidewireError(code, `${type} ${what}: ${why}`, { channel, retryable: true, details }));
+      const [code, what] = fate(entry, 'uncertain');
+      this.fail(entry, new TidewireError(code, `${type}: ${why}; ${what}`, { channel, retryable: details !== undefined, details }));
     }
   }
 
@@ -356,7 +367,11 @@ export class Publisher {
 }
 
 /** @param {Entry} entry */
-function late({ type, channel, sent, timeout = 0 }) {
-  const [code, what] = sent ? ['timeout', 'it may still have happened'] : ['not_sent', 'it was never sent'];
+function late(entry) {
+  const { type, channel, timeout = 0 } = entry;
+  const [code, what] = fate(entry, 'timeout');
   return new TidewireError(code, `no answer to ${type} within ${timeout / 1000} s; ${what}`, { channel, retryable: true });
 }
+
+/** What is known of an entry without an answer. @param {Entry} entry @param {string} code  if it was sent */
+const fate = ({ sent }, code) => (sent ? [code, 'it may have happened'] : ['not_sent', 'it was never sent']);
