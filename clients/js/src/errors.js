@@ -18,17 +18,17 @@ const HELP = {
   not_found: 'Correct the path of the address; the service listens at /ws.',
   too_many_subscriptions: 'Leave other channels, or raise `limits.subscriptions`.',
   handler_failed: 'Correct the listener; the event counts as handled.',
-  handler_slow: 'Settle its promise sooner; the event counts as handled.',
+  handler_slow: 'Settle its promise; the event counts as handled.',
   queue_full: 'Do less in listeners, or send less often.',
   not_sent: 'Publish again when the client is ready.',
   uncertain: RETRY,
   timeout: RETRY,
   unreachable: 'Check the address, the network and the proxies.',
-  unexpected_response: 'Check the address and the proxies.',
-  needs_websocket: 'It works as soon as WebSockets do; explain() says when that is tried.',
+  unexpected_response: 'Check the address, the network and the proxies.',
+  needs_websocket: 'It works as soon as WebSockets do; see explain().',
   fallback_failed: 'Serve all files of the client, or pass `fallback: false`.',
-  no_websocket: 'Pass a class in the option `WebSocket`.',
-  REPLACED: 'Call connect() to take over from the newer session.',
+  no_websocket: 'Pass the option `WebSocket`.',
+  REPLACED: 'Call connect() to take over.',
 };
 
 /**

@@ -17,7 +17,7 @@ export function explain(url, { state, reason, code, help, retryIn, attempt }, { 
   const subscriptions = [...registry.subscriptions.values()];
   const lines = [
     `${state} (${reason}${code ? ` ${code}` : ''}) for ${seconds(now - changedAt)}: ${url.replace(/\?.*/, '')}, user ${welcome?.user || 'unknown'}`,
-    detour && `WebSockets are blocked, though the service answers: ${detour}`,
+    detour && `WebSockets are blocked: ${detour}`,
     retryIn !== undefined && `next try in ${seconds(changedAt + retryIn - now)}, after ${attempt} failed`,
     (help || reason === 'new') && `what to do: ${help ?? 'call connect()'}`,
     `${publisher.pending} publishes wait for an answer; ${subscriptions.length} channels`,

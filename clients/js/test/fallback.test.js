@@ -244,7 +244,7 @@ test('a channel with a token of its own waits for WebSockets, and the way back i
   client.channel('room:9', { token: () => 'u' });
   await turn();
   assert.equal(client.state, 'ready');
-  assert.match(client.explain(), /WebSockets are blocked, though the service answers: streams \(\d+ streams, \d+ requests\); the next try of a WebSocket is in 15 s, after 0 failed/);
+  assert.match(client.explain(), /WebSockets are blocked: streams \(\d+ streams, \d+ requests\); the next try of a WebSocket is in 15 s, after 0 failed/);
   clock.advance(15_000);
   await turn();
   assert.match(client.explain(), /in 30 s, after 1 failed/);

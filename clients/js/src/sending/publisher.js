@@ -213,9 +213,9 @@ export class Publisher {
     this.#open = true;
     this.#closed = undefined;
     this.outbox?.opened();
-    const before = this.#user;
-    this.#user = this.#core.welcome?.user ?? '';
-    if (before !== undefined && before !== this.#user) this.#giveUp(this.publishes, 'another user has connected');
+    const user = this.#core.welcome?.user ?? '';
+    if ((this.#user ??= user) !== user) this.#giveUp(this.publishes, 'another user has connected');
+    this.#user = user;
     this.#go();
   }
 
@@ -284,7 +284,7 @@ export class Publisher {
   abandon(reason) {
     const why = `the client is closed: ${reason}`;
     const details = { reason };
-    this.#closed = new TidewireError('not_sent', `never sent: ${why}`, { retryable: true, details });
+    this.#closed = new TidewireError('not_sent', `it was never sent: ${why}`, { retryable: true, details });
     this.#user = undefined;
     this.outbox?.closed(why);
     this.#giveUp([...this.#entries.values()], why, details);
