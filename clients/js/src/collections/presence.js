@@ -16,7 +16,7 @@ export class Presence extends Collection {
   #count = 0;
   #isListed = true;
   #members = NOBODY;
-  /** @type {{info: any} | undefined} what this client has set */
+  /** @type {{info: any, user: string | undefined} | undefined} what this client has set, and as whom */
   #own;
 
   /** @param {import('../channel.js').Channel<any, any>} channel */
@@ -53,7 +53,7 @@ export class Presence extends Collection {
    * @param {{timeout?: number, signal?: AbortSignal}} [options]
    */
   async update(info, options) {
-    const own = (this.#own = { info: JSON.parse(JSON.stringify(info)) });
+    const own = (this.#own = { info: JSON.parse(JSON.stringify(info)), user: this.core.welcome?.user });
     try {
       return await this.channel.updatePresence(info, options);
     } catch (/** @type {any} */ error) {
@@ -82,6 +82,7 @@ export class Presence extends Collection {
     this.loaded();
     const { user } = this.core.welcome ?? {};
     const isKept = this.#members.some((member) => member.user === user && member.updated);
+    if (this.#own && (this.#own.user ??= user) !== user) this.#own = undefined; // another user has connected
     if (!resumed || !this.#own || isKept) return;
     this.update(this.#own.info).catch((error) => this.core.report(error, this.subscription));
   }

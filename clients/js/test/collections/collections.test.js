@@ -337,4 +337,12 @@ test('presence lists the users, and sets its info again after an interruption', 
   await last.ack();
   await until(presence, 'live');
   assert.deepEqual([presence.count, presence.isListed, presence.members], [300, false, []]);
+  last.terminate();
+  await retry();
+  const other = await server.peer();
+  await other.welcome({ ...WELCOME, user: 'ben' });
+  await other.subscribe({ presence: { count: 1, members: [{ user: 'ben', connections: 1 }] } });
+  await until(presence, 'live');
+  for (let n = 0; n < 5; n += 1) await turn();
+  assert.equal(other.messages.length, 0, "the info is the first user's");
 });
