@@ -15,6 +15,7 @@ import pytest
 from service.adapters.memory.broker import MemoryBroker
 from service.core.broker import PublishResult
 from service.core.event import Publication
+from service.web.http.parse_queue import SLICE_BYTES
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, OTHER_API_KEY, Running, eventually, passes, serving, token
 from tests.support.raw import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, Raw, connected, frame, text, upgraded
@@ -202,6 +203,19 @@ async def test_request_bodies_are_counted_and_refused_above_the_budget() -> None
             for raw in slow[:3]:
                 assert (await raw.answer()).status == 200
         await server.at_rest()
+
+
+@pytest.mark.parametrize("path", ["/stream", "/poll", "/emit", "/tickets", "/nothing", "/api/v1/events"])
+async def test_body_of_a_refused_request_is_freed_with_the_response(path: str) -> None:
+    """It was counted and kept until the next request, or until the connection had been idle for `deadlines.keep_alive`."""
+    body = b"x" * (SLICE_BYTES // 2)  # arrives with the head, before the refusal
+    heads = [f"Content-Length: {len(body)}\r\n\r\n".encode(), b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body)]
+    ends = [b"", b"\r\n0\r\n\r\n"]
+    async with serving() as server, connected(server) as raw:
+        for head, end in zip(heads * 2, ends * 2, strict=True):
+            raw.write(f"POST {path} HTTP/1.1\r\nHost: x\r\n".encode() + head + body + end)
+            assert (await raw.answer()).status in (401, 404)
+            assert server.service.node.streams.budget.used == 0
 
 
 async def test_unread_response_is_counted_until_it_is_read() -> None:

@@ -373,6 +373,8 @@ class HttpProtocol(RequestHandler):
         if isinstance(resp, web.HTTPException) and resp.status >= HTTPStatus.BAD_REQUEST:
             resp = translate_http_exception(resp)
         has_whole_body = request.content.is_eof()
+        if has_whole_body:
+            self._skip_body(request.content)
         # Preflights count too, because they need no credentials.
         is_refused = resp.status >= HTTPStatus.BAD_REQUEST or request.method == hdrs.METH_OPTIONS
         if (
@@ -388,6 +390,12 @@ class HttpProtocol(RequestHandler):
             self._close_when_done()
         self.count_unread()
         return result
+
+    def _skip_body(self, body: StreamReader) -> None:
+        """Frees a whole body that the handler has not read. The connection may stay open long after the response."""
+        if body is not EMPTY_PAYLOAD and body.exception() is None:
+            body.read_nowait()  # also resumes reading, if the body has filled its buffer
+            self.count_unread()
 
     def count_unread(self) -> None:
         """Counts the bytes of heads and bodies that no handler has read.
