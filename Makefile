@@ -99,6 +99,8 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/mypy scripts hatch_build.py
+	cd clients/python && ../../$(BIN)/mypy
+	$(BIN)/mypy clients/python/tests
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_reference.py --check
 	$(BIN)/python scripts/chart_reference.py --check
@@ -132,4 +134,4 @@ clean: ## remove everything that make can create again
 	@[ ! -d build/image ] || [ "$$(id -u)" = 0 ] || podman unshare rm -rf build/image
 	rm -rf .venv .venv-deploy build dist clients/js/node_modules clients/js/bin tests/asyncapi/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .coverage .tidewire service/web/ws/_native.*
-	find service tests scripts demo -name __pycache__ -type d -prune -exec rm -rf {} +
+	find service tests scripts demo clients/python -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the packages of a release in dist/: a source distribution, a pure wheel, a wheel with the native sender for this kind of
-# processor (manylinux), the JavaScript package.
+# processor (manylinux), the Python client (source and wheel), the JavaScript package.
 #
 #   scripts/dist.sh           all of them
 #   scripts/dist.sh native    only the wheel with the native sender: for a second kind of processor
@@ -26,6 +26,14 @@ native_wheel() {
     }
 }
 
+# PyPI wants the licence in each package.
+python_client() {
+    local folder=build/dist/python
+    cp -R clients/python $folder
+    cp LICENSE $folder
+    (cd $folder && ../../../.venv/bin/python -m hatchling build -t sdist -t wheel -d ../../../dist >/dev/null)
+}
+
 # npm packs no file from above the package's folder, and the package needs the licence.
 javascript_package() {
     local folder=build/dist/npm
@@ -42,6 +50,7 @@ native_wheel
 if [ "${1:-}" != native ]; then
     hatch -t sdist -d dist
     TIDEWIRE_BUILD_NATIVE=never hatch -t wheel -d dist
+    python_client
     javascript_package
 fi
 files=(dist/*.whl)

@@ -12,11 +12,13 @@ cd "$(dirname "$0")/.."
 
 mode=${1:-}
 
-# compile FILE ARGUMENT...: keeps the versions of an existing FILE that still fit.
+# compile FILE ARGUMENT...: keeps the versions of an existing FILE that still fit. The client `tidewire` is in this checkout: its
+# dependencies are locked, and it is installed from its folder.
 compile() {
     local file=$1
     shift
     .venv/bin/python scripts/run_uv.py pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+        --no-emit-package tidewire \
         "$@" -o "$file" >/dev/null
 }
 

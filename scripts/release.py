@@ -29,7 +29,12 @@ class NotReleasableError(Exception):
 
 def versions(root: Path = ROOT) -> Iterator[tuple[str, str]]:
     """Yields every place that names the version, and the version there."""
-    yield "pyproject.toml", tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    service = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    yield "pyproject.toml", service["version"]
+    client = tomllib.loads((root / "clients/python/pyproject.toml").read_text())["project"]["version"]
+    yield "clients/python/pyproject.toml", client
+    [pin] = [name for name in service["dependencies"] if name.startswith("tidewire==")]
+    yield "pyproject.toml, dependency tidewire", pin.removeprefix("tidewire==")
     yield "clients/js/package.json", json.loads((root / "clients/js/package.json").read_text())["version"]
     chart = (root / "helm/tidewire/Chart.yaml").read_text()
     for field in ("version", "appVersion"):

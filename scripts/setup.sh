@@ -155,15 +155,16 @@ can_compile() {
     return 1
 }
 
-# wanted LOCK: prints the fingerprint of an environment with LOCK and this checkout's package. A compiler may be installed later.
+# wanted LOCK: prints the fingerprint of an environment with LOCK and this checkout's packages. A compiler may be installed later.
 wanted() {
-    fingerprint requirements/bootstrap.lock requirements/build.lock "$1" pyproject.toml hatch_build.py service/web/ws/native.c
+    fingerprint requirements/bootstrap.lock requirements/build.lock "$1" pyproject.toml clients/python/pyproject.toml hatch_build.py \
+        service/web/ws/native.c
     ! can_compile || echo native
 }
 
 is_current() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
 
-# install_python LOCK STAMP: installs the packages of LOCK, and this checkout's package.
+# install_python LOCK STAMP: installs the packages of LOCK, and the two packages of this checkout: the service and the Python client.
 install_python() {
     local lock=$1 stamp=.venv/$2 wanted
     wanted=$(wanted "$lock")
@@ -172,7 +173,8 @@ install_python() {
     rm -f .venv/tidewire-*.stamp
     sync .venv requirements/bootstrap.lock requirements/build.lock "$lock"
     # Without uv's cache, which does not track the C file of the native sender.
-    uv pip install --quiet --no-cache --no-index --no-deps --no-build-isolation --reinstall --python .venv --editable .
+    uv pip install --quiet --no-cache --no-index --no-deps --no-build-isolation --reinstall --python .venv \
+        --editable clients/python --editable .
     echo "$wanted" >"$stamp"
 }
 

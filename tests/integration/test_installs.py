@@ -29,15 +29,16 @@ OLDEST_PIP = ROOT / ".venv" / "oldest-pip"
 OLDEST = (3, 11)
 NEWER = "9999"
 DEADLINE = 120
-CHECKOUT = ("scripts", "pyproject.toml", "hatch_build.py", "service/web/ws/native.c")
+CHECKOUT = ("scripts", "pyproject.toml", "clients/python/pyproject.toml", "hatch_build.py", "service/web/ws/native.c")
 
 BACKEND = """
-import zipfile
+import pathlib, tomllib, zipfile
 
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
-    name = "tidewire_server-0.1.0"
+    package = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["name"]
+    name = f"{package.replace('-', '_')}-0.1.0"
     with zipfile.ZipFile(f"{wheel_directory}/{name}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.dist-info/METADATA", "Metadata-Version: 2.1\\nName: tidewire-server\\nVersion: 0.1.0\\n")
+        wheel.writestr(f"{name}.dist-info/METADATA", "Metadata-Version: 2.1\\nName: " + package + "\\nVersion: 0.1.0\\n")
         wheel.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(f"{name}.dist-info/RECORD", "")
     return f"{name}-py3-none-any.whl"
@@ -126,6 +127,7 @@ class Machine:
         listed = self.run(uv, "pip", "list", "--format", "json", "--python", folder)
         found = {each["name"]: each["version"] for each in json.loads(listed.splitlines()[-1])}
         found.pop("tidewire-server", None)
+        found.pop("tidewire", None)
         return found
 
 

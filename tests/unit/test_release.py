@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("pyproject.toml", "clients/js/package.json", "helm/tidewire", "CHANGELOG.md")
+PLACES = ("pyproject.toml", "clients/js/package.json", "clients/python/pyproject.toml", "helm/tidewire", "CHANGELOG.md")
 
 
 def _loaded() -> ModuleType:
@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_checkout_has_one_version() -> None:
     assert set(dict(release.versions()).values()) == {VERSION}
-    assert len(dict(release.versions())) == 4
+    assert len(dict(release.versions())) == 6
 
 
 def test_check_of_the_version_tag_returns_version_and_notes(tree: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 # All three are installed in this server's own environment, not in the project's.
 import uvloop
-from websockets.asyncio.server import broadcast, serve  # type: ignore[import-not-found]
+from websockets.asyncio.server import broadcast, serve
 
 rooms: defaultdict[str, set[Any]] = defaultdict(set)
 

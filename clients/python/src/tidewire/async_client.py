@@ -1,0 +1,299 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import ssl
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, TypeVar
+
+import httpx
+
+from tidewire.events import Event, NewEvent
+from tidewire.http import operations
+from tidewire.http.flow import Call, Credential, Deadline, Flow, RetryPolicy, Send, attempts
+from tidewire.http.transport import AsyncTransport, CallCounter
+from tidewire.options import (
+    DEADLINE,
+    MAX_CONNECTIONS,
+    MAX_WAITING,
+    Token,
+    check_deadline,
+    http_options,
+    retry_policy,
+)
+from tidewire.results import (
+    BatchResult,
+    ChannelInfo,
+    ChannelList,
+    Disconnected,
+    Erased,
+    EventRemoved,
+    History,
+    HistoryPage,
+    Presence,
+    Published,
+    Purged,
+    State,
+    Subscriptions,
+    Ticket,
+    TokenRevoked,
+    UserRevoked,
+)
+
+T = TypeVar("T")
+
+
+class AsyncTidewire:
+    """A client of one service, for one event loop.
+
+    >>> async with AsyncTidewire("https://events.example.com", api_key=key) as client:
+    ...     await client.publish("room:42", "chat.message", {"text": "hi"})
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        token: Token | None = None,
+        deadline: float = DEADLINE,
+        retries: int | RetryPolicy = 4,
+        max_connections: int = MAX_CONNECTIONS,
+        max_waiting: int = MAX_WAITING,
+        verify: bool | ssl.SSLContext = True,
+        proxy: str | None = None,
+        trust_env: bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Opens no connection yet.
+
+        Args:
+            url: of the service, such as `https://events.example.com`.
+            api_key: for the backend API.
+            token: of a user, to subscribe; or a function that returns one.
+            deadline: seconds for each call, with its retries.
+            retries: how often a call is repeated after an error that may pass.
+            max_connections: connections for HTTP requests.
+            max_waiting: calls that run or wait for a connection; above that, a call fails at once.
+            verify: False, or a context, for certificates that the system does not know.
+            proxy: an HTTP proxy; by default that of the environment (`HTTPS_PROXY`, `NO_PROXY`), if `trust_env`.
+            transport: sends requests in another way, as the fake for tests does.
+        """
+        options = http_options(url, api_key, max_connections, max_waiting, verify, proxy, trust_env)
+        self._deadline = check_deadline(deadline)
+        self._policy = retry_policy(retries)
+        self._http = AsyncTransport(options, transport)
+        self._calls = CallCounter(max_waiting)
+        self._token = token
+
+    def __repr__(self) -> str:
+        return f"AsyncTidewire({self._http.options.address.http!r})"
+
+    async def __aenter__(self) -> AsyncTidewire:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._http.close()
+
+    # --- publishing -----------------------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        channel: str,
+        type: str,
+        data: Any,
+        *,
+        id: str | None = None,
+        key: str | None = None,
+        if_rev: int | None = None,
+        sender: str | None = None,
+        exclude: str | None = None,
+        deadline: float | None = None,
+    ) -> Published:
+        """Publishes one event. It is repeated with the same id, so that the service stores it once.
+
+        Args:
+            data: JSON, dataclasses, msgspec structs, dates …
+            id: 1 to 64 visible ASCII characters; random if None. After an error, it is `error.event_id`.
+            key: of a latest event; it must be what the contract finds in the data.
+            if_rev: only if the value of the key has this `rev`; 0: only if there is none. Else ConflictError.
+            sender: the user on whose behalf the backend publishes (`from`).
+            exclude: a connection of that user that does not get the event.
+        """
+        call = operations.publish(channel, type, data, id=id, key=key, if_rev=if_rev, sender=sender, exclude=exclude)
+        return await self._call(call, deadline)
+
+    async def publish_many(self, events: Iterable[NewEvent], *, deadline: float | None = None) -> BatchResult:
+        """Publishes events in order, each in its channel. One that is refused does not affect the others.
+
+        Raises an error if nothing was accepted or refused. The same objects can be published again: they have their ids.
+        """
+        flow = operations.publish_many(events, self._policy, self._until(deadline))
+        return await self._run(flow)
+
+    async def remove_value(
+        self,
+        channel: str,
+        type: str,
+        key: str,
+        *,
+        id: str | None = None,
+        if_rev: int | None = None,
+        sender: str | None = None,
+        deadline: float | None = None,
+    ) -> Published:
+        """Removes the value of a key. Its event type is `removable` in the contract."""
+        call = operations.remove_value(channel, type, key, id=id, if_rev=if_rev, sender=sender)
+        return await self._call(call, deadline)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    async def channels(self, prefix: str = "", *, limit: int = 100, deadline: float | None = None) -> ChannelList:
+        """Lists channels with subscribers, history or state, by name."""
+        return await self._call(operations.channels(prefix, limit=limit), deadline)
+
+    async def channel_info(self, channel: str, *, deadline: float | None = None) -> ChannelInfo:
+        """Shows a channel's position, subscribers and contract."""
+        return await self._call(operations.channel_info(channel), deadline)
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = 50,
+        deadline: float | None = None,
+    ) -> History:
+        """Reads a page of durable events: the first after the offset `after`, or the last before `before`."""
+        call = operations.history(channel, after=after, before=before, limit=limit)
+        return await self._call(call, deadline)
+
+    async def iter_history(self, channel: str, *, after: int = 0, page: int = 500) -> AsyncIterator[Event]:
+        """Yields all durable events after an offset, oldest first, page by page."""
+        more = True
+        while more:
+            found = await self.history(channel, after=after, limit=page)
+            for event in found.events:
+                yield event
+                after = event.offset or after
+            more = found.more and bool(found.events)
+
+    async def history_page(self, address: str, *, deadline: float | None = None) -> HistoryPage:
+        """Reads the page at `older` or `newer` of a history. It needs no key: the address is signed."""
+        return await self._call(operations.history_page(address), deadline)
+
+    async def state(
+        self, channel: str, *, after: int | None = None, limit: int = 1000, deadline: float | None = None
+    ) -> State:
+        """Reads the newest event of every key, by `rev`."""
+        return await self._call(operations.state(channel, after=after, limit=limit), deadline)
+
+    async def presence(self, channel: str, *, deadline: float | None = None) -> Presence:
+        """Lists who is in the channel."""
+        return await self._call(operations.presence(channel), deadline)
+
+    async def presence_counts(self, channels: Sequence[str], *, deadline: float | None = None) -> dict[str, int]:
+        """Counts the users of up to 1000 channels."""
+        return await self._call(operations.presence_counts(channels), deadline)
+
+    async def asyncapi(self, *, deadline: float | None = None) -> dict[str, Any]:
+        """Returns the contract as an AsyncAPI 3.0 document."""
+        return await self._call(operations.asyncapi(), deadline)
+
+    async def openapi(self, *, deadline: float | None = None) -> dict[str, Any]:
+        """Returns the OpenAPI description of the backend API."""
+        return await self._call(operations.openapi(), deadline)
+
+    # --- taking back ----------------------------------------------------------------------------------------------
+
+    async def remove_event(
+        self, channel: str, id: str, *, offset: int | None = None, deadline: float | None = None
+    ) -> EventRemoved:
+        """Takes back one durable event, or the value that it has set, and tells subscribers."""
+        return await self._call(operations.remove_event(channel, id, offset=offset), deadline)
+
+    async def purge(self, channel: str, *, deadline: float | None = None) -> Purged:
+        """Drops a channel's history and state."""
+        return await self._call(operations.purge(channel), deadline)
+
+    async def erase_user(self, user: str, *, cursor: str | None = None, deadline: float | None = None) -> Erased:
+        """Takes back what a user has published, in all channels. Each page has the whole deadline.
+
+        After an error, continue with `cursor=error.details["cursor"]`, if that is there.
+        """
+        flow = operations.erase_user(user, self._policy, self._until(deadline), cursor)
+        return await self._run(flow)
+
+    # --- users ----------------------------------------------------------------------------------------------------
+
+    async def disconnect_user(
+        self, user: str, *, reason: str | None = None, deadline: float | None = None
+    ) -> Disconnected:
+        """Closes the user's connections. The user can connect again while the token is valid."""
+        return await self._call(operations.disconnect_user(user, reason=reason), deadline)
+
+    async def subscribe_user(
+        self, user: str, channel: str, *, rights: Sequence[str] | None = None, deadline: float | None = None
+    ) -> Subscriptions:
+        """Subscribes the user's open connections to a channel, with these rights there."""
+        return await self._call(operations.subscribe_user(user, channel, rights=rights), deadline)
+
+    async def unsubscribe_user(self, user: str, channel: str, *, deadline: float | None = None) -> Subscriptions:
+        """Ends the user's subscriptions to a channel."""
+        return await self._call(operations.unsubscribe_user(user, channel), deadline)
+
+    async def revoke_user(
+        self, user: str, *, before: float | None = None, reason: str | None = None, deadline: float | None = None
+    ) -> UserRevoked:
+        """Refuses the user's tokens that were issued before a time (Unix seconds; now if None)."""
+        return await self._call(operations.revoke_user(user, before=before, reason=reason), deadline)
+
+    async def revoke_token(self, jti: str, *, reason: str | None = None, deadline: float | None = None) -> TokenRevoked:
+        """Refuses one token, by its `jti`."""
+        return await self._call(operations.revoke_token(jti, reason=reason), deadline)
+
+    async def ticket(
+        self, channels: Sequence[str] | None = None, *, token: str | None = None, deadline: float | None = None
+    ) -> Ticket:
+        """Gets a ticket for the address of a WebSocket, or with `channels` for that of an EventSource.
+
+        Args:
+            token: of the user; the client's own if None.
+        """
+        return await self._call(operations.ticket(channels), deadline, token)
+
+    # --- how ------------------------------------------------------------------------------------------------------
+
+    def _until(self, deadline: float | None) -> Deadline:
+        return Deadline(self._deadline if deadline is None else check_deadline(deadline))
+
+    async def _call(self, call: Call[T], deadline: float | None, token: str | None = None) -> T:
+        if call.credential is Credential.TOKEN and token is None:
+            token = await self._current_token()
+        return await self._run(attempts(call, self._policy, self._until(deadline)), token)
+
+    async def _current_token(self) -> str | None:
+        token = self._token
+        found = token() if callable(token) else token
+        return await found if inspect.isawaitable(found) else found
+
+    async def _run(self, flow: Flow[T], token: str | None = None) -> T:
+        with self._calls.one():
+            try:
+                step = next(flow)
+                while True:
+                    if isinstance(step, Send):
+                        step = flow.send(await self._http.send(step, token))
+                    else:
+                        await asyncio.sleep(step.seconds)
+                        step = flow.send(None)
+            except StopIteration as done:
+                result: T = done.value
+                return result

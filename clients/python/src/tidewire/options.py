@@ -1,0 +1,59 @@
+"""What both clients are configured with."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from tidewire.errors import ConfigurationError
+from tidewire.http.address import Address
+from tidewire.http.flow import RetryPolicy
+from tidewire.http.transport import HttpOptions
+
+Token: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"  # noqa: S105  # a type, no secret
+"""A token, or a function that gets a new one. The function is called for each connection, and before the token expires."""
+SyncToken: TypeAlias = "str | Callable[[], str]"
+
+MAX_CONNECTIONS = 20
+"""Connections to the service for HTTP requests."""
+MAX_WAITING = 1000
+"""Calls that run or wait for a connection."""
+DEADLINE = 10.0
+"""Seconds for one call, with its retries."""
+
+
+def http_options(
+    url: str,
+    api_key: str | None,
+    max_connections: int,
+    max_waiting: int,
+    verify: bool | ssl.SSLContext,
+    proxy: str | None,
+    trust_env: bool,
+) -> HttpOptions:
+    """Checks and joins the options of HTTP. Raises ConfigurationError."""
+    address = Address(url)
+    if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
+        raise ConfigurationError("the API key is empty, or has other characters than printable ASCII")
+    if max_connections < 1 or max_waiting < 1:
+        raise ConfigurationError("max_connections and max_waiting are at least 1")
+    if proxy is None and trust_env:
+        proxy = address.proxy()
+    return HttpOptions(address, api_key, max_connections, max_waiting, verify, proxy)
+
+
+def retry_policy(retries: int | RetryPolicy) -> RetryPolicy:
+    """Returns the policy for a number of retries."""
+    if isinstance(retries, RetryPolicy):
+        return retries
+    if retries < 0:
+        raise ConfigurationError("retries is at least 0")
+    return RetryPolicy(max_attempts=retries + 1)
+
+
+def check_deadline(seconds: float) -> float:
+    """Returns the seconds of a call. Raises ConfigurationError."""
+    if not 0 < seconds <= 86_400:
+        raise ConfigurationError("a deadline is more than 0 and at most 86 400 seconds")
+    return seconds
