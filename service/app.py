@@ -17,6 +17,9 @@ from pydantic import SecretStr
 
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
+from service.adapters.http_hooks.endpoint import Endpoint, EndpointConfig
+from service.adapters.http_hooks.hooks import HttpHooks
+from service.adapters.http_hooks.signing import Signer
 from service.adapters.jwt.authenticator import JwtAuthenticator
 from service.adapters.jwt.issuer import Issuer
 from service.adapters.memory.broker import MemoryBroker
@@ -52,6 +55,7 @@ from service.realtime.cluster.store_clock import StoreClock
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.node import Node, Ports
 from service.settings import Settings
+from service.settings.model import HookEndpoint
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import resident_memory
 from service.telemetry.runtime import GcMonitor, LoopLag
@@ -106,6 +110,7 @@ class Service:
         self.clock = clock or SystemClock()
         self.metrics = metrics or Metrics(event_types=contract.event_types | SYSTEM_TYPES)
         self.fetch = HttpFetch()
+        self.hooks = _hooks(settings, self.clock, self.metrics)
         self.store_clock = StoreClock(self.clock, self.metrics)
         self.broker = broker or make_broker(settings, self.clock, self.store_clock, self.metrics)
         presence, ticket_store, quota, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
@@ -120,6 +125,7 @@ class Service:
             quota=quota,
             authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
+            hooks=self.hooks,
             store_clock=self.store_clock,
             receipt_key=receipt_key,
             page_keys=[secret.get_secret_value().encode() for secret in settings.auth.page_secrets] or [receipt_key],
@@ -210,6 +216,7 @@ class Service:
         finally:
             await self._close_stores()
             await self.fetch.close()
+            await self.hooks.close()
 
 
 def build_app(settings: Settings, contract: Contract, **overrides: object) -> web.Application:
@@ -240,6 +247,26 @@ def _issuers(settings: Settings) -> list[Issuer]:
         )
         for issuer in settings.all_issuers()
     ]
+
+
+def _hooks(settings: Settings, clock: Clock, metrics: Metrics) -> HttpHooks:
+    return HttpHooks([_hook_endpoint(one, settings, clock) for one in settings.hooks.endpoints], clock, metrics)
+
+
+def _hook_endpoint(endpoint: HookEndpoint, settings: Settings, clock: Clock) -> Endpoint:
+    config = EndpointConfig(
+        endpoint.name,
+        endpoint.url,
+        frozenset(endpoint.tenants),
+        endpoint.timeout,
+        endpoint.concurrency,
+        endpoint.tenant_concurrency,
+        endpoint.ca,
+    )
+    signer = Signer(
+        [secret.get_secret_value() for secret in endpoint.secrets], endpoint.secrets_file, clock.wall, clock.monotonic
+    )
+    return Endpoint(config, signer, settings.limits.message_bytes, clock.monotonic)
 
 
 def _receipt_key(settings: Settings) -> bytes:

@@ -110,6 +110,12 @@ class ErrorCode(Enum):
         True,
         "The broker does not answer. It may or may not have accepted the request: retry with the same id.",
     )
+    HOOK_UNAVAILABLE = (
+        "hook_unavailable",
+        503,
+        True,
+        "The backend, which decides about this, gave no answer. Nothing was published: retry with the same id.",
+    )
     NOT_FOUND = ("not_found", 404, False, "No such resource.")
     METHOD_NOT_ALLOWED = (
         "method_not_allowed",

@@ -74,6 +74,9 @@ def load_all(
     except ContractFaults as found:
         faults.extend(found.faults)
         loaded = None
+    if loaded is not None and contract is None:  # one that is checked alone may lack the settings
+        named = {endpoint.name for endpoint in settings.hooks.endpoints}
+        faults.extend(fault for name, fault in loaded.endpoints.items() if name not in named)
     if faults or loaded is None:
         raise Faults(faults)
     return settings, loaded

@@ -9,11 +9,12 @@ import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from service.adapters.http_hooks.signing import read_secrets
 from service.adapters.jwt.keys import parse_keys
 from service.contract.document import Fault
 from service.settings import Settings
 from service.settings.load import read_failure
-from service.settings.model import Broker, Issuer
+from service.settings.model import Broker, HookEndpoint, Issuer
 
 _ABSENT = "holds no certificate in PEM format"
 _REASONS = {
@@ -29,7 +30,28 @@ def file_faults(settings: Settings) -> Iterator[Fault]:
     """Yields a fault for every unusable file, with its setting."""
     for index, issuer in enumerate(settings.auth.issuers):
         yield from _keys(f"auth.issuers[{index}].jwks_file", issuer)
+    for index, endpoint in enumerate(settings.hooks.endpoints):
+        yield from _hook_files(f"hooks.endpoints[{index}]", endpoint)
     yield from _certificates(settings.broker)
+
+
+def _hook_files(setting: str, endpoint: HookEndpoint) -> Iterator[Fault]:
+    """Yields a fault for a file of secrets or certificates that cannot be used."""
+    if endpoint.secrets_file is not None:
+        try:
+            read_secrets(endpoint.secrets_file)
+        except (OSError, ValueError) as error:
+            reason = f"cannot be read: {read_failure(error)}" if isinstance(error, OSError) else str(error)
+            yield Fault(str(endpoint.secrets_file), None, f"{reason} ({setting}.secrets_file)")
+    ca = endpoint.ca
+    if ca is None:
+        return
+    name = f"{setting}.ca"
+    if (fault := _read_fault(name, ca)) is not None:
+        yield fault
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        yield from _load_fault(name, ca, lambda: context.load_verify_locations(ca))
 
 
 def _keys(setting: str, issuer: Issuer) -> Iterator[Fault]:
@@ -49,22 +71,28 @@ def _keys(setting: str, issuer: Issuer) -> Iterator[Fault]:
 def _certificates(broker: Broker) -> Iterator[Fault]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     named = {name: getattr(broker, name) for name in ("ca", "certificate", "private_key")}
-    faults = {name: fault for name, path in named.items() if path is not None and (fault := _read_fault(name, path))}
+    faults = {
+        name: fault
+        for name, path in named.items()
+        if path is not None and (fault := _read_fault(f"broker.{name}", path))
+    }
     yield from faults.values()
     if broker.ca is not None and "ca" not in faults:
         ca = broker.ca
-        yield from _load_fault("ca", ca, lambda: context.load_verify_locations(ca))
+        yield from _load_fault("broker.ca", ca, lambda: context.load_verify_locations(ca))
     certificate, key = broker.certificate, broker.private_key
     if certificate is None or faults.keys() & {"certificate", "private_key"}:
         return
-    if fault := next(_load_fault("certificate", certificate, lambda: context.load_verify_locations(certificate)), None):
+    if fault := next(
+        _load_fault("broker.certificate", certificate, lambda: context.load_verify_locations(certificate)), None
+    ):
         yield fault
     elif key is None and b"PRIVATE KEY-----" not in certificate.read_bytes():
         yield Fault(
             str(certificate), None, "holds no private key beside it: set broker.private_key (broker.certificate)"
         )
     else:
-        name, path = ("certificate", certificate) if key is None else ("private_key", key)
+        name, path = ("broker.certificate", certificate) if key is None else ("broker.private_key", key)
         yield from _load_fault(name, path, lambda: context.load_cert_chain(certificate, key, password=_no_password))
 
 
@@ -72,7 +100,7 @@ def _read_fault(name: str, path: Path) -> Fault | None:
     try:
         path.read_bytes()
     except OSError as error:
-        return Fault(str(path), None, f"cannot be read: {read_failure(error)} (broker.{name})")
+        return Fault(str(path), None, f"cannot be read: {read_failure(error)} ({name})")
     return None
 
 
@@ -80,11 +108,11 @@ def _load_fault(name: str, path: Path, load: Callable[[], object]) -> Iterator[F
     try:
         load()
     except _EncryptedError:
-        yield Fault(str(path), None, f"is encrypted, and the service has no password for it (broker.{name})")
+        yield Fault(str(path), None, f"is encrypted, and the service has no password for it ({name})")
     except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
         code = getattr(error, "reason", None) or ""
-        reason = _REASONS.get(code, "holds no private key in PEM format" if name == "private_key" else _ABSENT)
-        yield Fault(str(path), None, f"{reason} (broker.{name})")
+        reason = _REASONS.get(code, "holds no private key in PEM format" if name == "broker.private_key" else _ABSENT)
+        yield Fault(str(path), None, f"{reason} ({name})")
 
 
 class _EncryptedError(Exception):

@@ -18,6 +18,7 @@ from service.contract.text import shorten
 from service.core.access import PublishRule, SubscribeRule, may_describe, may_publish, may_read, may_remove
 from service.core.channel import OWNER_PARAMETER, ChannelKey
 from service.core.event import Delivery, Publication, Retention
+from service.core.hooks import Hook
 from service.core.identity import Identity, Right
 from service.core.presence import PRESENCE_UPDATE
 from service.core.session import Subscription
@@ -108,6 +109,15 @@ class Gate:
         if not may_describe(identity):
             raise ServiceError(ErrorCode.FORBIDDEN, "only the backend reads the contract")
         return self._contract
+
+    @property
+    def has_hooks(self) -> bool:
+        """True if the contract names hooks."""
+        return self._contract.has_hooks
+
+    def hook_of(self, channel: str, type: str) -> Hook | None:
+        """Returns the hook that decides about a publish which `validate` has accepted; None if there is none."""
+        return self._contract.resolve(channel).spec.events[type].hook
 
     def retention_of(self, channel: str, delivery: Delivery) -> Retention | None:
         """Returns the retention in a channel of the store; None if the contract declares none, or not the channel."""

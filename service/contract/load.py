@@ -19,6 +19,7 @@ from service.contract.schemas import Schemas
 from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import OWNER_PARAMETER, ChannelPattern
 from service.core.event import Delivery, Retention
+from service.core.hooks import Hook
 from service.core.presence import PRESENCE_PREFIX, PRESENCE_UPDATE
 from service.core.removal import REMOVED_TYPE
 
@@ -37,6 +38,13 @@ _Rule = TypeVar("_Rule", bound=Enum)
 _Parsed = TypeVar("_Parsed")
 
 
+class WithoutAnswer(Enum):
+    """What happens to a publish if its hook gives no answer."""
+
+    DENY = "deny"
+    ALLOW = "allow"
+
+
 class ContractFaults(Faults):
     """All faults of a contract that cannot be used."""
 
@@ -49,11 +57,12 @@ def load(path: Path) -> Contract:
     faults: list[Fault] = []
     document = read(path, faults)
     schemas = Schemas(path, faults)
-    channels = _Reader(document, schemas, faults).channels() if document else []
-    if faults or document is None:
+    reader = _Reader(document, schemas, faults) if document else None
+    channels = reader.channels() if reader else []
+    if faults or document is None or reader is None:
         raise ContractFaults(faults)
     files = schemas.files()
-    return Contract(channels, _hash(document.value, files), files)
+    return Contract(channels, _hash(document.value, files), files, reader.endpoints)
 
 
 def _hash(contract: Any, files: Mapping[str, Any]) -> str:
@@ -68,6 +77,8 @@ class _Reader:
         self._document = document
         self._schemas = schemas
         self._faults = faults
+        self.endpoints: dict[str, Fault] = {}
+        """The endpoints of hooks that were read, each with the fault to report if the settings do not have it."""
 
     def channels(self) -> list[ChannelSpec]:
         place: Place = ("channels",)
@@ -157,7 +168,9 @@ class _Reader:
         if reason := _bad_type(type_):
             self._fault(place, reason)
         fields = self._mapping(
-            value, place, ("publish", "delivery", "schema", "key", "window", "compress", "ttl", "removable", "echo")
+            value,
+            place,
+            ("publish", "delivery", "schema", "key", "window", "compress", "ttl", "removable", "echo", "hook"),
         )
         if fields is None:
             return None
@@ -175,10 +188,33 @@ class _Reader:
         if removable and delivery not in (Delivery.LATEST, None):
             self._fault((*place, "removable"), f"only latest events are removable; this one is {delivery.value}")
         echo = self._boolean(fields, "echo", place) is not False
+        hook = self._hook(fields, place)
+        if hook is not None and publish is PublishRule.SERVER:
+            self._fault(
+                (*place, "hook"),
+                "the backend is not asked about its own events; with publish: server there are no others",
+            )
         if publish is None or delivery is None:
             return None
         schema = fields.get("schema")
-        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable, echo, schema)
+        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable, echo, schema, hook)
+
+    def _hook(self, fields: Mapping[str, Any], place: Place) -> Hook | None:
+        """Reads `{endpoint: …, without_answer: deny|allow}`."""
+        if "hook" not in fields:
+            return None
+        at = (*place, "hook")
+        found = self._mapping(fields["hook"], at, ("endpoint", "without_answer"))
+        if found is None:
+            return None
+        endpoint = found.get("endpoint")
+        if not isinstance(endpoint, str) or not endpoint:
+            self._fault((*at, "endpoint"), "endpoint is the name of one of hooks.endpoints in the settings")
+            return None
+        reason = f"the settings have no endpoint {endpoint!r} in hooks.endpoints"
+        self.endpoints.setdefault(endpoint, self._document.fault((*at, "endpoint"), reason))
+        rule = self._rule(WithoutAnswer, {"without_answer": "deny", **found}, "without_answer", at)
+        return Hook(endpoint, fails_open=rule is WithoutAnswer.ALLOW)
 
     def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
         return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 from jsonschema_rs import Draft202012Validator
 
+from service.contract.document import Fault
 from service.contract.pointer import Pointer
 from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import OWNER_PARAMETER, SEPARATOR, ChannelPattern, check_name
 from service.core.event import Delivery, Retention
+from service.core.hooks import Hook
 from service.errors import ErrorCode, ServiceError
 
 DEFAULT_STATE = Retention(entries=1000, ttl=86_400.0)
@@ -52,6 +54,8 @@ class EventSpec:
     """False if the connection that publishes the event does not get it."""
     schema: Any = None
     """The schema of `data` as declared, which the validator was made from. A $ref is relative to the contract's folder."""
+    hook: Hook | None = None
+    """Asks the backend about each publish of a client; None asks nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +104,24 @@ class Contract:
     """The declared channel patterns."""
 
     def __init__(
-        self, channels: Iterable[ChannelSpec], hash: str = "", files: Mapping[str, Any] = MappingProxyType({})
+        self,
+        channels: Iterable[ChannelSpec],
+        hash: str = "",
+        files: Mapping[str, Any] = MappingProxyType({}),
+        endpoints: Mapping[str, Fault] = MappingProxyType({}),
     ) -> None:
         self.hash = hash
         """Identifies the content of the contract file and its schema files: 16 hexadecimal digits. Comments, the order of keys,
         and whether it is YAML or JSON make no difference. Empty for a contract that was not loaded from a file."""
         self.files = files
         """The content of each schema file in use, by its path below the contract's folder."""
+        self.endpoints = endpoints
+        """The endpoints of hooks that the contract names, each with the fault to report if the settings do not have it."""
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
         """Every declared event type. The set is fixed, so it can be a metric label."""
+        self.has_hooks = any(event.hook is not None for spec in self.channels for event in spec.events.values())
+        """True if the backend is asked about some publishes."""
         by_head: dict[str, list[ChannelPattern]] = {}
         for spec in self.channels:
             if spec.pattern.shape[0] != "{}":

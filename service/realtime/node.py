@@ -16,6 +16,7 @@ from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock
+from service.core.hooks import Hooks
 from service.core.page_address import PageSigner
 from service.core.presence import PresenceStore
 from service.core.quota import QuotaStore
@@ -54,6 +55,8 @@ class Ports:
     """The first signs the addresses of history pages, the others still verify them. The same on all nodes."""
     connect: Connect
     """Connects the latency probe to this process."""
+    hooks: Hooks | None = None
+    """Asks the backend; None where the contract names no hooks."""
     store_clock: Clock | None = None
     """The store's time, where it differs from `clock`."""
     batch_sender: BatchSender | None = None
@@ -73,7 +76,7 @@ class Node:
         self.tickets = ports.tickets
         self.runtime = runtime = Runtime.create(ports.clock, metrics)
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
-        self.publisher = Publisher(gate, broker, store_runtime.clock, metrics)
+        self.publisher = Publisher(gate, broker, store_runtime.clock, metrics, ports.hooks if gate.has_hooks else None)
         self.remover = Remover(gate, broker, store_runtime.clock, metrics)
         node_id = new_id()
         rates = MessageRates(bounds.limits)

@@ -7,15 +7,17 @@ from functools import partial
 from typing import NamedTuple
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from service.aio.pending import Pending
 from service.contract.gate import Gate
 from service.core.broker import Broker, PublishResult
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
+from service.core.hooks import Hook, HookError, Hooks, Outcome, PublishQuestion
 from service.core.identity import Identity
-from service.core.session import Subscription
-from service.errors import ServiceError
+from service.core.session import Session, Subscription
+from service.errors import ErrorCode, ServiceError
 from service.realtime.ids import new_id
 from service.telemetry.fast_metrics import FastCounter
 from service.telemetry.metrics import Metrics
@@ -33,11 +35,21 @@ class _Outcomes(NamedTuple):
         return cls(*(metrics.delivery.publishes.labels(delivery, outcome) for outcome in cls._fields))
 
 
+class _Client(NamedTuple):
+    """Who publishes: what passes the gate a second time after the backend was asked."""
+
+    identity: Identity
+    subscription: Subscription | None
+    session: Session | None
+
+
 class Publisher:
     """Publishes on behalf of an identity."""
 
-    def __init__(self, gate: Gate, broker: Broker, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, gate: Gate, broker: Broker, clock: Clock, metrics: Metrics, hooks: Hooks | None = None) -> None:
+        """`hooks`: asks those that the contract names; None if it names none."""
         self._gate = gate
+        self._hooks = hooks
         self._broker = broker
         self._clock = clock
         self._publish_seconds = metrics.delivery.publish_seconds
@@ -60,16 +72,17 @@ class Publisher:
         *,
         removed: bool = False,
         exclude: str | None = None,
+        session: Session | None = None,
     ) -> PublishResult | Awaitable[PublishResult]:
         """Validates an event against the contract, and publishes it. An event without an id gets one. `subscription`: that of the
         publishing connection to the channel, if it has one. `connection`, `exclude`: as for `Gate.validate`.
 
         `removed`: removes the value of the key; `data` and `exclude` do not count. `if_rev`: only if the value has this state
-        version.
+        version. `session`: that of the publishing connection; its rights count at the time of the backend's answer, too.
 
-        Returns the result; or an awaitable of it, if the broker has to wait: a `Pending` if that needs no task. All raise
-        ServiceError. If the gate refuses the event, it was not published. If the broker fails, it may have been; it is safe to
-        publish it again with the same id.
+        Returns the result; or an awaitable of it, if the broker or the backend is waited for: a `Pending` if that needs no
+        task. All raise ServiceError. If the gate or the backend refuses the event, it was not published. If the broker fails, it
+        may have been; it is safe to publish it again with the same id.
         """
         clock = self._clock
         started, at = clock.monotonic(), milliseconds(clock)
@@ -85,6 +98,12 @@ class Publisher:
                 )
             if if_rev is not None:
                 publication = self._gate.require_version(publication, if_rev)
+            if (
+                self._hooks is not None
+                and not identity.is_backend
+                and (hook := self._gate.hook_of(channel, type)) is not None
+            ):
+                return self._ask(self._hooks, hook, _Client(identity, subscription, session), publication)
             result = self._broker.start_publish(publication)
         except ServiceError:
             (self._unknown if publication is None else self._outcomes[publication.delivery].refused).inc()
@@ -96,6 +115,66 @@ class Publisher:
             return self._wait(publication, started)
         result.add_done_callback(partial(self._count_done, publication.delivery, started))
         return result
+
+    async def _ask(self, hooks: Hooks, hook: Hook, client: _Client, publication: Publication) -> PublishResult:
+        """Asks the backend about an event that the gate has accepted, and publishes what it allows."""
+        try:
+            checked = await self._decide(hooks, hook, client, publication)
+        except ServiceError:
+            self._outcomes[publication.delivery].refused.inc()
+            raise
+        started = self._clock.monotonic()  # the backend's time has a metric of its own
+        result = self._broker.start_publish(checked)
+        if isinstance(result, PublishResult):
+            self._count(checked.delivery, result, started)
+            return result
+        if result is None:
+            return await self._wait(checked, started)
+        result.add_done_callback(partial(self._count_done, checked.delivery, started))
+        return await result
+
+    async def _decide(self, hooks: Hooks, hook: Hook, client: _Client, publication: Publication) -> Publication:
+        try:
+            answer = await hooks.ask(hook, _question(client.identity, publication))
+        except HookError as error:
+            hooks.record(hook, error.outcome)
+            if not hook.fails_open:
+                raise _no_answer(error.outcome) from error
+            return self._check_again(client, publication, publication.data)
+        if not answer.allow:
+            hooks.record(hook, Outcome.DENIED)
+            details = {} if answer.reason is None else {"reason": answer.reason}
+            raise ServiceError(ErrorCode.FORBIDDEN, "the backend refuses this event", path="$.type", **details)
+        if answer.data is None:
+            checked = self._check_again(client, publication, publication.data)
+            hooks.record(hook, Outcome.ALLOWED)
+            return checked
+        try:
+            checked = self._check_again(client, publication, answer.data)
+        except ServiceError as error:
+            if error.code in _FAULTS_OF_DATA:
+                hooks.record(hook, Outcome.BAD_REPLY)
+                raise _no_answer(Outcome.BAD_REPLY) from error
+            hooks.record(hook, Outcome.CHANGED)
+            raise
+        hooks.record(hook, Outcome.CHANGED)
+        return checked
+
+    def _check_again(self, client: _Client, publication: Publication, data: bytes | Raw) -> Publication:
+        """Passes the gate a second time: rights may have ended during the wait, and the backend may have changed the data."""
+        session, channel = client.session, publication.channel.name
+        identity = client.identity if session is None else session.identity
+        subscription = client.subscription if session is None else session.find(channel)
+        type_, id_, sender, at = publication.type, publication.id, publication.sender, publication.at
+        if publication.removed:
+            key = publication.key
+            checked = self._gate.validate_removal(identity, channel, type_, id_, key, sender, at, subscription)
+        else:
+            exclude = publication.exclude
+            checked = self._gate.validate(
+                identity, channel, type_, data, id_, None, sender, at, subscription, exclude=exclude
+            )
+        return replace(checked, if_version=publication.if_version)
 
     async def _wait(self, publication: Publication, started: float) -> PublishResult:
         try:
@@ -116,3 +195,26 @@ class Publisher:
         outcomes = self._outcomes[delivery]
         (outcomes.duplicate if result.duplicate else outcomes.accepted).value += 1
         self._publish_seconds.observe(self._clock.monotonic() - started)
+
+
+_FAULTS_OF_DATA = frozenset({ErrorCode.MALFORMED, ErrorCode.INVALID_DATA, ErrorCode.INVALID_KEY})
+
+
+def _question(identity: Identity, publication: Publication) -> PublishQuestion:
+    return PublishQuestion(
+        identity.tenant,
+        identity.user,
+        publication.sender,
+        publication.channel.name,
+        publication.type,
+        publication.id,
+        publication.key,
+        publication.data,
+        publication.removed,
+    )
+
+
+def _no_answer(outcome: Outcome) -> ServiceError:
+    return ServiceError(
+        ErrorCode.HOOK_UNAVAILABLE, "the backend, which decides about this event, gave no answer", reason=outcome.value
+    )

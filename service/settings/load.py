@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from service.contract.document import Document, Fault, Faults, Place, did_you_mean, read
 from service.core.limits import Limits
 from service.protocol.unique_keys import DuplicateKeyError, reject_duplicate_keys
-from service.settings.model import MAX_PORT, PREFIX, Broker, Setting, Settings, all_settings
+from service.settings.model import MAX_PORT, PREFIX, Broker, Hooks, Setting, Settings, all_settings
 
 CONFIG = "TIDEWIRE_CONFIG"
 """The variable that names the settings file."""
@@ -146,6 +146,7 @@ def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
             yield ("api", "keys", index, "name"), "appears twice; the log could not tell which is meant"
         if [other.key for other in keys].count(key.key) > 1:
             yield ("api", "keys", index, "key"), "appears twice; it could not tell its tenant"
+    yield from _contradicting_endpoints(found.hooks)
     yield from _contradicting_ports(found)
     yield from _contradicting_files(found.broker)
     if found.workers > 1 and found.broker.url == "memory://":
@@ -154,6 +155,21 @@ def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
             f"{found.workers} workers need a broker that they share, and memory:// is one process's own: start a Redis or Valkey "
             "on this machine and set broker.url (TIDEWIRE_BROKER__URL) to redis://127.0.0.1:6379, or leave workers at 1",
         )
+
+
+def _contradicting_endpoints(hooks: Hooks) -> Iterator[tuple[Place, str]]:
+    seen: set[tuple[str, str]] = set()
+    for index, endpoint in enumerate(hooks.endpoints):
+        place = ("hooks", "endpoints", index)
+        for tenant in dict.fromkeys(endpoint.tenants):
+            if (endpoint.name, tenant) in seen:
+                yield (
+                    (*place, "tenants"),
+                    f"an endpoint {endpoint.name!r} for the tenant {tenant!r} comes before this one",
+                )
+            seen.add((endpoint.name, tenant))
+        if endpoint.ca is not None and not endpoint.url.startswith("https:"):
+            yield (*place, "ca"), "is for TLS, which url does not use: begin it with https"
 
 
 def _contradicting_ports(found: Settings) -> Iterator[tuple[Place, str]]:
@@ -291,6 +307,9 @@ def _make_absolute(values: dict[str, Any], folder: Path) -> None:
     entries = [entry for entry in issuers if isinstance(entry, dict)] if isinstance(issuers, list) else []
     broker = values.get("broker")
     files = [(broker, name) for name in _TLS_FILES] if isinstance(broker, dict) else []
+    endpoints = values["hooks"].get("endpoints") if isinstance(values.get("hooks"), dict) else None
+    for entry in endpoints if isinstance(endpoints, list) else []:
+        files += [(entry, name) for name in ("secrets_file", "ca")] if isinstance(entry, dict) else []
     for holder, name in [(values, "contract"), *((entry, "jwks_file") for entry in entries), *files]:
         if isinstance(holder.get(name), str):
             holder[name] = str(folder / holder[name])

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.adapters.http_hooks.signing import MAX_SECRETS
+from service.adapters.http_hooks.signing import check_secret as check_hook_secret
 from service.adapters.nats.address import parse_nats_url
 from service.adapters.redis.address import parse_redis_url
 from service.core.limits import (
@@ -53,6 +55,8 @@ MIN_SECRET_BYTES = 32
 """RFC 7518 §3.2: an HS256 key is at least as long as its hash."""
 MIN_KEY = 24
 MAX_PORT = 65_535
+MAX_HOOK_TIMEOUT = 5.0
+"""Seconds. A hook holds up its client's commands, pings included, and clients wait 10 s for a pong."""
 MAX_WORKERS = 256
 """More than any machine needs. A typo must not fork a thousand processes."""
 
@@ -94,6 +98,18 @@ def _check_https(url: str) -> str:
     return url
 
 
+def _check_hook_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.fragment:
+        raise ValueError("is not an http:// or https:// address without a user and a fragment")
+    return url
+
+
+def _check_hook_secret(secret: SecretStr) -> SecretStr:
+    check_hook_secret(secret.get_secret_value())
+    return secret
+
+
 def _check_broker_url(url: str) -> str:
     scheme = url.partition("://")[0]
     if scheme.partition("+")[0] in ("redis", "rediss"):
@@ -115,6 +131,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 Origins = Annotated[tuple[str, ...], AfterValidator(_check_origins)]
 HttpsUrl = Annotated[str, AfterValidator(_check_https)]
+HookUrl = Annotated[str, AfterValidator(_check_hook_url)]
+HookSecret = Annotated[SecretStr, AfterValidator(_check_hook_secret)]
 BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 
@@ -202,6 +220,36 @@ class Api(BaseModel):
     """The tenant of `api.key`."""
     keys: tuple[ApiKey, ...] = ()
     """Further keys, each for one tenant."""
+
+
+class HookEndpoint(BaseModel):
+    """An address of the backend that hooks ask, for some tenants."""
+
+    model_config = _STRICT
+    name: Name
+    url: HookUrl
+    tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]
+    secrets: Annotated[tuple[HookSecret, ...], Field(max_length=MAX_SECRETS)] = ()
+    secrets_file: Path | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_HOOK_TIMEOUT)] = 2.0
+    concurrency: Count = 128
+    tenant_concurrency: Count = 64
+    ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_secrets(self) -> HookEndpoint:
+        if bool(self.secrets) is (self.secrets_file is not None):
+            raise ValueError("needs secrets or secrets_file, and only one of them")
+        return self
+
+
+class Hooks(BaseModel):
+    """Hooks: what the service asks the backend."""
+
+    model_config = _STRICT
+    endpoints: tuple[HookEndpoint, ...] = ()
+    """Addresses that hooks of the contract name. `name`, `url`, `tenants` and `secrets` (or `secrets_file`) are needed
+    ([hooks.md](hooks.md))."""
 
 
 class Proxy(BaseModel):
@@ -312,6 +360,7 @@ class Settings(BaseSettings):
     """Runs the demo with development credentials. Not for production."""
     auth: Auth = Auth()
     api: Api = Api()
+    hooks: Hooks = Hooks()
     proxy: Proxy = Proxy()
     broker: Broker = Broker()
     limits: Limits = Limits()

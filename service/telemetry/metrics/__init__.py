@@ -21,6 +21,7 @@ from service.telemetry.metrics.clients import ClientMetrics, ConnectionMetrics, 
 from service.telemetry.metrics.node import (
     BrokerMetrics,
     ClusterMetrics,
+    HookMetrics,
     LifecycleMetrics,
     MemoryBrokerMetrics,
     ProbeMetrics,
@@ -60,6 +61,7 @@ class Metrics:
         self.streams = StreamMetrics(make)
         self.broker = BrokerMetrics(make)
         self.memory_broker = MemoryBrokerMetrics(make)
+        self.hooks = HookMetrics(make)
         self.cluster = ClusterMetrics(make)
         self.lifecycle = LifecycleMetrics(make)
         self.probe = ProbeMetrics(make)

@@ -52,6 +52,27 @@ class BrokerMetrics:
         self.broker_up = make.gauge("broker_up", "1 while the broker answers, else 0.")
 
 
+class HookMetrics:
+    """Questions to the backend. Nothing is exported for an endpoint before `start`."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.hooks = make.fast_counters(
+            "hooks", "Questions to hooks of the backend, by endpoint and outcome.", "endpoint", "outcome"
+        )
+        self.hook_seconds = make.histogram(
+            "hook_seconds",
+            "Time that a question to a hook took, with the wait for its turn.",
+            LATENCY_BUCKETS,
+            "endpoint",
+        )
+        self.hooks_waiting = make.gauge("hooks_waiting", "Questions to hooks that have no answer yet.", "endpoint")
+        self.hook_breaker_open = make.gauge(
+            "hook_breaker_open",
+            "Addresses of the endpoint that are not asked for a while, because they have failed again and again.",
+            "endpoint",
+        )
+
+
 class MemoryBrokerMetrics:
     """The size of the in-memory broker."""
 

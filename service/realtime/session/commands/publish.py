@@ -28,6 +28,7 @@ def handle(node: Node, connection: Connection, command: Publish) -> Awaitable[ob
         session.find(channel),
         connection.id,
         command.if_rev,
+        session=session,
     )
     return _acknowledge(connection, id_, result)
 
@@ -47,6 +48,7 @@ def handle_removal(node: Node, connection: Connection, command: Remove) -> Await
         session.find(command.channel),
         removed=True,
         if_rev=command.if_rev,
+        session=session,
     )
     return _acknowledge(connection, command.id, result)
 

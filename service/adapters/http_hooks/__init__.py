@@ -1,0 +1,1 @@
+"""Asks hooks of the backend over HTTP, signed as Standard Webhooks say."""

@@ -1,0 +1,145 @@
+"""One endpoint of the backend: its bounds, its connections, its signatures, its circuit breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from service.adapters.http_hooks.breaker import CircuitBreaker
+from service.adapters.http_hooks.signing import Signer
+from service.core.hooks import HookError, Outcome
+
+MAX_WAITING = 1_000
+"""Questions that may wait for a connection to one endpoint. Further ones fail at once."""
+MAX_OVERHEAD = 4_096
+"""Bytes of a reply beside the data of an event."""
+_CHUNK = 16_384
+_HEADERS = {
+    "User-Agent": "tidewire",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+}
+_BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+"""A kept connection that the backend has closed meanwhile looks so. The question is asked again, with the same id."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointConfig:
+    """Where and how to ask."""
+
+    name: str
+    url: str
+    tenants: frozenset[str]
+    """Tenants whose questions go there."""
+    timeout: float
+    """Seconds until a question has no answer."""
+    concurrency: int
+    """Questions on their way at once."""
+    tenant_concurrency: int
+    """The same for one tenant."""
+    ca: Path | None = None
+    """PEM file of the certificate authorities; None: those of the system."""
+
+
+class Endpoint:
+    """Sends questions to one address. A slow backend slows only those who ask it."""
+
+    def __init__(self, config: EndpointConfig, signer: Signer, max_data: int, monotonic: Callable[[], float]) -> None:
+        """`max_data`: bytes of an event's data, which a reply may have."""
+        self.config = config
+        self._signer = signer
+        self._max_reply = max_data + MAX_OVERHEAD
+        self.breaker = CircuitBreaker(monotonic)
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._tenant_slots = {tenant: asyncio.Semaphore(config.tenant_concurrency) for tenant in config.tenants}
+        self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
+        self.waiting = 0
+        """Questions without an answer, those on their way included."""
+
+    async def post(self, tenant: str, id: str, body: bytes) -> bytes:
+        """Sends a question, and returns the body of a 200 reply. Raises HookError."""
+        if self.waiting >= MAX_WAITING:
+            raise HookError(Outcome.BUSY, f"{self.waiting} questions wait already")
+        if not self.breaker.may_pass():
+            raise HookError(Outcome.OPEN, "it has failed again and again, and is not asked for a while")
+        self.waiting += 1
+        is_asked = False
+        try:
+            # First the tenant's own bound: what waits there keeps nobody else from the endpoint.
+            async with asyncio.timeout(self.config.timeout), self._tenant_slots[tenant], self._slots:
+                is_asked = True
+                reply = await self._post(id, body)
+        except Exception as error:
+            failure = self._failure(error, is_asked=is_asked)
+            if failure.outcome is not Outcome.BUSY:
+                self.breaker.failed()
+            raise failure from error
+        finally:
+            self.waiting -= 1
+        self.breaker.succeeded()
+        return reply
+
+    def _failure(self, error: Exception, *, is_asked: bool) -> HookError:
+        if isinstance(error, HookError):
+            return error
+        if not isinstance(error, TimeoutError):
+            return HookError(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}")
+        if is_asked:
+            return HookError(Outcome.TIMEOUT, f"no answer within {self.config.timeout:g} s")
+        return HookError(Outcome.BUSY, f"not sent within {self.config.timeout:g} s, as others wait for their answers")
+
+    async def close(self) -> None:
+        """Ends the connections; later questions have no answer."""
+        self._is_closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, id: str, body: bytes) -> bytes:
+        headers = self._signer.headers(id, body)
+        try:
+            return await self._post_once(headers, body)
+        except _BROKEN as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                raise
+            return await self._post_once(headers, body)
+
+    async def _post_once(self, headers: Mapping[str, str], body: bytes) -> bytes:
+        async with self._open().post(self.config.url, data=body, headers=headers, allow_redirects=False) as response:
+            if response.status != 200:
+                raise HookError(Outcome.STATUS, f"answered {response.status}, not 200")
+            coding = response.headers.get("Content-Encoding", "identity")
+            if coding != "identity":
+                raise HookError(
+                    Outcome.BAD_REPLY, f"the reply has the content coding {coding[:32]!r}, which was not asked for"
+                )
+            return await self._read(response)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            body += chunk
+            if len(body) > self._max_reply:
+                raise HookError(Outcome.BAD_REPLY, f"the reply is larger than {self._max_reply} bytes")
+        return bytes(body)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._is_closed:
+            raise HookError(Outcome.UNREACHABLE, "the service ends")
+        if self._session is None:  # not in __init__: a session belongs to the running loop
+            context = True if self.config.ca is None else ssl.create_default_context(cafile=self.config.ca)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self.config.concurrency, ssl=context),
+                timeout=aiohttp.ClientTimeout(),  # `post` has the deadline
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # A reply is not compressed, so a small one cannot unpack into a large one.
+                auto_decompress=False,
+                headers=_HEADERS,
+            )
+        return self._session

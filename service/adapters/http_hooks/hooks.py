@@ -1,0 +1,138 @@
+"""Asks the backend's endpoints: finds the one for the tenant, encodes the question, checks the answer, counts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from functools import partial
+
+import msgspec
+import structlog
+from msgspec import Raw, Struct
+
+from service.adapters.http_hooks.endpoint import Endpoint
+from service.core.clock import Clock
+from service.core.hooks import Answer, Hook, HookError, Outcome, PublishQuestion
+from service.telemetry.metrics import Metrics
+from service.telemetry.metrics.registry import start_at_zero
+from service.telemetry.outage import OutageLog
+
+MAX_REASON = 256
+"""Characters of a reason; the rest is cut off."""
+
+_log = structlog.get_logger("hooks")
+
+
+class _Event(Struct, omit_defaults=True):
+    type: str
+    id: str
+    data: Raw | None = None
+    key: str | None = None
+    removed: bool = False
+
+
+class _Question(Struct):
+    """The body of a question. docs/hooks.md explains the fields."""
+
+    hook: str
+    tenant: str
+    user: str
+    sender: str | None
+    channel: str
+    event: _Event
+
+
+class _Reply(Struct):
+    """The body of a reply. Further fields are ignored, so that a backend may serve several versions."""
+
+    allow: bool
+    reason: str | None = None
+    data: Raw = Raw()
+
+
+_decode = msgspec.json.Decoder(_Reply).decode
+
+
+class HttpHooks:
+    """Asks endpoints over HTTP."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], clock: Clock, metrics: Metrics) -> None:
+        """No two endpoints of one name have a tenant in common."""
+        self._endpoints = {(one.config.name, tenant): one for one in endpoints for tenant in one.config.tenants}
+        self._monotonic = clock.monotonic
+        self._metrics = metrics.hooks
+        self._outages: dict[str, OutageLog] = {}
+        for name, ones in self._by_name().items():
+            self._outages[name] = OutageLog(_log, "hook_failed", "hook_answers_again", clock.monotonic)
+            start_at_zero(self._metrics.hooks, [outcome.value for outcome in Outcome], name)
+            self._metrics.hook_seconds.labels(name)
+            self._metrics.hooks_waiting.labels(name).set_function(partial(_waiting, ones))
+            self._metrics.hook_breaker_open.labels(name).set_function(partial(_open_breakers, ones))
+
+    def _by_name(self) -> dict[str, set[Endpoint]]:
+        found: dict[str, set[Endpoint]] = {}
+        for (name, _), endpoint in self._endpoints.items():
+            found.setdefault(name, set()).add(endpoint)
+        return found
+
+    async def ask(self, hook: Hook, question: PublishQuestion) -> Answer:
+        """Returns the answer, within the endpoint's timeout. Raises HookError."""
+        endpoint = self._endpoints.get((hook.endpoint, question.tenant))
+        if endpoint is None:
+            raise HookError(Outcome.NO_ENDPOINT, f"no endpoint {hook.endpoint!r} for the tenant")
+        started = self._monotonic()
+        try:
+            reply = await endpoint.post(question.tenant, f"hook_{secrets.token_urlsafe(12)}", _encode(question))
+            answer = _parse(reply, question)
+        except HookError as error:
+            if error.outcome is not Outcome.BUSY:
+                self._outages[hook.endpoint].failed(endpoint, endpoint=hook.endpoint, reason=str(error))
+            raise
+        finally:
+            self._metrics.hook_seconds.labels(hook.endpoint).observe(self._monotonic() - started)
+        self._outages[hook.endpoint].recovered(endpoint, endpoint=hook.endpoint)
+        return answer
+
+    def record(self, hook: Hook, outcome: Outcome) -> None:
+        """Counts how a question ended, once for each question."""
+        self._metrics.hooks.labels(hook.endpoint, outcome.value).inc()
+
+    async def close(self) -> None:
+        """Ends all connections to the backend; later questions have no answer."""
+        for endpoint in set(self._endpoints.values()):
+            await endpoint.close()
+
+
+def _waiting(endpoints: Iterable[Endpoint]) -> int:
+    return sum(one.waiting for one in endpoints)
+
+
+def _open_breakers(endpoints: Iterable[Endpoint]) -> int:
+    return sum(one.breaker.is_open for one in endpoints)
+
+
+def _encode(question: PublishQuestion) -> bytes:
+    event = _Event(
+        question.event,
+        question.id,
+        None if question.removed else Raw(question.data),
+        question.key,
+        question.removed,
+    )
+    return msgspec.json.encode(
+        _Question("publish", question.tenant, question.user, question.sender, question.channel, event)
+    )
+
+
+def _parse(reply: bytes, question: PublishQuestion) -> Answer:
+    """Checks a reply. Raises HookError."""
+    try:
+        found = _decode(reply)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HookError(Outcome.BAD_REPLY, f"the reply is no answer: {str(error)[:200]}") from error
+    has_data = bool(bytes(found.data))
+    if has_data and (question.removed or not found.allow):
+        what = "a removal" if question.removed else "a refusal"
+        raise HookError(Outcome.BAD_REPLY, f"the reply is no answer: {what} has no data")
+    reason = None if found.reason is None else found.reason[:MAX_REASON]
+    return Answer(found.allow, reason, found.data if has_data else None)
