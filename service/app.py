@@ -250,7 +250,8 @@ def _issuers(settings: Settings) -> list[Issuer]:
 
 
 def _hooks(settings: Settings, clock: Clock, metrics: Metrics) -> HttpHooks:
-    return HttpHooks([_hook_endpoint(one, settings, clock) for one in settings.hooks.endpoints], clock, metrics)
+    endpoints = [_hook_endpoint(one, settings, clock) for one in settings.hooks.endpoints]
+    return HttpHooks(endpoints, settings.limits.message_bytes, clock, metrics)
 
 
 def _hook_endpoint(endpoint: HookEndpoint, settings: Settings, clock: Clock) -> Endpoint:

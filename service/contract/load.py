@@ -192,7 +192,7 @@ class _Reader:
         if hook is not None and publish is PublishRule.SERVER:
             self._fault(
                 (*place, "hook"),
-                "the backend is not asked about its own events; with publish: server there are no others",
+                "only the backend publishes this event, and it is not asked about its own",
             )
         if publish is None or delivery is None:
             return None

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from msgspec import Raw
 from msgspec.structs import replace
 
+from service.aio.eager_start import ensure_task
 from service.aio.pending import Pending
 from service.contract.gate import Gate
 from service.core.broker import Broker, PublishResult
@@ -134,6 +135,7 @@ class Publisher:
         return await result
 
     async def _decide(self, hooks: Hooks, hook: Hook, client: _Client, publication: Publication) -> Publication:
+        await ensure_task()  # asking takes a timeout, which needs one
         try:
             answer = await hooks.ask(hook, _question(client.identity, publication))
         except HookError as error:

@@ -228,7 +228,7 @@ class HookEndpoint(BaseModel):
     model_config = _STRICT
     name: Name
     url: HookUrl
-    tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]
+    tenants: tuple[Tenant, ...]
     secrets: Annotated[tuple[HookSecret, ...], Field(max_length=MAX_SECRETS)] = ()
     secrets_file: Path | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_HOOK_TIMEOUT)] = 2.0
@@ -237,7 +237,9 @@ class HookEndpoint(BaseModel):
     ca: Path | None = None
 
     @model_validator(mode="after")
-    def _check_secrets(self) -> HookEndpoint:
+    def _check(self) -> HookEndpoint:
+        if not self.tenants:
+            raise ValueError("tenants is empty: name those whose questions go there")
         if bool(self.secrets) is (self.secrets_file is not None):
             raise ValueError("needs secrets or secrets_file, and only one of them")
         return self

@@ -51,6 +51,7 @@ def every_secret() -> Values:
             "authSecret": {"existingSecret": "auth", "key": "hs256"},
             "authIssuers": {"existingSecret": "issuers"},
             "jwks": {"existingConfigMap": "jwks"},
+            "hooks": {"existingSecret": "hooks"},
             "apiKey": {"existingSecret": "api"},
             "apiKeys": {"existingSecret": "api", "key": "more.json"},
             "brokerPassword": {"existingSecret": "redis"},

@@ -15,6 +15,8 @@ from tests.chart.cases import REDIS, gateway, ingress
 from tests.chart.conftest import rendered
 from tests.chart.tools import CHART, WHOLE, Helm, Refused, Values, helms, of_kind
 
+ENDPOINT = {"name": "a", "url": "https://a.test", "tenants": ["default"]}
+
 pytestmark = pytest.mark.chart
 
 
@@ -199,6 +201,10 @@ GUARDS: dict[str, tuple[Values, str]] = {
     "two JWKS": (
         {"secrets": {"jwks": {"existingSecret": "a", "existingConfigMap": "b"}}},
         "secrets.jwks names a Secret and a ConfigMap",
+    ),
+    "secrets of hooks": (
+        {"settings": {"hooks": {"endpoints": [{**ENDPOINT, "secrets": ["whsec_" + "a" * 44]}]}}},
+        "settings.hooks.endpoints holds secrets, which would be readable in a ConfigMap",
     ),
     "two authorities": (
         {"secrets": {"brokerCa": {"existingSecret": "a", "existingConfigMap": "b"}}},

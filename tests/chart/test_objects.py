@@ -570,6 +570,28 @@ def test_pods_reach_the_keys_of_their_issuers(helm: Helm) -> None:
     assert last == {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 8443, 9443)]}
 
 
+def test_pods_reach_the_hooks_of_their_backend(helm: Helm) -> None:
+    addresses = ("https://a.test/x", "http://b.test", "http://c.shop.svc:3000/hooks:1", "https://[2001:db8::1]:9443")
+    file = "/etc/tidewire/hooks/a"
+    endpoints = [
+        {"name": f"e{n}", "url": address, "tenants": ["default"], "secrets_file": file}
+        for n, address in enumerate(addresses)
+    ]
+    values = {
+        "networkPolicy": {"enabled": True},
+        "settings": {"hooks": {"endpoints": endpoints}},
+        "secrets": {"hooks": {"existingSecret": "hooks"}},
+    }
+    documents = helm.template(values)
+    last = of_kind(documents, "NetworkPolicy")["spec"]["egress"][-1]
+    assert last == {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 80, 3000, 9443)]}
+    pod = of_kind(documents, "Deployment")["spec"]["template"]["spec"]
+    assert {"name": "hooks", "mountPath": "/etc/tidewire/hooks", "readOnly": True} in pod["containers"][0][
+        "volumeMounts"
+    ]
+    assert {"name": "hooks", "secret": {"secretName": "hooks", "defaultMode": 0o440}} in pod["volumes"]
+
+
 def test_only_those_named_reach_the_ops_port(helm: Helm) -> None:
     policy = of_kind(rendered(helm, "network policy, memory"), "NetworkPolicy")["spec"]
     public, ops = policy["ingress"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from service.__main__ import main
 from service.settings.load import read_failure
 from tests.stores.certificates import Certificates
+from tests.support.backend import SECRET as WHSEC
 from tests.support.harness import API_KEY, CONTRACT, SECRET
 
 
@@ -149,3 +151,57 @@ def test_unusable_secret_file_is_reported(
         assert [line for line in told if str(file) in line] == []
     else:
         assert f"TIDEWIRE_{setting}_FILE: {file} {reason}" in told
+
+
+ENDPOINT = {"name": "moderation", "url": "https://a.test", "tenants": ["default"], "secrets": [WHSEC]}
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({}, None),
+        ({"url": "http://a.test:3000/x?y=1"}, None),
+        ({"url": "ftp://a.test"}, "is not an http:// or https:// address"),
+        ({"url": "https://user@a.test"}, "is not an http:// or https:// address"),
+        ({"tenants": []}, "tenants is empty"),
+        ({"tenants": ["a b"]}, "pattern"),
+        ({"secrets": []}, "needs secrets or secrets_file, and only one of them"),
+        ({"secrets": ["secret"]}, "does not begin with whsec_"),
+        ({"secrets": ["whsec_c2hvcnQ="]}, "has 5 bytes behind whsec_, not 24 to 64"),
+        ({"secrets": ["whsec_?"]}, "is not base64 behind whsec_"),
+        (
+            {"secrets": [], "secrets_file": "absent"},
+            "cannot be read: No such file or directory (hooks.endpoints[0].secrets_file)",
+        ),
+        ({"secrets": [], "secrets_file": "empty"}, "has 0 secrets, one a line, not 1 to 8"),
+        ({"secrets": [], "secrets_file": "secrets"}, None),
+        ({"timeout": 6}, "5"),
+        ({"ca": "empty"}, "holds no certificate in PEM format (hooks.endpoints[0].ca)"),
+        ({"ca": "empty", "url": "http://a.test"}, "is for TLS, which url does not use"),
+    ],
+)
+def test_faults_of_an_endpoint_are_reported(
+    faults: Callable[..., list[str]], tmp_path: Path, more: dict[str, object], reason: str | None
+) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "secrets").write_text(f"{WHSEC}\n\n{WHSEC}\n")
+    found = faults(HOOKS__ENDPOINTS=json.dumps([{**ENDPOINT, **more}]))
+    if reason is None:
+        assert found == []
+    else:
+        assert any(reason in line for line in found), found
+        assert not any("c2h" in line for line in found), "no secret is shown"
+
+
+def test_endpoints_and_the_contract_have_to_fit(faults: Callable[..., list[str]], tmp_path: Path) -> None:
+    contract = tmp_path / "hooks.yaml"
+    contract.write_text(
+        "channels:\n  a:\n    subscribe: everyone\n    events:\n      a.b:\n        publish: authenticated\n"
+        "        delivery: ephemeral\n        hook: {endpoint: elsewhere}\n"
+    )
+    endpoints = json.dumps([ENDPOINT, {**ENDPOINT, "tenants": ["other", "default"]}])
+    assert faults(CONTRACT=contract, HOOKS__ENDPOINTS=endpoints) == [
+        f"{contract}:8: the settings have no endpoint 'elsewhere' in hooks.endpoints",
+        "TIDEWIRE_HOOKS__ENDPOINTS: an endpoint 'moderation' for the tenant 'default' comes before this one",
+    ]
+    assert main(["check", str(contract)]) == 0, "a contract can be checked alone"

@@ -68,6 +68,7 @@ def updates(schema: Any) -> dict[str, Any]:
 
 
 LONGER, SHORTER = ({"events": number, "ttl": "1h"} for number in (50, 5))
+HOOK, OPEN = {"endpoint": "a"}, {"without_answer": "allow"}
 CACHEABLE = {"events": 10, "ttl": "1h", "cacheable": True}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Effect, Effect, bool]] = {
     "property required": (channel(), data(text_and("lang", "lang")), BREAKING, NONE, False),
@@ -102,6 +103,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Effect, Effect, bool]] = 
     ),
     "not removable": (latest(removable=True), latest(), BREAKING, NONE, False),
     "echo": (channel(), channel({"echo": False}), POSSIBLE, NONE, False),
+    "hook": (channel(), channel({"hook": HOOK}), POSSIBLE, NONE, False),
+    "no hook": (channel({"hook": HOOK}), channel(), NONE, NONE, True),
+    "hook elsewhere": (channel({"hook": HOOK}), channel({"hook": {"endpoint": "b"}}), POSSIBLE, NONE, True),
+    "hook open": (channel({"hook": HOOK}), channel({"hook": {**HOOK, **OPEN}}), POSSIBLE, NONE, True),
+    "hook closed": (channel({"hook": {**HOOK, **OPEN}}), channel({"hook": HOOK}), POSSIBLE, NONE, False),
     "window": (channel(), channel({"window": "1s"}), NONE, NONE, False),
     "history shortened": (channel(), channel(history=SHORTER), NONE, POSSIBLE, False),
     "history longer": (channel(), channel(history=LONGER), NONE, NONE, False),

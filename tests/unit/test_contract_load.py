@@ -246,6 +246,19 @@ def test_presence_is_read_with_its_updates(tmp_path: Path) -> None:
             "only latest events are removable; this one is ephemeral",
         ),
         ("{publish: server, delivery: latest, key: /a, removable: 1}", "removable is true or false"),
+        (
+            "{publish: server, delivery: ephemeral, hook: {endpoint: a}}",
+            "only the backend publishes this event, and it is not asked about its own",
+        ),
+        ("{publish: grant, delivery: ephemeral, hook: a}", "hook is a mapping of names to values"),
+        (
+            "{publish: grant, delivery: ephemeral, hook: {}}",
+            "endpoint is the name of one of hooks.endpoints in the settings",
+        ),
+        (
+            "{publish: grant, delivery: ephemeral, hook: {endpoint: a, without_answer: alow}}",
+            "without_answer is one of deny, allow; did you mean 'allow'?",
+        ),
         ("{publish: server, delivery: ephemeral, compress: yes}", "compress is true or false"),
         ("{publish: server, delivery: ephemeral, compress: 1}", "compress is true or false"),
         ("{publish: server, delivery: ephemeral, compress: null}", "compress is true or false"),

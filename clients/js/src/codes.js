@@ -59,6 +59,7 @@ export const ERROR_CODES = Object.freeze({
   overloaded: Object.freeze({status: 503, retryable: true, meaning: "The node has reached one of its limits."}),
   draining: Object.freeze({status: 503, retryable: true, meaning: "The node is shutting down; another node accepts connections."}),
   broker_unavailable: Object.freeze({status: 503, retryable: true, meaning: "The broker does not answer. It may or may not have accepted the request: retry with the same id."}),
+  hook_unavailable: Object.freeze({status: 503, retryable: true, meaning: "The backend, which decides about this, gave no answer. Nothing was published: retry with the same id."}),
   not_found: Object.freeze({status: 404, retryable: false, meaning: "No such resource."}),
   method_not_allowed: Object.freeze({status: 405, retryable: false, meaning: "The resource does not support this method; Allow lists those that it does."}),
   unsupported_media_type: Object.freeze({status: 415, retryable: false, meaning: "Bodies are application/json."}),

@@ -203,6 +203,9 @@ tolerations:
 {{- if or .Values.secrets.jwks.existingSecret .Values.secrets.jwks.existingConfigMap }}
 - {name: jwks, mountPath: /etc/tidewire/jwks, readOnly: true}
 {{- end }}
+{{- if .Values.secrets.hooks.existingSecret }}
+- {name: hooks, mountPath: /etc/tidewire/hooks, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- define "tidewire.volumes" -}}
@@ -236,5 +239,9 @@ tolerations:
 {{- with .Values.secrets.jwks.existingConfigMap }}
 - name: jwks
   configMap: {name: {{ . | quote }}}
+{{- end }}
+{{- with .Values.secrets.hooks.existingSecret }}
+- name: hooks
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}

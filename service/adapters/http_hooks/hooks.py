@@ -56,8 +56,9 @@ _decode = msgspec.json.Decoder(_Reply).decode
 class HttpHooks:
     """Asks endpoints over HTTP."""
 
-    def __init__(self, endpoints: Iterable[Endpoint], clock: Clock, metrics: Metrics) -> None:
-        """No two endpoints of one name have a tenant in common."""
+    def __init__(self, endpoints: Iterable[Endpoint], max_data: int, clock: Clock, metrics: Metrics) -> None:
+        """No two endpoints of one name have a tenant in common. `max_data`: bytes of an event's data."""
+        self._max_data = max_data
         self._endpoints = {(one.config.name, tenant): one for one in endpoints for tenant in one.config.tenants}
         self._monotonic = clock.monotonic
         self._metrics = metrics.hooks
@@ -83,7 +84,7 @@ class HttpHooks:
         started = self._monotonic()
         try:
             reply = await endpoint.post(question.tenant, f"hook_{secrets.token_urlsafe(12)}", _encode(question))
-            answer = _parse(reply, question)
+            answer = _parse(reply, question, self._max_data)
         except HookError as error:
             if error.outcome is not Outcome.BUSY:
                 self._outages[hook.endpoint].failed(endpoint, endpoint=hook.endpoint, reason=str(error))
@@ -124,13 +125,16 @@ def _encode(question: PublishQuestion) -> bytes:
     )
 
 
-def _parse(reply: bytes, question: PublishQuestion) -> Answer:
+def _parse(reply: bytes, question: PublishQuestion, max_data: int) -> Answer:
     """Checks a reply. Raises HookError."""
     try:
         found = _decode(reply)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HookError(Outcome.BAD_REPLY, f"the reply is no answer: {str(error)[:200]}") from error
-    has_data = bool(bytes(found.data))
+    size = memoryview(found.data).nbytes
+    has_data = size > 0
+    if size > max_data:
+        raise HookError(Outcome.BAD_REPLY, f"the reply is no answer: data has {size} bytes; {max_data} are allowed")
     if has_data and (question.removed or not found.allow):
         what = "a removal" if question.removed else "a refusal"
         raise HookError(Outcome.BAD_REPLY, f"the reply is no answer: {what} has no data")

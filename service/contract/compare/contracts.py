@@ -17,6 +17,7 @@ from service.contract.model import ChannelSpec, Contract, EventSpec
 from service.core.access import PublishRule
 from service.core.channel import OWNER_PARAMETER, SEPARATOR
 from service.core.event import Delivery, Retention
+from service.core.hooks import Hook
 
 _NONE, _POSSIBLE, _BREAKING = Effect.NONE, Effect.POSSIBLE, Effect.BREAKING
 
@@ -186,9 +187,24 @@ def _compare_delivery(place: Place, old: EventSpec, new: EventSpec) -> Iterator[
     if old.echo != new.echo:
         text = "publishers get their own events" if new.echo else "publishers do not get their own events"
         yield Change((*place, "echo"), text, publishers=_POSSIBLE)
+    yield from _compare_hook(place, old.hook, new.hook)
     for name in ("window", "compress"):
         if getattr(old, name) != getattr(new, name):
             yield Change((*place, name), "is changed; it affects only delay and size")
+
+
+def _compare_hook(place: Place, old: Hook | None, new: Hook | None) -> Iterator[Change]:
+    if old == new:
+        return
+    at = (*place, "hook")
+    if new is None:
+        yield Change(at, "is removed: the backend no longer refuses or changes events", widens=True)
+    elif old is None or old.endpoint != new.endpoint:
+        text = f"the endpoint {new.endpoint} may refuse or change events"
+        yield Change(at, text, publishers=_POSSIBLE, widens=old is not None)
+    else:
+        text = "without an answer, events are published" if new.fails_open else "without an answer, events are refused"
+        yield Change((*at, "without_answer"), text, publishers=_POSSIBLE, widens=new.fails_open)
 
 
 _LOST = {

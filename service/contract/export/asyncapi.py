@@ -227,6 +227,7 @@ def _declare_event(event: EventSpec) -> dict[str, Any]:
         "compress": event.compress,
         "removable": event.removable if event.delivery is Delivery.LATEST else None,
         "echo": event.echo,
+        "hook": event.hook.endpoint if event.hook is not None else None,
     }
     return {name: value for name, value in declared.items() if value is not None}
 
