@@ -204,4 +204,7 @@ def test_endpoints_and_the_contract_have_to_fit(faults: Callable[..., list[str]]
         f"{contract}:8: the settings have no endpoint 'elsewhere' in hooks.endpoints",
         "TIDEWIRE_HOOKS__ENDPOINTS: an endpoint 'moderation' for the tenant 'default' comes before this one",
     ]
+    assert faults(CONTRACT=contract, HOOKS__ENDPOINTS=json.dumps([ENDPOINT])) == [
+        f"{contract}:8: the settings have no endpoint 'elsewhere' in hooks.endpoints"
+    ]
     assert main(["check", str(contract)]) == 0, "a contract can be checked alone"
