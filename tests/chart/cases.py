@@ -42,10 +42,22 @@ def gateway(implementation: str, *, sticky: bool = False) -> Values:
     return {"gateway": route, "stickySessions": {"enabled": sticky}}
 
 
+MODERATION = {
+    "name": "moderation",
+    "url": "https://backend.test/hooks",
+    "tenants": ["default"],
+    "secrets_file": "/etc/tidewire/hooks/moderation",
+    "ca": "/etc/tidewire/hooks/ca.crt",
+}
+
+
 def every_secret() -> Values:
     """Each kind of Secret, by a name of the user's own."""
     return {
-        "settings": {"broker": {"url": "rediss+sentinel://s1:26379,s2:26379/main", "sentinel_user": "watch"}},
+        "settings": {
+            "broker": {"url": "rediss+sentinel://s1:26379,s2:26379/main", "sentinel_user": "watch"},
+            "hooks": {"endpoints": [MODERATION]},
+        },
         "secrets": {
             "generate": False,
             "authSecret": {"existingSecret": "auth", "key": "hs256"},

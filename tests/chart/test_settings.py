@@ -20,6 +20,7 @@ from tests.chart.conftest import rendered
 from tests.chart.pod_view import lay
 from tests.chart.tools import CHART, WHOLE, Document, Helm, Values, of_kind
 from tests.stores.certificates import Certificates
+from tests.support.backend import SECRET as WHSEC
 
 pytestmark = pytest.mark.chart
 
@@ -43,6 +44,7 @@ GIVEN = {
     "auth": {"hs256": SECRET, "auth-secret": SECRET},
     "issuers": {"issuers.json": _ISSUERS},
     "jwks": {"login.json": '{"keys": []}'},
+    "hooks": {"moderation": f"{WHSEC}\n", "ca.crt": _CA},
     "api": {
         "api-key": KEY,
         "more.json": '[{"name": "billing", "tenant": "acme", "key": "another-key-for-tests-01234"}]',
@@ -86,6 +88,9 @@ def test_every_secret_reaches_its_setting(helm: Helm, tmp_path: Path) -> None:
         assert file is not None
         assert file.read_text(encoding="utf-8").startswith("-----BEGIN")
     assert (tmp_path / "etc/tidewire/jwks/login.json").exists()
+    [endpoint] = settings.hooks.endpoints
+    assert endpoint.secrets_file is not None
+    assert endpoint.secrets_file.read_text(encoding="utf-8") == f"{WHSEC}\n"
 
 
 def test_jwks_file_is_mounted_at_its_path(helm: Helm, tmp_path: Path) -> None:

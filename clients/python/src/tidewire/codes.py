@@ -56,6 +56,7 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "overloaded": ErrorCode(503, True, "The node has reached one of its limits."),
     "draining": ErrorCode(503, True, "The node is shutting down; another node accepts connections."),
     "broker_unavailable": ErrorCode(503, True, "The broker does not answer. It may or may not have accepted the request: retry with the same id."),
+    "hook_unavailable": ErrorCode(503, True, "The backend, which decides about this, gave no answer. Nothing was published: retry with the same id."),
     "not_found": ErrorCode(404, False, "No such resource."),
     "method_not_allowed": ErrorCode(405, False, "The resource does not support this method; Allow lists those that it does."),
     "unsupported_media_type": ErrorCode(415, False, "Bodies are application/json."),
