@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 import json
 import logging
 import pickle
@@ -19,6 +18,7 @@ import jwt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from python_client_script import Losing
 from service.errors import ErrorCode
 from service.web.api.routes import OPERATIONS
 from tests.support.examples import examples
@@ -555,21 +555,6 @@ def test_deadline_counts_down() -> None:
 
 
 # --- together: nothing lost, nothing twice ------------------------------------------------------------------------------
-
-
-class Losing(httpx.HTTPTransport):
-    """Loses every third reply: the service has carried out the request."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._numbers = itertools.count(1)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        response = super().handle_request(request)
-        if next(self._numbers) % 3 == 0:
-            response.close()
-            raise httpx.ReadError("the reply is lost")
-        return response
 
 
 async def test_sync_client_in_ten_threads_with_cuts_and_lost_replies_loses_and_repeats_nothing(server: Running) -> None:

@@ -16,12 +16,15 @@ from tidewire.errors import (
     AuthenticationError,
     ConfigurationError,
     ConflictError,
+    ConnectionEndedError,
     ConnectionFailedError,
     DeadlineExceededError,
+    EventsMissedError,
     ForbiddenError,
     InvalidRequestError,
     NotFoundError,
     RateLimitedError,
+    SubscriptionEndedError,
     TidewireError,
     TooManyWaitingError,
     UnavailableError,
@@ -30,20 +33,26 @@ from tidewire.errors import (
 from tidewire.events import Event, NewEvent, Position
 from tidewire.http.flow import RetryPolicy
 from tidewire.names import encode_user
+from tidewire.realtime.channel import AsyncChannel
+from tidewire.realtime.threads import Channel
 from tidewire.results import BatchResult, Member, Presence, Published, Refused
 from tidewire.tokens import TokenSigner
 from tidewire.version import __version__
 
 __all__ = [
     "ApiError",
+    "AsyncChannel",
     "AsyncTidewire",
     "AuthenticationError",
     "BatchResult",
+    "Channel",
     "ConfigurationError",
     "ConflictError",
+    "ConnectionEndedError",
     "ConnectionFailedError",
     "DeadlineExceededError",
     "Event",
+    "EventsMissedError",
     "ForbiddenError",
     "InvalidRequestError",
     "Member",
@@ -55,6 +64,7 @@ __all__ = [
     "RateLimitedError",
     "Refused",
     "RetryPolicy",
+    "SubscriptionEndedError",
     "Tidewire",
     "TidewireError",
     "TokenSigner",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import random
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, TypeVar
 
 import httpx
 
-from tidewire.events import Event, NewEvent
+from tidewire.errors import ConfigurationError
+from tidewire.events import Event, NewEvent, Position
 from tidewire.http import operations
 from tidewire.http.flow import Call, Credential, Deadline, Flow, RetryPolicy, Send, attempts
 from tidewire.http.transport import AsyncTransport, CallCounter
@@ -21,8 +22,13 @@ from tidewire.options import (
     Token,
     check_deadline,
     http_options,
+    realtime_options,
+    required_token,
     retry_policy,
 )
+from tidewire.realtime.channel import MAX_QUEUE, AsyncChannel, ChannelCore, OnMissed
+from tidewire.realtime.connection import Connection
+from tidewire.realtime.link import Dial
 from tidewire.results import (
     BatchResult,
     ChannelInfo,
@@ -66,6 +72,7 @@ class AsyncTidewire:
         proxy: str | None = None,
         trust_env: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
+        dial: Dial | None = None,
     ) -> None:
         """Opens no connection yet.
 
@@ -79,7 +86,7 @@ class AsyncTidewire:
             max_waiting: calls that run or wait for a connection; above that, a call fails at once.
             verify: False, or a context, for certificates that the system does not know.
             proxy: an HTTP proxy; by default that of the environment (`HTTPS_PROXY`, `NO_PROXY`), if `trust_env`.
-            transport: sends requests in another way, as the fake for tests does.
+            transport, dial: send requests, and open WebSockets, in another way, as the fake for tests does.
         """
         options = http_options(url, api_key, max_connections, max_waiting, verify, proxy, trust_env)
         self._deadline = check_deadline(deadline)
@@ -87,6 +94,10 @@ class AsyncTidewire:
         self._http = AsyncTransport(options, transport)
         self._calls = CallCounter(max_waiting)
         self._token = token
+        self._dial = dial
+        self._random = random.random
+        self._connection: Connection | None = None
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"AsyncTidewire({self._http.options.address.http!r})"
@@ -99,6 +110,9 @@ class AsyncTidewire:
 
     async def close(self) -> None:
         """Closes all connections."""
+        self._is_closed = True
+        if self._connection is not None:
+            await self._connection.close()
         await self._http.close()
 
     # --- publishing -----------------------------------------------------------------------------------------------
@@ -269,6 +283,50 @@ class AsyncTidewire:
         """
         return await self._call(operations.ticket(channels), deadline, token)
 
+    # --- following ------------------------------------------------------------------------------------------------
+
+    def channel(
+        self,
+        name: str,
+        *,
+        since: Position | str | None = None,
+        tail: int = 0,
+        token: Token | None = None,
+        presence: bool = False,
+        on_missed: OnMissed | None = None,
+        max_queue: int = MAX_QUEUE,
+    ) -> AsyncChannel:
+        """Returns a channel to iterate over. It subscribes with the first step, and resumes after each lost connection.
+
+        Args:
+            since: the position from which to continue, such as the `position` of an earlier channel, or its text.
+            tail: the last events that come first, 0 to 100; for a channel without `since`.
+            token: a subscription token, or a function that returns one (`TokenSigner.subscription_token`).
+            presence: whether the iteration has `presence.joined`, `presence.left` and `presence.count` too.
+            on_missed: called where durable events may be missing; without it, the iteration raises EventsMissedError there.
+            max_queue: events that wait for the iteration. Above that, ephemeral events are lost, and others come later.
+        """
+        core = ChannelCore(
+            self._realtime(),
+            name,
+            since=Position.parse(since) if isinstance(since, str) else since,
+            tail=tail,
+            get_token=None if token is None else required_token(token),
+            presence=presence,
+            max_queue=max_queue,
+            deadline=self._deadline,
+        )
+        return AsyncChannel(core, on_missed)
+
+    def _realtime(self) -> Connection:
+        if self._is_closed:
+            raise ConfigurationError("the client is closed")
+        if self._connection is None:
+            self._connection = Connection(
+                realtime_options(self._http.options, self._token, self._dial, self._policy, self._random)
+            )
+        return self._connection
+
     # --- how ------------------------------------------------------------------------------------------------------
 
     def _until(self, deadline: float | None) -> Deadline:
@@ -280,9 +338,7 @@ class AsyncTidewire:
         return await self._run(attempts(call, self._policy, self._until(deadline)), token)
 
     async def _current_token(self) -> str | None:
-        token = self._token
-        found = token() if callable(token) else token
-        return await found if inspect.isawaitable(found) else found
+        return None if self._token is None else await required_token(self._token)()
 
     async def _run(self, flow: Flow[T], token: str | None = None) -> T:
         with self._calls.one():

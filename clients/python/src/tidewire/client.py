@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import httpx
 
-from tidewire.events import Event, NewEvent
+from tidewire.errors import ConfigurationError
+from tidewire.events import Event, NewEvent, Position
 from tidewire.http import operations
 from tidewire.http.flow import Call, Credential, Deadline, Flow, RetryPolicy, Send, attempts
 from tidewire.http.transport import CallCounter, SyncTransport
@@ -20,8 +23,14 @@ from tidewire.options import (
     SyncToken,
     check_deadline,
     http_options,
+    realtime_options,
+    required_token,
     retry_policy,
 )
+from tidewire.realtime.channel import MAX_QUEUE, ChannelCore
+from tidewire.realtime.connection import Connection
+from tidewire.realtime.link import Dial
+from tidewire.realtime.threads import Channel, LoopThread, OnMissed
 from tidewire.results import (
     BatchResult,
     ChannelInfo,
@@ -65,6 +74,7 @@ class Tidewire:
         proxy: str | None = None,
         trust_env: bool = True,
         transport: httpx.BaseTransport | None = None,
+        dial: Dial | None = None,
     ) -> None:
         """Opens no connection yet.
 
@@ -78,7 +88,7 @@ class Tidewire:
             max_waiting: calls that run or wait for a connection; above that, a call fails at once.
             verify: False, or a context, for certificates that the system does not know.
             proxy: an HTTP proxy; by default that of the environment (`HTTPS_PROXY`, `NO_PROXY`), if `trust_env`.
-            transport: sends requests in another way, as the fake for tests does.
+            transport, dial: send requests, and open WebSockets, in another way, as the fake for tests does.
         """
         options = http_options(url, api_key, max_connections, max_waiting, verify, proxy, trust_env)
         self._deadline = check_deadline(deadline)
@@ -86,6 +96,12 @@ class Tidewire:
         self._http = SyncTransport(options, transport)
         self._calls = CallCounter(max_waiting)
         self._token = token
+        self._dial = dial
+        self._random = random.random
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+        self._connection: Connection | None = None
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"Tidewire({self._http.options.address.http!r})"
@@ -98,6 +114,14 @@ class Tidewire:
 
     def close(self) -> None:
         """Closes all connections."""
+        self._is_closed = True
+        with self._lock:
+            thread, connection = self._thread, self._connection
+            self._thread = None
+        if thread is not None and thread.is_usable:
+            if connection is not None:
+                thread.run(connection.close())
+            thread.close()
         self._http.close()
 
     # --- publishing -----------------------------------------------------------------------------------------------
@@ -265,6 +289,59 @@ class Tidewire:
             token: of the user; the client's own if None.
         """
         return self._call(operations.ticket(channels), deadline, token)
+
+    # --- following ------------------------------------------------------------------------------------------------
+
+    def channel(
+        self,
+        name: str,
+        *,
+        since: Position | str | None = None,
+        tail: int = 0,
+        token: SyncToken | None = None,
+        presence: bool = False,
+        on_missed: OnMissed | None = None,
+        max_queue: int = MAX_QUEUE,
+    ) -> Channel:
+        """Returns a channel to iterate over. It subscribes with the first step, and resumes after each lost connection.
+
+        Args:
+            since: the position from which to continue, such as the `position` of an earlier channel, or its text.
+            tail: the last events that come first, 0 to 100; for a channel without `since`.
+            token: a subscription token, or a function that returns one (`TokenSigner.subscription_token`).
+            presence: whether the iteration has `presence.joined`, `presence.left` and `presence.count` too.
+            on_missed: called where durable events may be missing; without it, the iteration raises EventsMissedError there.
+            max_queue: events that wait for the iteration. Above that, ephemeral events are lost, and others come later.
+        """
+        if self._is_closed:
+            raise ConfigurationError("the client is closed")
+        with self._lock:
+            if self._thread is None or not self._thread.is_usable:
+                self._thread, self._connection = LoopThread(), None
+            thread = self._thread
+
+        async def make() -> ChannelCore:
+            return ChannelCore(
+                self._realtime(),
+                name,
+                since=Position.parse(since) if isinstance(since, str) else since,
+                tail=tail,
+                get_token=None if token is None else required_token(token, in_thread=True),
+                presence=presence,
+                max_queue=max_queue,
+                deadline=self._deadline,
+            )
+
+        return Channel(thread, thread.run(make()), on_missed)
+
+    def _realtime(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection(
+                realtime_options(
+                    self._http.options, self._token, self._dial, self._policy, self._random, in_thread=True
+                )
+            )
+        return self._connection
 
     # --- how ------------------------------------------------------------------------------------------------------
 

@@ -183,3 +183,26 @@ def api_error(
     place = status or (known.status if known is not None else 400)
     kind = _BY_STATUS.get(place, UnavailableError if place >= 500 else InvalidRequestError)
     return kind(code, message, status=status, retryable=retryable, details=details, event_id=event_id)
+
+
+class EventsMissedError(TidewireError):
+    """Durable events may be missing: the store was replaced, or no longer keeps them. Iterate again to continue after them."""
+
+    def __init__(self, channel: str, message: str) -> None:
+        super().__init__("events_missed", message, details={"channel": channel})
+
+
+class SubscriptionEndedError(TidewireError):
+    """The service has ended the subscription: `details["reason"]` is `forbidden` or `removed`."""
+
+    def __init__(self, channel: str, reason: str) -> None:
+        message = f"{channel}: the service has ended the subscription: {reason}"
+        super().__init__("subscription_ended", message, details={"channel": channel, "reason": reason})
+
+
+class ConnectionEndedError(TidewireError):
+    """The service has closed the connection, and a new one would end in the same way. `close_code` says why."""
+
+    def __init__(self, close_code: int, message: str) -> None:
+        super().__init__("connection_ended", message, details={"close_code": close_code})
+        self.close_code = close_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -10,6 +11,8 @@ from tidewire.errors import ConfigurationError
 from tidewire.http.address import Address
 from tidewire.http.flow import RetryPolicy
 from tidewire.http.transport import HttpOptions
+from tidewire.realtime.connection import RealtimeOptions
+from tidewire.realtime.link import Dial, WebSocketDial
 
 Token: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"  # noqa: S105  # a type, no secret
 """A token, or a function that gets a new one. The function is called for each connection, and before the token expires."""
@@ -41,6 +44,43 @@ def http_options(
     if proxy is None and trust_env:
         proxy = address.proxy()
     return HttpOptions(address, api_key, max_connections, max_waiting, verify, proxy)
+
+
+def required_token(token: Token, *, in_thread: bool = False) -> Callable[[], Awaitable[str]]:
+    """Returns an async function that gets the token. `in_thread`: a function of a client for threads may block."""
+
+    async def get() -> str:
+        if isinstance(token, str):
+            return token
+        found: str | Awaitable[str] = await asyncio.to_thread(token) if in_thread else token()
+        return found if isinstance(found, str) else await found
+
+    return get
+
+
+def realtime_options(
+    http: HttpOptions,
+    token: Token | None,
+    dial: Dial | None,
+    policy: RetryPolicy,
+    random: Callable[[], float],
+    *,
+    in_thread: bool = False,
+) -> RealtimeOptions:
+    """Returns how a client with these options connects."""
+
+    async def anonymous() -> None:
+        return None
+
+    return RealtimeOptions(
+        url=http.address.websocket,
+        get_token=anonymous if token is None else required_token(token, in_thread=in_thread),
+        renews=callable(token),
+        dial=dial or WebSocketDial(http.verify, http.proxy),
+        max_waiting=http.max_waiting,
+        policy=policy,
+        random=random,
+    )
 
 
 def retry_policy(retries: int | RetryPolicy) -> RetryPolicy:
