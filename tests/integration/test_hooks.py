@@ -17,6 +17,8 @@ from aiohttp import web
 
 from service.adapters.http_hooks.breaker import MAX_FAILURES
 from tests.stores.certificates import Certificates
+from tests.stores.nats_server import NatsServer
+from tests.stores.redis_server import RedisServer
 from tests.support import harness
 from tests.support.backend import SECRET, Backend, serving_backend
 from tests.support.clock import FakeClock
@@ -121,6 +123,24 @@ async def test_what_the_gate_refuses_is_not_asked_and_answers_pass_it_again() ->
         assert (await say(ann))["code"] == "hook_unavailable"
         assert await outcomes(server) == {"bad_reply": 5}
         assert (await ann.ask("history", channel=ROOM, limit=10))["events"] == []
+
+
+@pytest.mark.parametrize("store", [RedisServer, NatsServer])
+async def test_answers_count_with_each_store(store: type[RedisServer | NatsServer]) -> None:
+    async with serving_backend() as backend, store() as broker:
+        settings = {"url": broker.url}
+        async with serving(backend.endpoint(), broker_settings=settings) as server, server.client() as ann:
+            await ann.subscribe(ROOM)
+            assert (await say(ann))["offset"] == 1
+            backend.reply = {"allow": False}
+            assert (await say(ann))["code"] == "forbidden"
+            backend.reply = {"allow": True, "data": {"text": "changed"}}
+            await ann.send(type="chat.message", id="once", channel=ROOM, data=HELLO)
+            await ann.send(type="chat.message", id="once", channel=ROOM, data=HELLO)
+            acks = [await ann.until("ack", id="once") for _ in range(2)]
+            assert [(ack["offset"], ack.get("duplicate", False)) for ack in acks] == [(2, False), (2, True)]
+            events = (await ann.ask("history", channel=ROOM, limit=10))["events"]
+            assert [event["data"]["text"] for event in events] == ["hello", "changed"]
 
 
 async def test_rights_that_end_during_the_wait_count() -> None:
