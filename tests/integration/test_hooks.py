@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import web
 
 from service.adapters.http_hooks.breaker import MAX_FAILURES
@@ -339,3 +341,31 @@ async def test_endpoint_with_tls_is_asked_only_if_its_certificate_is_trusted(tmp
                 assert reply["type"] == "ack" or reply["details"] == {"reason": outcome}
                 assert await outcomes(server) == {outcome: 1}
         assert len(backend.questions) == 1
+
+
+async def test_example_of_the_docs_works_as_the_page_shows(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text(encoding="utf-8")
+    contract, config = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[:2]
+    [receiver] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    file = tmp_path / "moderation"
+    file.write_text(f"{SECRET}\n")
+    (tmp_path / "contract.yaml").write_text(contract)
+    example: dict[str, Any] = {"__name__": "example"}
+    exec(receiver.replace("/etc/tidewire/hooks/moderation", str(file)), example)  # a page of our own
+    runner = web.AppRunner(example["app"])
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    [endpoint] = yaml.safe_load(config)["hooks"]["endpoints"]
+    endpoint |= {"url": f"http://127.0.0.1:{runner.addresses[0][1]}/tidewire", "secrets_file": file}
+    try:
+        async with (
+            harness.serving(contract=tmp_path / "contract.yaml", hooks={"endpoints": [endpoint]}) as server,
+            server.client() as ann,
+        ):
+            await ann.subscribe(ROOM)
+            assert (await say(ann))["type"] == "ack"
+            assert (await say(ann, data={"text": "http://x.test"}))["details"]["reason"] == "no links here"
+            async with server.http.post(endpoint["url"], json={"hook": "publish"}) as response:
+                assert response.status == 401, "not signed"
+    finally:
+        await runner.cleanup()
