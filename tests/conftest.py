@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest_asyncio.fixture
 async def _tasks_end(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """Fails the test if a task that it started is still running after it. Unit tests run in asyncio's debug mode."""
+    """`_no_task_stays`. Unit tests run in asyncio's debug mode."""
     if request.node.path.is_relative_to(UNIT):
         asyncio.get_running_loop().set_debug(True)
+    async with _no_task_stays():
+        yield
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def _tasks_end_in_the_session_loop() -> AsyncIterator[None]:
+    """`_no_task_stays`, for tests that share an event loop because they share a browser."""
+    async with _no_task_stays():
+        yield
+
+
+@asynccontextmanager
+async def _no_task_stays() -> AsyncIterator[None]:
+    """Fails the test if a task that it started is still running after it."""
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
@@ -51,6 +66,7 @@ async def _tasks_end(request: pytest.FixtureRequest) -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_tasks_left_behind(request: pytest.FixtureRequest) -> None:
-    """Asks for `_tasks_end` where the test runs on an event loop; before all other fixtures, so that it looks after them."""
-    if request.node.get_closest_marker("asyncio") is not None:
-        request.getfixturevalue("_tasks_end")
+    """Asks for `_no_task_stays` where the test runs on an event loop; before all other fixtures, so that it looks after them."""
+    if (marker := request.node.get_closest_marker("asyncio")) is not None:
+        shares = marker.kwargs.get("loop_scope") == "session"
+        request.getfixturevalue("_tasks_end_in_the_session_loop" if shares else "_tasks_end")

@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.stores.process import free_port
 from tests.support import harness
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "start" / "first-chat.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Page
 from tests.support.harness import serving, token
 from tests.support.http_proxy import HttpProxy
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 SOURCE = Path(__file__).parents[2] / "clients" / "js" / "src"
 CONNECT = """async ([url, token]) => {

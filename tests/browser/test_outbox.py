@@ -15,7 +15,7 @@ from tests.browser.site import Site, site
 from tests.support import harness
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 MINUTE = 60_000
 FAST = {name: {"per_second": 1000.0, "burst": 1000} for name in ("connection_rate", "user_rate")}
@@ -128,7 +128,9 @@ async def stored(page: Page, count: int) -> None:
           };
           const deadline = performance.now() + 20_000;
           for (let found = await counted(); found !== count; found = await counted()) {
-            if (performance.now() > deadline) throw new Error(`the database has ${found} publishes, not ${count}`);
+            if (performance.now() > deadline) {
+              throw new Error(`the database has ${found} publishes, not ${count}; errors: ${errors}`);
+            }
             await new Promise((resolve) => setTimeout(resolve, 10));
           }
         }""",

@@ -16,7 +16,7 @@ from playwright.async_api import Browser, Page, WebSocket, expect
 
 from tests.support import harness
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 BUILD = Path(__file__).parents[2] / "clients" / "js" / "test" / "react" / "build.js"
 HTML = """<!doctype html><link rel="icon" href="data:,"><div id="root"></div><script>

@@ -13,7 +13,7 @@ from playwright.async_api import Browser
 from service.assets import client_folder
 from tests.support import harness
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 ADDRESS = "wss://example.com/ws"

@@ -83,8 +83,8 @@ export class Database {
 
   async #flush() {
     this.#writing = true;
-    await this.#begin(); // the writes of one tick go together
     while (this.#writes.length) {
+      await this.#begin(); // the writes of one tick go together
       const batch = this.#writes.splice(0);
       const error = await this.#store(batch);
       const isFull = /** @type {any} */ (error)?.name === 'QuotaExceededError';

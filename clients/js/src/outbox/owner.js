@@ -32,11 +32,13 @@ export class Owner {
   live() {
     if (!this.#locks) return Promise.resolve();
     this.#held ??= new Promise((resolve) => {
+      // Made before the lock is granted, so that `rest` gives up a lock that is still asked for. Otherwise the next one waits for it forever.
+      const released = new Promise((/** @type {(value: void) => void} */ release) => {
+        this.#release = release;
+      });
       const hold = () => {
         resolve();
-        return new Promise((/** @type {(value: void) => void} */ release) => {
-          this.#release = release;
-        });
+        return released;
       };
       this.#locks?.request(this.#prefix + this.id, hold).catch(() => {
         this.#locks = undefined; // the page may not use them
