@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, Page, Route
 
 from tests.browser.site import Site, site
 from tests.support import harness
@@ -179,6 +179,25 @@ async def test_200_events_published_offline_are_stored_once_and_in_order_after_a
         assert [id for id, _ in seen["published"]] == [f"m-{n}" for n in range(3, 203)]
         assert await shown.texts() == [f"{n}" for n in range(205)]
         await stored(page, 0)
+
+
+async def test_outbox_that_is_loaded_after_the_connection_was_lost_stores_publishes(
+    tmp_path: Any, browser: Browser
+) -> None:
+    async with scene(browser, tmp_path) as shown:
+        cut = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            await cut.wait()
+            await route.continue_()
+
+        await shown.context.route("**/outbox/outbox.js", hold)
+        page = await shown.open_subscribed()
+        shown.proxy.cut()
+        await page.wait_for_function("client.state !== 'ready'")
+        cut.set()
+        await page.evaluate(PUBLISH, [0, 2])
+        await stored(page, 2)
 
 
 async def test_reload_in_the_middle_of_sending_stores_each_event_once(tmp_path: Any, browser: Browser) -> None:

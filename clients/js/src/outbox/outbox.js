@@ -111,6 +111,7 @@ export class Outbox {
 
   /** Takes over what was published before. */
   start() {
+    this.#user ??= this.#core.publisher.user; // known, even if the connection was lost while this file was loaded
     for (const entry of this.#core.publisher.publishes) this.added(entry);
     if (this.#core.sender) this.opened();
   }

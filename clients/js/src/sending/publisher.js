@@ -67,7 +67,7 @@ export class Publisher {
   /** @type {TidewireError | undefined} why nothing can be sent */
   #closed;
   /** @type {string | undefined} who is connected, or was last; undefined until the first connection since `connect()` */
-  #user;
+  user;
   #core;
 
   /** @param {import('../core.js').Core} core */
@@ -214,8 +214,8 @@ export class Publisher {
     this.#closed = undefined;
     this.outbox?.opened();
     const user = this.#core.welcome?.user ?? '';
-    if ((this.#user ??= user) !== user) this.#giveUp(this.publishes, 'another user has connected');
-    this.#user = user;
+    if ((this.user ??= user) !== user) this.#giveUp(this.publishes, 'another user connected');
+    this.user = user;
     this.#go();
   }
 
@@ -285,7 +285,7 @@ export class Publisher {
     const why = `the client is closed: ${reason}`;
     const details = { reason };
     this.#closed = new TidewireError('not_sent', `it was never sent: ${why}`, { retryable: true, details });
-    this.#user = undefined;
+    this.user = undefined;
     this.outbox?.closed(why);
     this.#giveUp([...this.#entries.values()], why, details);
   }
