@@ -4,7 +4,7 @@
 #   scripts/setup.sh run    .venv with the service; its native sender too, if there is a C compiler
 #   scripts/setup.sh dev    .venv with the service and the tools
 #   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
-#   scripts/setup.sh test   all of quick, the packages of the JavaScript client and AsyncAPI's parser, a browser
+#   scripts/setup.sh test   all of quick, the packages of the JavaScript client and AsyncAPI's parser, Chromium and Firefox
 #   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources, Prometheus
 #   scripts/setup.sh nginx  all of dev, and nginx: the quick part of the end-to-end tests
 #   scripts/setup.sh e2e    all of quick, chart (with Prometheus) and nginx, HAProxy, Traefik, Envoy, k6
@@ -252,6 +252,13 @@ install_browser() {
     has_browser || die "the browser tests need Chromium or Chrome (Debian: apt-get install chromium; Ubuntu: Google's package)"
 }
 
+# Ubuntu's package firefox installs a snap, too.
+install_firefox() {
+    firefox-esr --version >/dev/null 2>&1 || firefox --version >/dev/null 2>&1 || apt_install firefox-esr || true
+    firefox-esr --version >/dev/null 2>&1 || firefox --version >/dev/null 2>&1 ||
+        die "the browser tests need Firefox (Debian: apt-get install firefox-esr; Ubuntu: Mozilla's package)"
+}
+
 # apt_install_idle PACKAGE: installs it without starting its service, now or at boot. Keeps an existing policy.
 apt_install_idle() (
     command -v apt-get >/dev/null || return 1
@@ -380,6 +387,7 @@ case ${1:-} in
         install_javascript
         npm_ci tests/asyncapi
         install_browser
+        install_firefox
         install_stores
         ;;
     quick)

@@ -8,7 +8,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from tests.browser.firefox import Firefox, running
 from tests.support.proxy import Proxy
 
 PATIENCE = 30_000
@@ -113,11 +115,18 @@ async def browser(chromium: Browser) -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
     """One Chromium for all tests of a process: its start takes as long as a test."""
+    async with running_chromium() as browser:
+        yield browser
+
+
+@asynccontextmanager
+async def running_chromium(ignore: Sequence[str] = ()) -> AsyncIterator[Browser]:
+    """Runs Chromium, without those of Playwright's arguments."""
     found = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if found is None:
         pytest.fail("no Chromium: `make test` installs it, or apt-get install chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=found, args=ARGUMENTS, ignore_default_args=ignore)
         yield browser
         await browser.close()
 
@@ -147,3 +156,16 @@ async def open_window(browser: Browser, url: str, user: str, *, dark: bool = Fal
     await page.goto(f"{url}/?user={user}")
     await page.get_by_test_id("connection").get_by_text("Online").wait_for()
     return Window(page, faults)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def firefox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Firefox]:
+    """One Firefox for all tests of a process."""
+    async with running(tmp_path_factory.mktemp("firefox")) as firefox:
+        yield firefox
+
+
+@pytest.fixture(params=["chromium", "firefox"])
+def each_browser(request: pytest.FixtureRequest, chromium: Browser, firefox: Firefox) -> Browser | Firefox:
+    """Runs the test in both browsers."""
+    return chromium if request.param == "chromium" else firefox

@@ -16,7 +16,7 @@ PAGE = '<!doctype html><link rel="icon" href="data:,"><script type="module">%s</
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A site that serves; `/token?user=` has a token of any user."""
+    """A site that serves; `/token?user=` has a token of any user, `&ttl=` for so many seconds."""
 
     origin: str
 
@@ -29,7 +29,7 @@ async def site(script: str) -> AsyncIterator[Site]:
         return web.Response(text=PAGE % script, content_type="text/html")
 
     async def token(request: web.Request) -> web.Response:
-        return web.Response(text=harness.token(request.query["user"]))
+        return web.Response(text=harness.token(request.query["user"], ttl=float(request.query.get("ttl", 3600))))
 
     application = web.Application()
     application.add_routes([web.get("/", page), web.get("/token", token), web.static("/", client_folder())])

@@ -1,4 +1,4 @@
-"""The JavaScript client in Chromium where WebSockets are blocked: a page of one origin, the service at another."""
+"""The JavaScript client in Chromium and Firefox where WebSockets are blocked: a page of one origin, the service at another."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from playwright.async_api import Browser, Page
 
+from tests.browser.tabs import AnyBrowser, Tab
 from tests.support.harness import serving, token
 from tests.support.http_proxy import HttpProxy
 
@@ -48,7 +48,7 @@ async def site() -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def shown(page: Page, *texts: str) -> None:
+async def shown(page: Tab, *texts: str) -> None:
     """Waits for the events that the page has got, in order."""
     await page.wait_for_function("(wanted) => JSON.stringify(window.texts) === wanted", arg=_json(texts))
 
@@ -58,13 +58,13 @@ def _json(texts: tuple[str, ...]) -> str:
 
 
 @pytest.mark.parametrize("transport", ["stream", "poll"])
-async def test_page_of_another_origin_falls_back_and_returns(browser: Browser, transport: str) -> None:
+async def test_page_of_another_origin_falls_back_and_returns(each_browser: AnyBrowser, transport: str) -> None:
     async with asyncio.timeout(60), site() as origin, serving(origins=(origin,)) as server:
         proxy = HttpProxy(int(server.url.rpartition(":")[2]))
         proxy.upgrades = "refuse"
         proxy.holds_streams = transport == "poll"
         url = f"ws://127.0.0.1:{await proxy.start()}/ws"
-        page = await (await browser.new_context()).new_page()
+        page = await (await each_browser.new_context()).new_page()
         try:
             await page.goto(origin)
             assert await page.evaluate(CONNECT, [url, token()]) == transport

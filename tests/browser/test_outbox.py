@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Route
+from playwright.async_api import Browser, BrowserContext, Route
 
 from tests.browser.site import Site, site
+from tests.browser.tabs import AnyBrowser, Context, Tab
 from tests.support import harness
 from tests.support.proxy import Proxy
 
@@ -58,17 +59,17 @@ class Scene:
     server: harness.Running
     proxy: Proxy
     site: Site
-    context: BrowserContext
+    context: Context
     url: str
 
-    async def open(self, user: str = "ann", *, page: Page | None = None, skew: int = 0, more: str = "") -> Page:
+    async def open(self, user: str = "ann", *, page: Tab | None = None, skew: int = 0, more: str = "") -> Tab:
         """Opens the page for a user, in a new tab, or in that of another page."""
         page = page or await self.context.new_page()
         await page.goto(f"{self.site.origin}/?user={user}&url={self.url}&skew={skew}{more}")
         await page.wait_for_function("globalThis.done")
         return page
 
-    async def open_subscribed(self) -> Page:
+    async def open_subscribed(self) -> Tab:
         """Opens the page in a new tab, and waits until it is subscribed."""
         page = await self.open()
         await ready_user(page)
@@ -86,28 +87,28 @@ class Scene:
                 after = page["events"][-1]["offset"]
 
 
-async def settled(page: Page) -> dict[str, Any]:
+async def settled(page: Tab) -> dict[str, Any]:
     """Waits until nothing is pending, and returns what the page has seen."""
     await page.wait_for_function("client.state === 'ready' && client.pending === 0")
     return await state(page)
 
 
-async def state(page: Page) -> dict[str, Any]:
+async def state(page: Tab) -> dict[str, Any]:
     found: dict[str, Any] = await page.evaluate(STATE)
     return found
 
 
-async def log_in(page: Page, user: str) -> None:
+async def log_in(page: Tab, user: str) -> None:
     """Closes the client, and connects it again as this user."""
     await page.evaluate("(user) => { client.close(); globalThis.login = user; client.connect(); }", user)
 
 
-async def ready_user(page: Page) -> None:
+async def ready_user(page: Tab) -> None:
     """Waits until the user is known, and subscribed."""
     await page.evaluate("room.subscribed")
 
 
-async def stored(page: Page, count: int) -> None:
+async def stored(page: Tab, count: int) -> None:
     """Waits until the database has that many publishes. `wait_for_function` would not await the answer of the database."""
     await page.evaluate(
         """async (count) => {
@@ -139,7 +140,7 @@ async def stored(page: Page, count: int) -> None:
 
 
 @asynccontextmanager
-async def scene(browser: Browser, tmp_path: Any) -> AsyncIterator[Scene]:
+async def scene(browser: AnyBrowser, tmp_path: Any) -> AsyncIterator[Scene]:
     contract = tmp_path / "contract.yaml"
     contract.write_text(harness.CONTRACT.read_text().replace("{events: 50, ttl: 1h}", "{events: 1000, ttl: 1h}", 1))
     async with (
@@ -149,7 +150,6 @@ async def scene(browser: Browser, tmp_path: Any) -> AsyncIterator[Scene]:
     ):
         proxy = Proxy(int(server.url.rpartition(":")[2]))
         context = await browser.new_context()
-        context.set_default_timeout(20_000)
         try:
             yield Scene(server, proxy, page, context, f"ws://127.0.0.1:{await proxy.start()}/ws")
         finally:
@@ -158,9 +158,9 @@ async def scene(browser: Browser, tmp_path: Any) -> AsyncIterator[Scene]:
 
 
 async def test_200_events_published_offline_are_stored_once_and_in_order_after_a_reload(
-    tmp_path: Any, browser: Browser
+    tmp_path: Any, each_browser: AnyBrowser
 ) -> None:
-    async with scene(browser, tmp_path) as shown:
+    async with scene(each_browser, tmp_path) as shown:
         page = await shown.open_subscribed()
         await page.evaluate(PUBLISH, [0, 3])
         assert (await settled(page))["acked"] == [0, 1, 2]
@@ -191,6 +191,7 @@ async def test_outbox_that_is_loaded_after_the_connection_was_lost_stores_publis
             await cut.wait()
             await route.continue_()
 
+        assert isinstance(shown.context, BrowserContext)
         await shown.context.route("**/outbox/outbox.js", hold)
         page = await shown.open_subscribed()
         shown.proxy.cut()
@@ -200,8 +201,8 @@ async def test_outbox_that_is_loaded_after_the_connection_was_lost_stores_publis
         await stored(page, 2)
 
 
-async def test_reload_in_the_middle_of_sending_stores_each_event_once(tmp_path: Any, browser: Browser) -> None:
-    async with scene(browser, tmp_path) as shown:
+async def test_reload_in_the_middle_of_sending_stores_each_event_once(tmp_path: Any, each_browser: AnyBrowser) -> None:
+    async with scene(each_browser, tmp_path) as shown:
         page = await shown.open_subscribed()
         shown.proxy.stall()
         await page.evaluate(PUBLISH, [0, 60])
@@ -214,8 +215,10 @@ async def test_reload_in_the_middle_of_sending_stores_each_event_once(tmp_path: 
         assert await shown.texts() == [f"{n}" for n in range(60)]
 
 
-async def test_other_user_after_a_reload_neither_sees_nor_sends_the_entries(tmp_path: Any, browser: Browser) -> None:
-    async with scene(browser, tmp_path) as shown:
+async def test_other_user_after_a_reload_neither_sees_nor_sends_the_entries(
+    tmp_path: Any, each_browser: AnyBrowser
+) -> None:
+    async with scene(each_browser, tmp_path) as shown:
         page = await shown.open_subscribed()
         shown.proxy.cut()
         await page.wait_for_function("client.state !== 'ready'")

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from playwright.async_api import Browser, Page, WebSocket, expect
 
+from tests.browser.firefox import Firefox
 from tests.support import harness
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -212,7 +213,28 @@ async def drive(window: Window, server: harness.Running, version: str) -> None:
     assert window.faults == []
 
 
-async def test_hooks_keep_one_subscription_under_strict_mode(tmp_path: Path, browser: Browser) -> None:
+async def drive_firefox(firefox: Firefox, server: harness.Running, address: str) -> None:
+    """The hooks in Firefox: what StrictMode leaves, and that lists are live."""
+    context = await firefox.new_context()
+    page = await context.new_page()
+    await page.goto(address)
+    await page.evaluate("setNow({ name: 'room:firefox' })")
+    shown = "JSON.stringify(Array.from(document.querySelectorAll('[data-testid=room]'), (room) => room.textContent))"
+    rooms = "(texts) => %s === JSON.stringify([texts, texts].map((lines) => `room:firefox live: firefox${lines}`))"
+    await page.wait_for_function(rooms % shown, arg="")
+    assert await subscribers(server, "room:firefox") == 1
+    assert await server.metric("connections") == 1
+    await page.evaluate("channel.publish('chat.message', { text: 'one' })")
+    await page.wait_for_function(rooms % shown, arg="one")
+    assert await page.evaluate("seen.events") == ["one", "one"]
+    await page.evaluate("setNow({ mounted: false })")
+    await becomes(lambda: server.metric("connections"), 0)
+    await context.close()
+
+
+async def test_hooks_keep_one_subscription_under_strict_mode(
+    tmp_path: Path, browser: Browser, firefox: Firefox
+) -> None:
     expect.set_options(timeout=20_000)
     (contract := tmp_path / "contract.yaml").write_text(CONTRACT)
     build = await asyncio.create_subprocess_exec("node", str(BUILD), str(tmp_path))
@@ -223,6 +245,7 @@ async def test_hooks_keep_one_subscription_under_strict_mode(tmp_path: Path, bro
         harness.serving(contract=contract, origins=(origin,)) as server,
     ):
         config["url"] = f"{server.url}/ws".replace("http", "ws", 1)
+        await drive_firefox(firefox, server, f"{origin}/19?user=firefox")
 
         async def react(version: str) -> None:
             window = await open_window(browser, f"{origin}/{version}?user={version}")
