@@ -120,6 +120,8 @@ fmt: ## format, fix lint errors, write the generated files
 	$(BIN)/python scripts/generate_reference.py
 	$(BIN)/python scripts/chart_reference.py
 	$(BIN)/python scripts/dashboards.py
+	@scripts/setup.sh client
+	npm --prefix clients/js run --silent docs
 
 lock: ## write requirements/*.lock from pyproject.toml, with the same versions
 	@scripts/setup.sh dev

@@ -32,7 +32,8 @@ const HELP = {
 };
 
 /**
- * A refusal by the service (its codes are in `tidewire/codes`), or by the client itself. `help` says what to do.
+ * A refusal by the service (its codes are in `tidewire/codes`), or by the client itself. `help` says what to do in short; docs/errors.md
+ * of this package has every code.
  */
 export class TidewireError extends Error {
   /**
