@@ -1,21 +1,22 @@
-"""Calls of the backend API, for commands that need an API key."""
+"""Calls of the backend API, for commands that need an API key. The Python client sends them."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
-import aiohttp
+import msgspec
+from tidewire import Tidewire, TidewireError
 
 from service.cli import output
 from service.cli.development import stored_api_key
 from service.cli.options import add_config, add_url, client_settings, service_url
 
-TIMEOUT = 15.0
-"""Seconds for the response."""
+DEADLINE = 15.0
+"""Seconds for a call, with its retries."""
+RETRIES = 2
 KEY_SOURCES = "The key is --api-key, else api.key of the settings, else the development key of this folder."
 
 
@@ -39,54 +40,36 @@ def find_key(args: argparse.Namespace) -> str | None:
     return key
 
 
-async def call(method: str, url: str, key: str, body: Any = None) -> str | None:
-    """Sends a request, and returns the text of a 200. Otherwise prints the reason and returns None."""
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(
-                method, url, json=body, headers={"Authorization": f"Bearer {key}"}, allow_redirects=False
-            ) as response,
-        ):
-            status, text = response.status, await response.text()
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        output.note(f"tidewire: {url}: {failure_reason(error)}")
-        return None
-    if status == 200:
-        return text
-    output.note(f"tidewire: {describe_refusal(status, text)}")
-    return None
-
-
-def run_call(args: argparse.Namespace, method: str, path: str, body: Any = None) -> int:
-    """Sends one request to a path below `/api/v1/`, and prints the response. Returns the exit status: 1 if it is refused."""
+def run_call(
+    args: argparse.Namespace, call: Callable[[Tidewire], Any], show: Callable[[Any], None] | None = None
+) -> int:
+    """Makes a call, and shows its result, as JSON unless `show` does. Returns the exit status: 1 if it is refused."""
     key = find_key(args)
-    text = None if key is None else asyncio.run(call(method, f"{service_url(args)}/api/v1/{path}", key, body))
-    if text is None:
+    if key is None:
         return 1
-    output.result(text)
+    try:
+        with Tidewire(service_url(args), api_key=key, deadline=DEADLINE, retries=RETRIES) as client:
+            result = call(client)
+    except TidewireError as error:
+        output.note(f"tidewire: {describe_error(error)}")
+        if "cursor" in error.details:
+            output.note(f"tidewire: continue with --cursor '{error.details['cursor']}'")
+        return 1
+    (show or _as_json)(result)
     return 0
 
 
-def path_segment(text: str) -> str:
-    """Encodes a name as one segment of a path."""
-    return quote(text, safe="")
+def _as_json(result: Any) -> None:
+    fields = msgspec.to_builtins(result)
+    output.result(json.dumps({name: value for name, value in fields.items() if value is not None}))
 
 
-def failure_reason(error: Exception) -> str:
-    """Returns why a request failed, in a few words."""
-    return getattr(error, "strerror", None) or str(error) or "no answer in time"
-
-
-def describe_refusal(status: int, text: str) -> str:
-    """Returns a refusal as text: of problem+json the code and the detail, with each fault on its own line."""
-    try:
-        problem = json.loads(text)
-        code, detail = problem["code"], problem["detail"]
-        details = problem.get("details", {})
-        faults = [f"\n  {fault['path']}: {fault['message']}" for fault in details.get("errors", [])]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"refused with HTTP status {status}: {text[:200]}"
+def describe_error(error: TidewireError) -> str:
+    """Returns an error as text: the code and the message, with each fault of the data on its own line."""
+    details = error.details
+    errors = details.get("errors")
+    faults = (
+        [f"\n  {fault.get('path')}: {fault.get('message')}" for fault in errors] if isinstance(errors, list) else []
+    )
     place = f" (at {details['path']})" if "path" in details and not faults else ""
-    return f"{code}: {detail}{place}{''.join(faults)}"
+    return f"{error}{place}{''.join(faults)}"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 
-from service.cli import api, output
-from service.cli.options import Commands, service_url
+from service.cli import api
+from service.cli.options import Commands
 
 
 def register(commands: Commands) -> None:
@@ -25,22 +23,4 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Erases the user, page by page, and prints the sums."""
-    key = api.find_key(args)
-    return 1 if key is None else asyncio.run(_erase(service_url(args), args.user, key, args.cursor))
-
-
-async def _erase(service: str, user: str, key: str, cursor: str | None) -> int:
-    sums = {"removed": 0, "channels": 0}
-    while True:
-        query = "" if cursor is None else f"?cursor={api.path_segment(cursor)}"
-        text = await api.call("DELETE", f"{service}/api/v1/users/{api.path_segment(user)}{query}", key)
-        if text is None:
-            if cursor is not None:
-                output.note(f"tidewire: continue with --cursor '{cursor}'")
-            return 1
-        page = json.loads(text)
-        sums = {name: number + page[name] for name, number in sums.items()}
-        cursor = page.get("cursor")
-        if cursor is None:
-            output.result(json.dumps(sums))
-            return 0
+    return api.run_call(args, lambda client: client.erase_user(args.user, cursor=args.cursor))

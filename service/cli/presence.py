@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 
 from service.cli import api, output
-from service.cli.options import Commands, service_url
+from service.cli.options import Commands
 
 
 def register(commands: Commands) -> None:
@@ -24,14 +22,9 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a line for each channel: the number of its users, and its name."""
-    key = api.find_key(args)
-    if key is None:
-        return 1
-    text = asyncio.run(
-        api.call("POST", f"{service_url(args)}/api/v1/presence/counts", key, {"channels": args.channels})
-    )
-    if text is None:
-        return 1
-    for one in json.loads(text)["counts"]:
-        output.result(f"{one['count']}\t{one['channel']}")
-    return 0
+    return api.run_call(args, lambda client: client.presence_counts(args.channels), _show)
+
+
+def _show(counts: dict[str, int]) -> None:
+    for channel, count in counts.items():
+        output.result(f"{count}\t{channel}")

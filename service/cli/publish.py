@@ -7,6 +7,8 @@ import json
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from service.cli import api
 from service.cli.options import Commands
 from service.protocol.unique_keys import reject_duplicate_keys
@@ -52,21 +54,23 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         parser.error("--remove needs --key, and no DATA")
     if not args.remove and args.data is _ABSENT:
         parser.error("DATA is missing: the data of the event, as JSON")
-    event = {
-        "type": args.type,
-        "id": args.id,
-        "key": args.key,
-        "if_rev": args.if_rev,
-        "from": args.sender,
-        "exclude": args.exclude,
-    }
-    event = {name: value for name, value in event.items() if value is not None}
-    event |= {"removed": True} if args.remove else {"data": args.data}
-    return api.run_call(args, "POST", f"channels/{api.path_segment(args.channel)}/events", event)
+    if args.remove and args.exclude is not None:
+        parser.error("--remove goes to every subscriber: no --exclude")
+    fields: dict[str, Any] = {"id": args.id, "if_rev": args.if_rev, "sender": args.sender}
+    if args.remove:
+        return api.run_call(args, lambda client: client.remove_value(args.channel, args.type, args.key, **fields))
+    fields |= {"key": args.key, "exclude": args.exclude}
+    return api.run_call(args, lambda client: client.publish(args.channel, args.type, args.data, **fields))
 
 
 def _json(text: str) -> Any:
+    """Checks JSON, and returns it as it is written."""
     try:
-        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
+        json.loads(text, object_pairs_hook=reject_duplicate_keys, parse_constant=_refuse_constant)
+        return msgspec.Raw(text.encode())
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"is not JSON: {error}") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")

@@ -22,4 +22,4 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Purges the channel."""
-    return api.run_call(args, "DELETE", f"channels/{api.path_segment(args.channel)}/history")
+    return api.run_call(args, lambda client: client.purge(args.channel))

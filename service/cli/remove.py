@@ -26,5 +26,4 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Takes back the event."""
-    path = f"channels/{api.path_segment(args.channel)}/events/{api.path_segment(args.id)}"
-    return api.run_call(args, "DELETE", path if args.offset is None else f"{path}?offset={args.offset}")
+    return api.run_call(args, lambda client: client.remove_event(args.channel, args.id, offset=args.offset))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import jwt
+from tidewire import TokenSigner
 
 from service.adapters.jwt.issuer import SUBSCRIPTION_SUFFIX
 from service.cli import output
@@ -88,17 +87,12 @@ def sign(
 ) -> str:
     """Returns a token that a service with these settings accepts. The settings must have a secret."""
     assert settings.auth.secret is not None  # noqa: S101  # with_secret adds one
-    now = time.time()
-    claims: dict[str, Any] = {
-        "iss": settings.auth.issuer,
-        "aud": settings.auth.audience + audience_suffix,
-        "sub": user,
-        "iat": int(now),
-        "exp": int(now + ttl),
-        "grants": list(grants),
-    }
-    claims |= {name: value for name, value in (("tenant", tenant), ("info", info)) if value is not None}
-    return jwt.encode(claims, settings.auth.secret.get_secret_value(), algorithm="HS256")
+    auth = settings.auth
+    assert auth.secret is not None  # noqa: S101  # with_secret adds one
+    signer = TokenSigner(
+        auth.secret.get_secret_value(), issuer=auth.issuer, audience=auth.audience + audience_suffix, ttl=ttl
+    )
+    return signer.token(user, grants=grants, tenant=tenant, info=info)
 
 
 def _user(text: str) -> str:

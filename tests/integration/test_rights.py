@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
+from tidewire import Event, Position
 from yarl import URL
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
-from service.cli.tail import Position, Tail
+from service.cli.tail import Tail
 from service.core.channel import ChannelKey
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import PresenceView
@@ -236,25 +237,25 @@ async def test_large_channel_sends_its_count_only_with_the_presence_right() -> N
 @pytest.mark.parametrize("rights", [["subscribe"], ["subscribe", "history"], [*RIGHTS]], ids="+".join)
 async def test_tail_shows_only_what_its_token_allows(stages: list[Stage], rights: list[str]) -> None:
     for stage in stages:
-        shown: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        shown: asyncio.Queue[Event] = asyncio.Queue()
         given = partial(token, "ben", tenant=stage.tenant, grants=grants(rights))
         since = Position(stage.at["epoch"], 0, None)
         tail = asyncio.create_task(Tail(stage.server.url, ROOM, given, shown.put_nowait, since=since).run())
         try:
             async with asyncio.timeout(DEADLINE):
                 heard = [await shown.get()]
-                while heard[-1]["type"] != "chat.pinned":  # the state comes last of what `subscribed` brings
+                while heard[-1].type != "chat.pinned":  # the state comes last of what `subscribed` brings
                     heard.append(await shown.get())
-                past = [event["data"]["text"] for event in heard[:-1]]
+                past = [event.data["text"] for event in heard[:-1]]
                 assert past == ([f"one-{stage.tenant}", f"two-{stage.tenant}"] if "history" in rights else [])
                 await stage.comes_and_goes()
                 await stage.say("three")
                 heard = [await shown.get()]
-                while heard[-1]["type"] != "chat.message":
+                while heard[-1].type != "chat.message":
                     heard.append(await shown.get())
         finally:
             tail.cancel()
-        assert [event["data"]["user"] for event in heard if event.get("key") == "eve"] == (
+        assert [event.data["user"] for event in heard if event.key == "eve"] == (
             ["eve", "eve"] if "presence" in rights else []
         )
 

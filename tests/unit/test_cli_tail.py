@@ -14,32 +14,29 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from tidewire import Event, Position, TidewireError
 
+from service.__main__ import main
 from service.cli import tail
-from service.cli.tail import Position, Stop, Tail
+from service.cli.tail import Tail
 from tests.support import harness
+from tests.support.api_client import ask
 
 DEADLINE = 30.0
 ROOT = Path(__file__).resolve().parents[2]
 Script = Callable[[web.WebSocketResponse], Awaitable[None]]
 
 
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail, "MIN_RECONNECT_DELAY", 0.0)
-
-
 class Shown:
     """What was printed; tests await it."""
 
     def __init__(self) -> None:
-        self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         self.events.put_nowait(event)
 
-    async def next(self) -> dict[str, Any]:
+    async def next(self) -> Event:
         async with asyncio.timeout(DEADLINE):
             return await self.events.get()
 
@@ -51,93 +48,12 @@ async def following(one: Tail) -> AsyncIterator[asyncio.Task[None]]:
         yield task
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError, Stop):
+        with suppress(asyncio.CancelledError, TidewireError):
             await task
 
 
-@asynccontextmanager
-async def scripted(*connections: Script) -> AsyncIterator[str]:
-    """A service whose n-th connection does what the n-th script says; there are no more than those."""
-    waiting = list(connections)
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(protocols=("tidewire.v1",))
-        await socket.prepare(request)
-        await waiting.pop(0)(socket)
-        await socket.close()
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/ws", handle)
-    async with TestServer(app, host="127.0.0.1") as server:
-        yield str(server.make_url("")).rstrip("/")
-
-
-async def joined(socket: web.WebSocketResponse, offset: int = 0, **fields: Any) -> dict[str, Any]:
-    """Answers hello and the first subscribe; gives the subscribe."""
-    assert (await socket.receive_json(timeout=DEADLINE))["type"] == "hello"
-    await socket.send_json({"type": "welcome"})
-    ready, request = await socket.receive_json(timeout=DEADLINE)
-    assert ready == {"type": "ready"}
-    await answer(socket, request, offset, **fields)
-    return dict(request)
-
-
-async def answer(socket: web.WebSocketResponse, request: dict[str, Any], offset: int = 0, **fields: Any) -> None:
-    reply = {
-        "type": "subscribed", "id": request["id"], "channel": "room:1", "epoch": "e1", "offset": offset, "events": [],
-        "state": [],
-    }  # fmt: skip
-    if offset:
-        reply["last"] = f"m-{offset}"
-    await socket.send_json(reply | fields)
-
-
-def event(offset: int | None, **fields: Any) -> dict[str, Any]:
-    content = {
-        "type": "chat.message",
-        "channel": "room:1",
-        "id": f"m-{offset}",
-        "at": 1,
-        "from": None,
-        "data": {"n": offset},
-    }
-    return content | ({} if offset is None else {"offset": offset}) | fields
-
-
-async def stay(socket: web.WebSocketResponse) -> None:
-    """Stays until the other side goes."""
-    async for _ in socket:
-        pass
-
-
 def one(url: str, shown: Shown, **options: Any) -> Tail:
-    return Tail(url, "room:1", lambda: "token", shown, **options)
-
-
-NEWER = json.loads((ROOT / "tests" / "vectors" / "newer.json").read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("vector", NEWER, ids=lambda vector: vector["name"])
-async def test_messages_of_a_newer_service_are_understood(vector: dict[str, Any]) -> None:
-    async def newer(socket: web.WebSocketResponse) -> None:
-        assert (await socket.receive_json(timeout=DEADLINE))["type"] == "hello"
-        await socket.send_json({"type": "welcome", **vector["welcome"]})
-        _, request = await socket.receive_json(timeout=DEADLINE)
-        await answer(socket, request, **vector["subscribed"])
-        for frame in vector["frames"]:
-            await socket.send_json(frame)
-        await socket.send_json(event(None, id="last"))
-        await stay(socket)
-
-    shown = Shown()
-    async with scripted(newer) as url, following(one(url, shown)):
-        seen: list[str] = []
-        while not seen or seen[-1] != "last":
-            found = await shown.next()
-            if not found["type"].startswith("presence."):
-                seen.append(found["id"])
-        assert seen == [*vector["events"], "last"]
+    return Tail(url, "room:1", harness.token, shown, **options)
 
 
 # --- the real service --------------------------------------------------------------------------------------------------
@@ -155,12 +71,12 @@ async def test_tail_prints_events() -> None:
             assert follower.position.offset == 1
             for text in ("one", "two"):
                 await server.publish("room:1", {"type": "chat.message", "id": text, "data": {"text": text}})
-            assert [(await shown.next())["data"]["text"] for _ in range(2)] == ["one", "two"]
+            assert [(await shown.next()).data["text"] for _ in range(2)] == ["one", "two"]
             assert (follower.position.offset, follower.position.id) == (3, "two")
             position = follower.position
         await server.publish("room:1", {"type": "chat.message", "data": {"text": "three"}})
         async with following(Tail(server.url, "room:1", harness.token, shown, since=position)):
-            assert (await shown.next())["data"]["text"] == "three"
+            assert (await shown.next()).data["text"] == "three"
 
 
 @pytest.mark.parametrize(
@@ -176,8 +92,8 @@ async def test_tail_prints_events() -> None:
 async def test_tail_refused_stops_with_reason(channel: str, token: str | None, reason: str) -> None:
     async with harness.serving() as server, asyncio.timeout(DEADLINE):
         given = harness.token() if token == "good" else token
-        with pytest.raises(Stop, match=reason):
-            await Tail(server.url, channel, lambda: given, Shown()).run()
+        with pytest.raises(TidewireError, match=reason):
+            await Tail(server.url, channel, given, Shown()).run()
 
 
 def heed_ctrl_c() -> None:
@@ -219,161 +135,46 @@ async def test_tail_interrupted_prints_the_position_to_resume(tmp_path: Path) ->
     assert b"Traceback" not in err
 
 
-# --- a scripted one ----------------------------------------------------------------------------------------------------
-
-
-async def test_tail_after_lost_connection_resumes() -> None:
-    shown, asked = Shown(), []
-
-    async def first(socket: web.WebSocketResponse) -> None:
-        asked.append(await joined(socket))
-        await socket.send_json([event(1), event(2), event(2)])
-        await socket.close(code=1012)
-
-    async def second(socket: web.WebSocketResponse) -> None:
-        asked.append(await joined(socket, 3, events=[event(3)], recovered=True))
-        await socket.send_json(event(4))
-        await stay(socket)
-
-    async with scripted(first, second) as url, following(one(url, shown)):
-        assert [(await shown.next())["offset"] for _ in range(4)] == [1, 2, 3, 4]
-    assert "since" not in asked[0]
-    assert asked[1]["since"] == {"epoch": "e1", "offset": 2, "id": "m-2"}
-
-
-@pytest.mark.parametrize("code", ["rate_limited", "broker_unavailable"])
-async def test_tail_after_retryable_refusal_subscribes_again(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_tail_after_missed_events_prints_a_note_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Shown()
-
-    async def refusing(socket: web.WebSocketResponse) -> None:
-        await socket.receive_json(timeout=DEADLINE)
-        await socket.send_json({"type": "welcome"})
-        _, request = await socket.receive_json(timeout=DEADLINE)
-        refusal = {"code": code, "message": "not now", "retryable": True, "details": {"retry_after": 0.01}}
-        await socket.send_json({"type": "error", "id": request["id"], **refusal})
-        await stay(socket)
-
-    async def accepting(socket: web.WebSocketResponse) -> None:
-        await joined(socket)
-        await socket.send_json(event(1))
-        await stay(socket)
-
-    async with scripted(refusing, accepting) as url, following(one(url, shown)):
-        assert (await shown.next())["offset"] == 1
-    assert f"{code}: not now" in capsys.readouterr().err
+    async with harness.serving() as server:
+        await server.publish("room:1", {"type": "chat.message", "data": {"text": "before"}})
+        async with following(follower := one(server.url, shown, since=Position("e0", 5, "x"))):
+            await harness.eventually(lambda: str(follower.position) != "e0:5:x")
+            await server.publish("room:1", {"type": "chat.message", "data": {"text": "after"}})
+            assert (await shown.next()).data == {"text": "after"}
+    assert "events are missing here" in capsys.readouterr().err
 
 
-async def test_tail_after_gap_resubscribes_once() -> None:
-    shown, said = Shown(), []
-
-    async def script(socket: web.WebSocketResponse) -> None:
-        await joined(socket)
-        await socket.send_json([event(1), event(3), event(4)])
-        said.append(await socket.receive_json(timeout=DEADLINE))
-        await socket.send_json({"type": "unsubscribed", "channel": "room:1", "code": "requested"})
-        said.append(await socket.receive_json(timeout=DEADLINE))
-        await answer(socket, said[-1], 4, events=[event(2), event(3), event(4)], recovered=True)
-        await stay(socket)
-
-    async with scripted(script) as url, following(one(url, shown)):
-        assert [(await shown.next())["offset"] for _ in range(4)] == [1, 2, 3, 4]
-    assert [message["type"] for message in said] == ["unsubscribe", "subscribe"]
-    assert said[1]["since"]["offset"] == 1
-
-
-async def test_tail_prints_events_without_position(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Shown()
-
-    async def script(socket: web.WebSocketResponse) -> None:
-        await joined(socket, 7, recovered=False, state=[event(None, rev=3, key="a")])
-        await socket.send_json(event(None))
-        await stay(socket)
-
-    async with scripted(script) as url, following(follower := one(url, shown, since=Position("e0", 5, "x"))):
-        assert (await shown.next())["rev"] == 3
-        assert (await shown.next())["data"] == {"n": None}
-        assert follower.position == Position("e1", 7, "m-7")
-    assert "events are missing" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"), [(4403, "closed with 4403"), (4409, "closed with 4409"), (4401, "closed with 4401")]
-)
-async def test_tail_after_final_close_stops(code: int, reason: str) -> None:
-    async def script(socket: web.WebSocketResponse) -> None:
-        await joined(socket)
-        await socket.close(code=code)
-
-    async with scripted(script) as url, asyncio.timeout(DEADLINE):
-        with pytest.raises(Stop, match=reason):
-            await one(url, Shown()).run()
-
-
-async def test_tail_renews_a_token_that_it_signed() -> None:
-    shown, refreshed = Shown(), []
-    tokens = iter(["t1", "t2", "t3"])
-
-    async def first(socket: web.WebSocketResponse) -> None:
-        await joined(socket)
-        await socket.send_json({"type": "expiring", "in": 60})
-        refreshed.append(await socket.receive_json(timeout=DEADLINE))
-        await socket.close(code=4401)
-
-    async def second(socket: web.WebSocketResponse) -> None:
-        await joined(socket)
-        await socket.send_json(event(1))
-        await stay(socket)
-
-    async with scripted(first, second) as url, following(Tail(url, "room:1", lambda: next(tokens), shown, renews=True)):
-        assert (await shown.next())["offset"] == 1
-    assert [(message["type"], message["token"]) for message in refreshed] == [("refresh", "t2")]
-
-
-async def test_tail_of_ended_subscription_stops() -> None:
-    async def script(socket: web.WebSocketResponse) -> None:
-        await joined(socket)
-        await socket.send_json({"type": "unsubscribed", "channel": "room:1", "code": "removed"})
-        await stay(socket)
-
-    async with scripted(script) as url, asyncio.timeout(DEADLINE):
-        with pytest.raises(Stop, match="the subscription was ended: removed"):
-            await one(url, Shown()).run()
-
-
-async def test_tail_after_refused_upgrade_stops_or_retries(capsys: pytest.CaptureFixture[str]) -> None:
-    answers = [503, 503, 403, 403]  # each refusal is asked for its reason
-
-    async def handle(request: web.Request) -> web.Response:
-        status = answers.pop(0)
-        return web.json_response({"code": f"c{status}", "detail": "because", "details": {}}, status=status)
-
-    app = web.Application()
-    app.router.add_get("/ws", handle)
-    async with TestServer(app, host="127.0.0.1") as server, asyncio.timeout(DEADLINE):
-        with pytest.raises(Stop, match="c403: because"):
-            await one(str(server.make_url("")), Shown()).run()
-    assert answers == []
-    assert "c503: because" in capsys.readouterr().err
+async def test_tail_of_ended_connection_stops_with_reason() -> None:
+    async with harness.serving() as server, asyncio.timeout(DEADLINE):
+        tail_ = one(server.url, Shown())
+        async with following(tail_) as task:
+            await harness.eventually(lambda: tail_.position is not None)
+            await ask(server, "POST", "/users/ann/disconnect", {"reason": "enough"})
+            with pytest.raises(TidewireError, match="4403: enough"):
+                await task
 
 
 # --- words -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["e1:7:m:1", "e1:0:"])
-def test_position_parses_its_own_text(text: str) -> None:
-    assert str(Position.parse(text)) == text
-
-
 @pytest.mark.parametrize("text", ["", "e1", "e1:7", "e1:x:m", ":7:m"])
-def test_position_of_other_text_is_refused(text: str) -> None:
-    with pytest.raises(Exception, match="EPOCH:OFFSET:ID"):
-        Position.parse(text)
+def test_tail_of_wrong_position_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tail", "room:1", "--since", text])
+    assert "EPOCH:OFFSET:ID" in capsys.readouterr().err
+
+
+def event(offset: int | None = None, **fields: Any) -> Event:
+    content = {"type": "chat.message", "channel": "room:1", "id": "m", "at": 1, "data": {"n": offset}, "offset": offset}
+    return Event(**{**content, **fields})
 
 
 def test_line_shows_time_place_type_sender_and_data(capsys: pytest.CaptureFixture[str]) -> None:
-    tail.print_line(event(7, **{"from": "ann", "data": {"text": "grüezi"}}))
-    tail.print_line(event(None, rev=3))
-    tail.print_line(event(None))
+    tail.print_line(event(7, sender="ann", data={"text": "grüezi"}))
+    tail.print_line(event(rev=3))
+    tail.print_line(event())
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         '#7 chat.message ann {"text":"grüezi"}',
@@ -383,27 +184,45 @@ def test_line_shows_time_place_type_sender_and_data(capsys: pytest.CaptureFixtur
 
 
 def test_line_says_what_was_removed(capsys: pytest.CaptureFixture[str]) -> None:
-    value = event(None, rev=4, key="ann", removed=True)
-    del value["data"]
-    tail.print_line(value)
+    tail.print_line(event(rev=4, key="ann", removed=True, data=None))
+    tail.print_line(event(rev=4, key="ann", removed=True, expired=True, data=None))
     tail.print_line(event(9, type="event.removed", data={"id": "m-1", "offset": 7}))
     more = [{"id": "m-3", "offset": 8}]
     tail.print_line(event(10, type="event.removed", data={"id": "m-1", "offset": 7, "more": more}))
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "~4 chat.message (backend) removed ann",
+        "~4 chat.message (backend) ended ann",
         "#9 event.removed (backend) removed #7 m-1",
         "#10 event.removed (backend) removed #7 m-1, #8 m-3",
     ]
 
 
+def test_json_line_has_every_field_of_the_event(capsys: pytest.CaptureFixture[str]) -> None:
+    tail._as_json(event(7, data=None))
+    tail._as_json(event(rev=2, key="a", removed=True, sender="ann", data=None))
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"from": None, "type": "chat.message", "channel": "room:1", "id": "m", "at": 1, "offset": 7, "data": None},
+        {
+            "from": "ann",
+            "type": "chat.message",
+            "channel": "room:1",
+            "id": "m",
+            "at": 1,
+            "rev": 2,
+            "key": "a",
+            "removed": True,
+        },
+    ]
+
+
 async def test_tail_is_told_of_removed_values() -> None:
     shown = Shown()
-    async with harness.serving() as server, following(Tail(server.url, "doc:1", harness.token, shown)):
+    async with harness.serving() as server, following(follower := Tail(server.url, "doc:1", harness.token, shown)):
         value = {"type": "doc.cursor", "data": {"user": "ann"}}
-        await harness.eventually(lambda: bool(server.service.node.streams.hub.rooms()))
+        await harness.eventually(lambda: follower.position is not None)
         await server.publish("doc:1", value)
-        assert (await shown.next())["rev"] == 1
+        assert (await shown.next()).rev == 1
         await server.publish("doc:1", {"type": "doc.cursor", "key": "ann", "removed": True})
         removed = await shown.next()
-        assert (removed["removed"], removed["rev"]) == (True, 2)
+        assert (removed.removed, removed.rev) == (True, 2)

@@ -35,13 +35,21 @@ class Call(Generic[T]):
     """One request of the API, and how its response is read."""
 
     method: str
-    path: str
+    path: str = field(repr=False)
     """Encoded, with its query."""
     parse: Callable[[bytes], T] = field(repr=False)
     """Raises ValueError or KeyError if the body is not what it should be."""
     body: bytes | None = field(default=None, repr=False)
     credential: Credential = Credential.API_KEY
     event_id: str | None = None
+
+    @property
+    def shown_path(self) -> str:
+        """The path as errors show it: without the signature of a history page, which is a secret."""
+        return "/history/…" if self.path.startswith("/history/") else self.path
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.shown_path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,7 @@ def _parsed(call: Call[T], response: Response) -> T:
         return call.parse(response.body)
     except (ValueError, KeyError, TypeError) as error:
         raise UnexpectedResponseError(
-            f"{call.method} {call.path}: the response is not that of a Tidewire service: {error}",
+            f"{call}: the response is not that of a Tidewire service: {error}",
             status=response.status,
             event_id=call.event_id,
         ) from error
@@ -180,14 +188,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return float(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
-def failed(error: Exception, call: Call[Any]) -> ConnectionFailedError:
-    """Returns the error of a request that got no response. The message has no header, so no secret."""
+def failed(error: Exception, call: Call[Any], base: str) -> ConnectionFailedError:
+    """Returns the error of a request to a service that got no response. The message has no header, so no secret."""
     reason = str(error) or type(error).__name__
-    return ConnectionFailedError(f"{call.method} {call.path}: {reason}", event_id=call.event_id)
+    return ConnectionFailedError(f"{call.method} {base}{call.shown_path}: {reason}", event_id=call.event_id)
 
 
 def late(call: Call[Any], seconds: float) -> DeadlineExceededError:
     """Returns the error of a request whose time is up."""
-    return DeadlineExceededError(
-        f"{call.method} {call.path}: no response within {seconds:.1f} s", event_id=call.event_id
-    )
+    return DeadlineExceededError(f"{call}: no response within {seconds:.1f} s", event_id=call.event_id)

@@ -98,12 +98,14 @@ def _response(response: httpx.Response, body: bytes) -> Response:
     return Response(response.status_code, headers, body)
 
 
-def _error(error: Exception, send: Send) -> TidewireError:
-    return late(send.call, send.timeout) if isinstance(error, httpx.TimeoutException) else failed(error, send.call)
+def _error(error: Exception, send: Send, address: Address) -> TidewireError:
+    if isinstance(error, httpx.TimeoutException):
+        return late(send.call, send.timeout)
+    return failed(error, send.call, address.http)
 
 
 def _too_large(call: Call[Any]) -> UnexpectedResponseError:
-    return UnexpectedResponseError(f"{call.method} {call.path}: the response has more than {MAX_RESPONSE_BYTES} bytes")
+    return UnexpectedResponseError(f"{call}: the response has more than {MAX_RESPONSE_BYTES} bytes")
 
 
 class SyncTransport:
@@ -134,7 +136,7 @@ class SyncTransport:
             finally:
                 response.close()
         except (httpx.HTTPError, OSError) as error:
-            return _error(error, send)
+            return _error(error, send, self.options.address)
         return _response(response, bytes(body))
 
     def _transport(self) -> httpx.BaseTransport:
@@ -177,7 +179,7 @@ class AsyncTransport:
         except asyncio.TimeoutError:
             return late(send.call, send.timeout)
         except (httpx.HTTPError, OSError) as error:
-            return _error(error, send)
+            return _error(error, send, self.options.address)
 
     async def _exchange(self, request: httpx.Request, send: Send) -> Response | TidewireError:
         response = await self._transport().handle_async_request(request)
