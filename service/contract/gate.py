@@ -111,8 +111,17 @@ class Gate:
         return self._contract
 
     @property
+    def has_read_hooks(self) -> bool:
+        """True if the contract names hooks for reads."""
+        return self._contract.has_read_hooks
+
+    def read_hook_of(self, channel: str) -> Hook | None:
+        """Returns the hook that decides about a read which `authorise` has allowed; None if there is none."""
+        return self._contract.resolve(channel).spec.hook
+
+    @property
     def has_hooks(self) -> bool:
-        """True if the contract names hooks."""
+        """True if the contract names hooks for publishes."""
         return self._contract.has_hooks
 
     def hook_of(self, channel: str, type: str) -> Hook | None:

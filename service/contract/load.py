@@ -39,7 +39,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 class WithoutAnswer(Enum):
-    """What happens to a publish if its hook gives no answer."""
+    """What happens to what a hook is asked about, if it gives no answer."""
 
     DENY = "deny"
     ALLOW = "allow"
@@ -94,7 +94,7 @@ class _Reader:
 
     def _channel(self, text: str, value: Any, place: Place, patterns: dict[tuple[str, ...], str]) -> ChannelSpec | None:
         pattern = self._pattern(text, place, patterns)
-        fields = self._mapping(value, place, ("subscribe", "presence", "history", "state", "events"))
+        fields = self._mapping(value, place, ("subscribe", "presence", "history", "state", "events", "hook"))
         if fields is None:
             return None
         subscribe = self._rule(SubscribeRule, fields, "subscribe", place)
@@ -104,10 +104,13 @@ class _Reader:
         state = self._retention(fields, "state", place, "keys", DEFAULT_STATE)
         state_ttl = (state or DEFAULT_STATE).ttl
         events = self._events(fields, place, pattern, state_ttl)
+        hook = self._hook(fields, place)
         if pattern is None or subscribe is None:
             return None
         is_cacheable = history is not None and self._is_cacheable(fields, place)
-        return ChannelSpec(pattern, subscribe, events, presence, history, state or DEFAULT_STATE, update, is_cacheable)
+        return ChannelSpec(
+            pattern, subscribe, events, presence, history, state or DEFAULT_STATE, update, is_cacheable, hook
+        )
 
     def _is_cacheable(self, fields: Mapping[str, Any], place: Place) -> bool:
         return self._boolean(fields["history"], "cacheable", (*place, "history")) or False

@@ -74,6 +74,8 @@ class ChannelSpec:
     """Who may send `presence.update`, and the schema of its data; None if nobody may."""
     is_cacheable: bool = False
     """True if caches between client and service may keep full pages of the history. False without history."""
+    hook: Hook | None = None
+    """Asks the backend about each subscribe and read of a client; None asks nobody."""
     has_state: bool = field(init=False)
     """True if the contract declares `latest` events in the channel."""
     is_removable: bool = field(init=False)
@@ -122,6 +124,8 @@ class Contract:
         """Every declared event type. The set is fixed, so it can be a metric label."""
         self.has_hooks = any(event.hook is not None for spec in self.channels for event in spec.events.values())
         """True if the backend is asked about some publishes."""
+        self.has_read_hooks = any(spec.hook is not None for spec in self.channels)
+        """True if the backend is asked about reads of some channels."""
         by_head: dict[str, list[ChannelPattern]] = {}
         for spec in self.channels:
             if spec.pattern.shape[0] != "{}":

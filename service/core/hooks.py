@@ -38,12 +38,14 @@ class Outcome(Enum):
     """Too many questions wait already."""
     OPEN = "open"
     """Not asked, because the endpoint has failed again and again (circuit breaker)."""
+    CACHED = "cached"
+    """Not asked, because the backend has answered before, and said for how long that counts."""
     NO_ENDPOINT = "no_endpoint"
     """The settings have no such endpoint for the tenant."""
 
 
-FAILURES = frozenset(Outcome) - {Outcome.ALLOWED, Outcome.CHANGED, Outcome.DENIED}
-"""The outcomes without an answer."""
+MAX_TTL = 3_600.0
+"""Seconds for which an answer counts, at most."""
 
 
 class PublishQuestion(Struct, frozen=True, gc=False):
@@ -65,6 +67,20 @@ class PublishQuestion(Struct, frozen=True, gc=False):
     """True if the client removes the value of `key`."""
 
 
+class ReadQuestion(Struct, frozen=True, gc=False):
+    """May this client subscribe to this channel, or read its history or presence?"""
+
+    tenant: str
+    user: str
+    """Empty for an anonymous client."""
+    channel: str
+    right: str
+    """`subscribe`, `history` or `presence`."""
+
+
+Question = PublishQuestion | ReadQuestion
+
+
 class Answer(Struct, frozen=True, gc=False):
     """What the backend has answered."""
 
@@ -73,10 +89,12 @@ class Answer(Struct, frozen=True, gc=False):
     """Why not, for the client."""
     data: Raw | None = None
     """JSON that replaces the data of the event."""
+    ttl: float = 0.0
+    """Seconds for which the answer about a read counts, for the same token."""
 
 
 class HookError(Exception):
-    """There is no answer. The message says why, without secrets; `outcome` is one of FAILURES."""
+    """There is no answer. The message says why, without secrets."""
 
     def __init__(self, outcome: Outcome, message: str) -> None:
         super().__init__(message)
@@ -86,7 +104,7 @@ class HookError(Exception):
 class Hooks(Protocol):
     """Asks the backend."""
 
-    async def ask(self, hook: Hook, question: PublishQuestion) -> Answer:
+    async def ask(self, hook: Hook, question: Question) -> Answer:
         """Returns the answer, within the endpoint's timeout. Raises HookError."""
 
     def record(self, hook: Hook, outcome: Outcome) -> None:

@@ -27,6 +27,7 @@ from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.bounds import Bounds
 from service.realtime.cluster.cluster import Cluster
 from service.realtime.connections.transport import BatchSender
+from service.realtime.decisions import Decisions
 from service.realtime.ids import new_id
 from service.realtime.lifecycle.availability import Availability
 from service.realtime.lifecycle.broker_health import BrokerHealth
@@ -76,6 +77,7 @@ class Node:
         self.tickets = ports.tickets
         self.runtime = runtime = Runtime.create(ports.clock, metrics)
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
+        self.decisions = Decisions(gate, ports.hooks, runtime.clock)
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics, ports.hooks if gate.has_hooks else None)
         self.remover = Remover(gate, broker, store_runtime.clock, metrics)
         node_id = new_id()
@@ -91,6 +93,7 @@ class Node:
         )
         self.streams = Streams(
             gate,
+            self.decisions,
             broker,
             ports.presence,
             ports.batch_sender,

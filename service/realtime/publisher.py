@@ -19,6 +19,7 @@ from service.core.hooks import Hook, HookError, Hooks, Outcome, PublishQuestion
 from service.core.identity import Identity
 from service.core.session import Session, Subscription
 from service.errors import ErrorCode, ServiceError
+from service.realtime.decisions import no_answer, refusal
 from service.realtime.ids import new_id
 from service.telemetry.fast_metrics import FastCounter
 from service.telemetry.metrics import Metrics
@@ -141,12 +142,11 @@ class Publisher:
         except HookError as error:
             hooks.record(hook, error.outcome)
             if not hook.fails_open:
-                raise _no_answer(error.outcome) from error
+                raise no_answer("this event", error.outcome) from error
             return self._check_again(client, publication, publication.data)
         if not answer.allow:
             hooks.record(hook, Outcome.DENIED)
-            details = {} if answer.reason is None else {"reason": answer.reason}
-            raise ServiceError(ErrorCode.FORBIDDEN, "the backend refuses this event", path="$.type", **details)
+            raise refusal("this event", "$.type", answer)
         if answer.data is None:
             checked = self._check_again(client, publication, publication.data)
             hooks.record(hook, Outcome.ALLOWED)
@@ -156,7 +156,7 @@ class Publisher:
         except ServiceError as error:
             if error.code in _FAULTS_OF_DATA:
                 hooks.record(hook, Outcome.BAD_REPLY)
-                raise _no_answer(Outcome.BAD_REPLY) from error
+                raise no_answer("this event", Outcome.BAD_REPLY) from error
             hooks.record(hook, Outcome.CHANGED)
             raise
         hooks.record(hook, Outcome.CHANGED)
@@ -213,10 +213,4 @@ def _question(identity: Identity, publication: Publication) -> PublishQuestion:
         publication.key,
         publication.data,
         publication.removed,
-    )
-
-
-def _no_answer(outcome: Outcome) -> ServiceError:
-    return ServiceError(
-        ErrorCode.HOOK_UNAVAILABLE, "the backend, which decides about this event, gave no answer", reason=outcome.value
     )

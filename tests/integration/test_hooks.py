@@ -355,17 +355,17 @@ async def test_example_of_the_docs_works_as_the_page_shows(tmp_path: Path) -> No
     runner = web.AppRunner(example["app"])
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    [endpoint] = yaml.safe_load(config)["hooks"]["endpoints"]
-    endpoint |= {"url": f"http://127.0.0.1:{runner.addresses[0][1]}/tidewire", "secrets_file": file}
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/tidewire"
+    endpoints = [{**one, "url": url, "secrets_file": file} for one in yaml.safe_load(config)["hooks"]["endpoints"]]
     try:
         async with (
-            harness.serving(contract=tmp_path / "contract.yaml", hooks={"endpoints": [endpoint]}) as server,
+            harness.serving(contract=tmp_path / "contract.yaml", hooks={"endpoints": endpoints}) as server,
             server.client() as ann,
         ):
             await ann.subscribe(ROOM)
             assert (await say(ann))["type"] == "ack"
             assert (await say(ann, data={"text": "http://x.test"}))["details"]["reason"] == "no links here"
-            async with server.http.post(endpoint["url"], json={"hook": "publish"}) as response:
+            async with server.http.post(url, json={"hook": "publish"}) as response:
                 assert response.status == 401, "not signed"
     finally:
         await runner.cleanup()

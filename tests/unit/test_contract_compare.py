@@ -108,6 +108,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Effect, Effect, bool]] = 
     "hook elsewhere": (channel({"hook": HOOK}), channel({"hook": {"endpoint": "b"}}), POSSIBLE, NONE, True),
     "hook open": (channel({"hook": HOOK}), channel({"hook": {**HOOK, **OPEN}}), POSSIBLE, NONE, True),
     "hook closed": (channel({"hook": {**HOOK, **OPEN}}), channel({"hook": HOOK}), POSSIBLE, NONE, False),
+    "hook for reads": (channel(), channel(hook=HOOK), NONE, POSSIBLE, False),
+    "no hook for reads": (channel(hook=HOOK), channel(), NONE, NONE, True),
     "window": (channel(), channel({"window": "1s"}), NONE, NONE, False),
     "history shortened": (channel(), channel(history=SHORTER), NONE, POSSIBLE, False),
     "history longer": (channel(), channel(history=LONGER), NONE, NONE, False),

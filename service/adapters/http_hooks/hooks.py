@@ -5,14 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from functools import partial
+from typing import Annotated
 
 import msgspec
 import structlog
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from service.adapters.http_hooks.endpoint import Endpoint
 from service.core.clock import Clock
-from service.core.hooks import Answer, Hook, HookError, Outcome, PublishQuestion
+from service.core.hooks import Answer, Hook, HookError, Outcome, Question, ReadQuestion
 from service.telemetry.metrics import Metrics
 from service.telemetry.metrics.registry import start_at_zero
 from service.telemetry.outage import OutageLog
@@ -31,15 +32,23 @@ class _Event(Struct, omit_defaults=True):
     removed: bool = False
 
 
-class _Question(Struct):
+class _Publish(Struct, tag_field="hook", tag="publish"):
     """The body of a question. docs/hooks.md explains the fields."""
 
-    hook: str
     tenant: str
     user: str
     sender: str | None
     channel: str
     event: _Event
+
+
+class _Read(Struct, tag_field="hook", tag="read"):
+    """The same about a read."""
+
+    tenant: str
+    user: str
+    channel: str
+    right: str
 
 
 class _Reply(Struct):
@@ -48,6 +57,7 @@ class _Reply(Struct):
     allow: bool
     reason: str | None = None
     data: Raw = Raw()
+    ttl: Annotated[float, Meta(ge=0)] = 0.0
 
 
 _decode = msgspec.json.Decoder(_Reply).decode
@@ -76,7 +86,7 @@ class HttpHooks:
             found.setdefault(name, set()).add(endpoint)
         return found
 
-    async def ask(self, hook: Hook, question: PublishQuestion) -> Answer:
+    async def ask(self, hook: Hook, question: Question) -> Answer:
         """Returns the answer, within the endpoint's timeout. Raises HookError."""
         endpoint = self._endpoints.get((hook.endpoint, question.tenant))
         if endpoint is None:
@@ -112,7 +122,9 @@ def _open_breakers(endpoints: Iterable[Endpoint]) -> int:
     return sum(one.breaker.is_open for one in endpoints)
 
 
-def _encode(question: PublishQuestion) -> bytes:
+def _encode(question: Question) -> bytes:
+    if isinstance(question, ReadQuestion):
+        return msgspec.json.encode(_Read(question.tenant, question.user, question.channel, question.right))
     event = _Event(
         question.event,
         question.id,
@@ -120,12 +132,10 @@ def _encode(question: PublishQuestion) -> bytes:
         question.key,
         question.removed,
     )
-    return msgspec.json.encode(
-        _Question("publish", question.tenant, question.user, question.sender, question.channel, event)
-    )
+    return msgspec.json.encode(_Publish(question.tenant, question.user, question.sender, question.channel, event))
 
 
-def _parse(reply: bytes, question: PublishQuestion, max_data: int) -> Answer:
+def _parse(reply: bytes, question: Question, max_data: int) -> Answer:
     """Checks a reply. Raises HookError."""
     try:
         found = _decode(reply)
@@ -135,8 +145,7 @@ def _parse(reply: bytes, question: PublishQuestion, max_data: int) -> Answer:
     has_data = size > 0
     if size > max_data:
         raise HookError(Outcome.BAD_REPLY, f"the reply is no answer: data has {size} bytes; {max_data} are allowed")
-    if has_data and (question.removed or not found.allow):
-        what = "a removal" if question.removed else "a refusal"
-        raise HookError(Outcome.BAD_REPLY, f"the reply is no answer: {what} has no data")
+    if has_data and (not found.allow or isinstance(question, ReadQuestion) or question.removed):
+        raise HookError(Outcome.BAD_REPLY, "the reply is no answer: only an event that is allowed has data")
     reason = None if found.reason is None else found.reason[:MAX_REASON]
-    return Answer(found.allow, reason, found.data if has_data else None)
+    return Answer(found.allow, reason, found.data if has_data else None, found.ttl)

@@ -48,6 +48,7 @@ class _Comparison:
             return
         yield from _compare_names(place, old, new)
         yield from _compare_readers(place, old, new)
+        yield from _compare_hook(place, old.hook, new.hook, _READS)
         yield from _compare_retention(place, old, new)
         for type_ in sorted({*old.events, *new.events}):
             at: Place = (*place, "events", type_)
@@ -187,26 +188,30 @@ def _compare_delivery(place: Place, old: EventSpec, new: EventSpec) -> Iterator[
     if old.echo != new.echo:
         text = "publishers get their own events" if new.echo else "publishers do not get their own events"
         yield Change((*place, "echo"), text, publishers=_POSSIBLE)
-    yield from _compare_hook(place, old.hook, new.hook)
+    yield from _compare_hook(place, old.hook, new.hook, _PUBLISHES)
     for name in ("window", "compress"):
         if getattr(old, name) != getattr(new, name):
             yield Change((*place, name), "is changed; it affects only delay and size")
 
 
-def _compare_hook(place: Place, old: Hook | None, new: Hook | None) -> Iterator[Change]:
+def _compare_hook(place: Place, old: Hook | None, new: Hook | None, what: str) -> Iterator[Change]:
+    """Compares the hooks of an event, or those of a channel. `what` they are asked about: publishes or reads."""
     if old == new:
         return
     at = (*place, "hook")
     if new is None:
-        yield Change(at, "is removed: the backend no longer refuses or changes events", widens=True)
-    elif old is None or old.endpoint != new.endpoint:
-        text = f"the endpoint {new.endpoint} may refuse or change events"
-        yield Change(at, text, publishers=_POSSIBLE, widens=old is not None)
+        yield Change(at, f"is removed: the backend no longer decides about {what}", widens=True)
+        return
+    if old is None or old.endpoint != new.endpoint:
+        text, widens = f"the endpoint {new.endpoint} decides about {what}", old is not None
     else:
-        text = "without an answer, events are published" if new.fails_open else "without an answer, events are refused"
-        yield Change((*at, "without_answer"), text, publishers=_POSSIBLE, widens=new.fails_open)
+        at, widens = (*at, "without_answer"), new.fails_open
+        text = f"without an answer, {what} are {'allowed' if widens else 'refused'}"
+    publishers, subscribers = (_POSSIBLE, _NONE) if what == _PUBLISHES else (_NONE, _POSSIBLE)
+    yield Change(at, text, publishers=publishers, subscribers=subscribers, widens=widens)
 
 
+_PUBLISHES, _READS = "publishes", "reads"
 _LOST = {
     Delivery.DURABLE: "every event counts",
     Delivery.LATEST: "only the newest value of each key counts",

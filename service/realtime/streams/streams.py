@@ -22,6 +22,7 @@ from service.realtime.connections.frame import event_frame
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.connections.transport import BatchSender
 from service.realtime.connections.write_scheduler import WriteScheduler
+from service.realtime.decisions import Decisions
 from service.realtime.delivery.hub import Hub
 from service.realtime.presence.presence import Presence
 from service.realtime.presence.updates import PresenceUpdates
@@ -39,6 +40,7 @@ class Streams:
     def __init__(
         self,
         gate: Gate,
+        decisions: Decisions,
         broker: Broker,
         presence: PresenceStore,
         sender: BatchSender | None,
@@ -84,7 +86,7 @@ class Streams:
         self.revoked = RevocationTable(bounds.revocations, bounds.revocations_total)
         self.grants = SubscriptionGrants(self.revoked, runtime.clock, bounds.deadlines, runtime.metrics)
         self.subscriptions = Subscriptions(
-            gate, self._membership, self.presence, self.grants, runtime, bounds.limits.subscriptions
+            gate, decisions, self._membership, self.presence, self.grants, runtime, bounds.limits.subscriptions
         )
         self.history = HistoryReader(
             gate, broker, signer, store_runtime.clock, bounds.history_pages, bounds.outbox.recovery_bytes

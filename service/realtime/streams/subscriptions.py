@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from functools import partial
+from typing import Any
 
 from msgspec import Raw
 
@@ -19,6 +20,7 @@ from service.protocol.close import CloseCode
 from service.protocol.messages import Expiring, PresenceReply, Subscribed, Unsubscribed
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.frame import Frame, encode_event
+from service.realtime.decisions import Decisions
 from service.realtime.presence.presence import Presence
 from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_membership import ChannelMembership, Joined
@@ -31,6 +33,7 @@ class Subscriptions:
     def __init__(
         self,
         gate: Gate,
+        decisions: Decisions,
         membership: ChannelMembership,
         presence: Presence,
         grants: SubscriptionGrants,
@@ -40,6 +43,7 @@ class Subscriptions:
         """`max_subscriptions`: those of one connection."""
         self._max_subscriptions = max_subscriptions
         self._gate = gate
+        self._decisions = decisions
         self._membership = membership
         self._presence = presence
         self._grants = grants
@@ -71,8 +75,19 @@ class Subscriptions:
             held = session.find(channel)
             if held is None or held.grant is None or grant is not None:
                 raise
-            spec = self._gate.authorise(session.identity_in(channel), channel, Right.SUBSCRIBE).spec
+            identity = session.identity_in(channel)
+            spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
+        asking = self._decisions.check_read(identity, channel, Right.SUBSCRIBE)
+        if asking is not None:
+            return self._join_after(asking, connection, channel, spec, request, since, tail, grant)
         return self.join_authorised(connection, channel, spec, request, since, tail, grant)
+
+    async def _join_after(self, asking: Awaitable[None], connection: Connection, *joining: Any) -> None:
+        """Subscribes a client once the backend has allowed it."""
+        await asking
+        waiting = self.join_authorised(connection, *joining)
+        if waiting is not None:
+            await waiting
 
     def add(self, connection: Connection, channel: str, grant: Identity | None = None) -> Awaitable[None] | None:
         """Subscribes a client that has not asked for it. Its own `subscribe` takes the subscription over.

@@ -60,6 +60,11 @@ class _Plan(Struct, frozen=True):
         """The channels that the session did not have before."""
         return sum(channel.known is None for channel in self.channels.values())
 
+    @property
+    def asked_for(self) -> list[str]:
+        """The channels that the client asks for now: neither those that go on, nor those that the backend has chosen."""
+        return [name for name, one in self.channels.items() if one.known is None and not one.by_server]
+
 
 class _Turn(Struct, eq=False):
     """The poll of a session that is served now."""
@@ -118,6 +123,8 @@ class PollHandler:
         shown = None if asked.receipt is None else node.cluster.receipts.check(asked.receipt, identity)
         async with self._turn(new_connection_id(identity.user) if shown is None else shown.session) as turn:
             plan = self._plan(client, wanted, shown)
+            if node.decisions.asks_about_reads:
+                await node.decisions.check_subscribes(identity, plan.asked_for)
             positions = len(plan.channels) - plan.new_channels
             if positions > CHANNELS_PER_MESSAGE:
                 node.admission.check_sender(network, identity, nodes, (positions - 1) // CHANNELS_PER_MESSAGE)

@@ -102,8 +102,11 @@ class StreamHandler:
             if waiting is not None:
                 await waiting
             wanted = await read(request, client)
+            accepted = self._accept(slot, client, wanted, may_add_channels=not has_ids)
+            if node.decisions.asks_about_reads:
+                await node.decisions.check_subscribes(client.identity, accepted.channels)
             return _Accepted(
-                self._accept(slot, client, wanted, may_add_channels=not has_ids),
+                accepted,
                 PositionTracker(wanted.channels, wanted.positions) if has_ids else None,
             )
         except BaseException:

@@ -200,7 +200,7 @@ class UpgradeHandler:
             credentials = parse_credentials(request, config)
             identity = upgrade_checks.authenticate_now(credentials, node)
             waiting = None if identity is None else slot.identify(identity)
-            if identity is not None and waiting is None:
+            if identity is not None and waiting is None and not node.decisions.asks_about_reads:
                 return self._check_rest(request, slot, credentials, identity, is_upgrade=is_upgrade)
         except BaseException:
             self._leave(slot, has_entered=has_entered)
@@ -225,12 +225,23 @@ class UpgradeHandler:
             if waiting is not None:
                 await waiting
             response = self._check_rest(request, slot, credentials, identity, is_upgrade=is_upgrade)
+            await self._ask_backend(request, identity)
             if credentials.ticket is not None:
                 await upgrade_checks.redeem_ticket(request, self._node)
-        except BaseException:
-            self._leave(slot, has_entered=is_upgrade)
+        except BaseException as error:
+            try:
+                if isinstance(error, ServiceError) and error.code is ErrorCode.UPGRADE_REQUIRED:
+                    await self._ask_backend(request, identity)
+            finally:
+                self._leave(slot, has_entered=is_upgrade)
             raise
         return response
+
+    async def _ask_backend(self, request: AnyRequest, identity: Identity | None) -> None:
+        """Asks about the channels of an upgrade that would succeed otherwise. Their subscribes are charged already."""
+        node = self._node
+        if node.decisions.asks_about_reads and identity is not None:
+            await node.decisions.check_subscribes(identity, upgrade_checks.authorise_channels(request, node, identity))
 
     def _check_rest(
         self,

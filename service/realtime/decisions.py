@@ -1,0 +1,129 @@
+"""Asks the backend whether a client may read a channel, where the contract names a hook; and what its answers mean to clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Iterable
+from typing import NamedTuple
+
+from service.aio.eager_start import ensure_task
+from service.contract.gate import Gate
+from service.core.clock import Clock
+from service.core.hooks import MAX_TTL, Answer, Hook, HookError, Hooks, Outcome, ReadQuestion
+from service.core.identity import Identity, Right
+from service.errors import ErrorCode, ServiceError
+
+MAX_ANSWERS = 10_000
+"""Answers that are remembered, where the backend says for how long. One more forgets the one that was used longest ago."""
+
+
+class _Key(NamedTuple):
+    endpoint: str
+    identity: Identity
+    """The token with all that it says: another token of the same user is asked about again."""
+    channel: str
+    right: Right
+
+
+class _Remembered(NamedTuple):
+    answer: Answer
+    until: float
+
+
+class Decisions:
+    """The backend decides about reads that the gate has allowed. Afterwards the gate is asked again."""
+
+    def __init__(self, gate: Gate, hooks: Hooks | None, clock: Clock) -> None:
+        """`hooks`: None if the contract names none."""
+        self._gate = gate
+        self._hooks = hooks if gate.has_read_hooks else None
+        self._clock = clock
+        self._remembered: OrderedDict[_Key, _Remembered] = OrderedDict()
+
+    @property
+    def asks_about_reads(self) -> bool:
+        """True if the backend is asked about some channels."""
+        return self._hooks is not None
+
+    def check_read(self, identity: Identity, channel: str, right: Right) -> Awaitable[None] | None:
+        """Asks about a read that the gate has allowed. Returns what has to be waited for; None if nobody has to be asked.
+
+        Raises ServiceError, at once or at the end of the wait: FORBIDDEN, HOOK_UNAVAILABLE, or why the gate refuses it meanwhile.
+        """
+        if self._hooks is None or identity.is_backend:
+            return None
+        hook = self._gate.read_hook_of(channel)
+        if hook is None:
+            return None
+        key = _Key(hook.endpoint, identity, channel, right)
+        answer = self._recall(key)
+        if answer is None:
+            return self._ask(self._hooks, hook, key)
+        self._hooks.record(hook, Outcome.CACHED)
+        if not answer.allow:
+            raise refusal("this channel", "$.channel", answer)
+        return None
+
+    async def check_subscribes(self, identity: Identity, channels: Iterable[str]) -> None:
+        """Asks about several subscribes at once. Raises the first ServiceError, with the name of the channel."""
+        results = await asyncio.gather(
+            *(self._check_subscribe(identity, name) for name in channels), return_exceptions=True
+        )
+        for result in results:
+            if result is not None:
+                raise result
+
+    async def _check_subscribe(self, identity: Identity, channel: str) -> None:
+        try:
+            waiting = self.check_read(identity, channel, Right.SUBSCRIBE)
+            if waiting is not None:
+                await waiting
+        except ServiceError as error:
+            raise ServiceError(error.code, error.message, **{**error.details, "channel": channel}) from error
+
+    async def _ask(self, hooks: Hooks, hook: Hook, key: _Key) -> None:
+        await ensure_task()  # asking takes a timeout, which needs one
+        identity = key.identity
+        try:
+            answer = await hooks.ask(hook, ReadQuestion(identity.tenant, identity.user, key.channel, key.right.value))
+        except HookError as error:
+            hooks.record(hook, error.outcome)
+            if not hook.fails_open:
+                raise no_answer("this channel", error.outcome) from error
+        else:
+            hooks.record(hook, Outcome.ALLOWED if answer.allow else Outcome.DENIED)
+            self._remember(key, answer)
+            if not answer.allow:
+                raise refusal("this channel", "$.channel", answer)
+        self._gate.authorise(identity, key.channel, key.right)  # the token may have expired during the wait
+
+    def _recall(self, key: _Key) -> Answer | None:
+        found = self._remembered.get(key)
+        if found is None:
+            return None
+        if self._clock.monotonic() >= found.until:
+            del self._remembered[key]
+            return None
+        self._remembered.move_to_end(key)
+        return found.answer
+
+    def _remember(self, key: _Key, answer: Answer) -> None:
+        if answer.ttl <= 0:
+            return
+        self._remembered[key] = _Remembered(answer, self._clock.monotonic() + min(answer.ttl, MAX_TTL))
+        self._remembered.move_to_end(key)
+        if len(self._remembered) > MAX_ANSWERS:
+            self._remembered.popitem(last=False)
+
+
+def refusal(what: str, path: str, answer: Answer) -> ServiceError:
+    """Returns the error for what the backend refuses."""
+    details = {} if answer.reason is None else {"reason": answer.reason}
+    return ServiceError(ErrorCode.FORBIDDEN, f"the backend refuses {what}", path=path, **details)
+
+
+def no_answer(what: str, outcome: Outcome) -> ServiceError:
+    """Returns the error for what the backend has not decided about."""
+    message = f"the backend, which decides about {what}, gave no answer"
+    return ServiceError(ErrorCode.HOOK_UNAVAILABLE, message, reason=outcome.value)
