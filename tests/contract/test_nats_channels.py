@@ -21,7 +21,7 @@ from tests.support.clock import FakeClock
 pytestmark = pytest.mark.slow
 
 INVENTED = ChannelKey("acme", "room:invented")
-SHORT = 2.0
+SHORT = 1.0
 
 DOORS: dict[str, Callable[[NatsBroker], Awaitable[Any]]] = {
     "subscribe": lambda broker: broker.subscribe(INVENTED),
@@ -63,7 +63,7 @@ async def test_nats_empty_channel_with_subscriber_keeps_epoch(server: NatsServer
             await broker.subscribe(INVENTED)
         position = (await one.snapshot(INVENTED, None, 0, 0)).position
         loop = asyncio.get_running_loop()
-        end = loop.time() + 3 * (SHORT + 2)
+        end = loop.time() + 2 * (SHORT + 2)
         while loop.time() < end:
             for broker in (one, other):
                 await broker.renew_empty_channels()

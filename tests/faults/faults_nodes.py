@@ -29,8 +29,11 @@ BACK = 15.0
 """Seconds after it in which everyone must have found the other node: the pause they were told, and two tries."""
 TOLD = 2.0
 """Seconds until a word of one node must have reached the others."""
-QUIET = 7.0
-"""Seconds after the last connect in which all of presence has been told: the debounce, and a sweep."""
+LEAVE, QUICK_LEAVE, SWEEP = 5.0, 3.0, 2.0
+"""Seconds of deadlines.presence_leave, of the same in the quick form, and of a sweep. So long after the last connect, all of
+presence has been told."""
+SILENCE = 1.0
+"""Seconds without a presence event after which all that came have been told of."""
 
 
 @scenario("node-kill", quick=True)
@@ -160,8 +163,13 @@ async def _closed_politely(stage: Stage, since: float) -> None:
 async def restarted_one_after_the_other(arena: Arena) -> None:
     """Ten restarts in a row: nothing lost, and presence tells of nobody coming or going."""
     report, times = arena.report, 2 if arena.quick else 10
-    async with RedisServer(arena.flavour) as server, arena.stage(server.url, server.url, room=True) as stage:
-        await stage.calm(QUIET)
+    leave = QUICK_LEAVE if arena.quick else LEAVE
+    settings = {"DEADLINES__PRESENCE_LEAVE": str(leave)}
+    async with (
+        RedisServer(arena.flavour) as server,
+        arena.stage(server.url, server.url, room=True, settings=settings) as stage,
+    ):
+        await _all_told(stage)
         stage.near.books.presence.clear()
         moment = monotonic()
         for number in range(times):
@@ -170,11 +178,19 @@ async def restarted_one_after_the_other(arena: Arena) -> None:
                 await stage.healed(monotonic(), 30) is not None, f"nothing went on after restart {number + 1}"
             )
         report.recover = (monotonic() - moment) / times
-        await stage.calm(QUIET)
+        await stage.calm(leave + SWEEP)
         flaps = stage.near.books.presence
         report.expect(not flaps, f"presence flapped: {sum(flaps.values())} times, such as {list(flaps)[:3]}")
         report.tell(f"{times} restarts, {sum(flaps.values())} presence events")
         await _closed_politely(stage, moment)
+
+
+async def _all_told(stage: Stage) -> None:
+    """Waits until presence has told of everybody who came: until it tells nothing more."""
+    presence, before = stage.near.books.presence, -1
+    while (now := sum(presence.values())) != before:
+        before = now
+        await stage.calm(SILENCE)
 
 
 @scenario("far-word")

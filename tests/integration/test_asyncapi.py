@@ -40,8 +40,8 @@ def test_official_parser_accepts_every_contract_and_no_faulty_document(tmp_path:
     assert len(refused) >= 2
 
 
-@settings(max_examples=2, phases=[Phase.generate], derandomize=True)  # the parser overflows its stack on some circles
-@given(schemas=st.lists(SCHEMAS, min_size=15, max_size=15))
+@settings(max_examples=1, phases=[Phase.generate], derandomize=True)  # the parser overflows its stack on some circles
+@given(schemas=st.lists(SCHEMAS, min_size=30, max_size=30))
 def test_official_parser_accepts_random_contracts(schemas: list[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("random") / "contract.json"
     path.write_text(contract_of(*schemas))
