@@ -30,6 +30,8 @@ SLEEPERS = 20
 """Readers that stop, each in a channel of its own. One would measure the allocator; so many measure what a reader takes."""
 TAKES = 1024
 """KiB that the node may grow by for each."""
+FLOODS_AT_ONCE = 5
+"""Readers that get their events at the same time: so few that the node grows little by the requests themselves."""
 HALF_OPEN = 45.0
 """Seconds until the descriptor of a client that died without a word is free again."""
 
@@ -117,11 +119,13 @@ async def readers_stop(arena: Arena) -> None:
             before = await node.metrics()
             rss = most = node.rss()
             left, behind, slowest = set(map(local_port, wires)), dict[int, float](), 0.0
+            turn = asyncio.Semaphore(FLOODS_AT_ONCE)
 
             async def fall_behind(wire: ClientTransport, hall: str) -> None:
-                wire.read(False)
-                await stage.flood(node, "red", hall, events=150, size=1500)
-                behind[local_port(wire)] = monotonic()
+                async with turn:
+                    wire.read(False)
+                    await stage.flood(node, "red", hall, events=150, size=1500)
+                    behind[local_port(wire)] = monotonic()
 
             async def closed() -> bool:
                 nonlocal slowest, most
@@ -132,7 +136,7 @@ async def readers_stop(arena: Arena) -> None:
                 slowest = max([slowest, *(now - behind[port] for port in gone & behind.keys())])
                 return not left
 
-            # All at once, and watched meanwhile: one flood after the other takes NATS longer than a reader has.
+            # The readers are watched meanwhile: all floods take NATS longer than a reader has.
             everyone, *_ = await asyncio.gather(
                 seconds_until(closed, monotonic(), 3 * STALL * report.patience), *map(fall_behind, wires, halls)
             )
