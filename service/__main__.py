@@ -14,6 +14,7 @@ from service.signals import STOP_SIGNALS, stop_signals
 
 COMMANDS = (
     "serve", "check", "asyncapi", "diff", "health", "token", "publish", "presence", "remove", "purge", "erase", "tail",
+    "types",
 )  # fmt: skip
 """Each is a module of `service.cli`."""
 
