@@ -52,7 +52,7 @@ before(async () => {
   await writeFile(join(app, 'package.json'), JSON.stringify({ name: 'app', private: true, type: 'module' }));
   await run('npm', ['install', '--offline', '--omit=peer', '--no-audit', '--no-fund', tarball], { cwd: app, timeout: TIMEOUT });
   await mkdir(join(app, 'node_modules', '@types'));
-  for (const found of ['react', 'react-dom', 'scheduler', '@types/react', 'csstype']) await symlink(join(MODULES, found), join(app, 'node_modules', found));
+  for (const found of ['react', 'react-dom', 'scheduler', '@types/react', '@types/react-dom', 'csstype']) await symlink(join(MODULES, found), join(app, 'node_modules', found));
 });
 
 after(() => rm(app, { recursive: true, force: true }));
@@ -75,6 +75,19 @@ describe('strict TypeScript applications', { concurrency: 3 }, () => {
     await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions }));
     await tool('tsc', '--project', folder);
   });
+});
+
+test('the page for a start with TypeScript compiles with types of its contract', async () => {
+  const page = await readFile(join(ROOT, '..', '..', 'docs', 'start', 'typescript.md'), 'utf8');
+  const folder = join(app, 'start');
+  await mkdir(folder);
+  for (const [, name, text] of page.matchAll(/<!-- file: (\S+) -->\n```\w+\n(.*?)```/gs)) await writeFile(join(folder, name), text);
+  const { stdout } = await run(process.execPath, [join(app, 'node_modules', '.bin', 'tidewire-types'), 'contract.yaml'], { cwd: folder, timeout: TIMEOUT });
+  await writeFile(join(folder, 'contract.d.ts'), stdout);
+  await tool('tsc', '--project', folder, '--skipDefaultLibCheck');
+  const room = await readFile(join(folder, 'Room.tsx'), 'utf8');
+  await writeFile(join(folder, 'Room.tsx'), room.replace("{ text: 'hi' }", "{ txt: 'hi' }"));
+  await assert.rejects(tool('tsc', '--project', folder, '--skipDefaultLibCheck'), /Room\.tsx.*txt/s);
 });
 
 test('Node.js imports every entry point, and requires it where it can', async () => {
