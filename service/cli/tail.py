@@ -155,9 +155,10 @@ def _position(text: str) -> Position:
 
 
 def _as_json(event: Event) -> None:
-    fields = {"from": None, **msgspec.to_builtins(event)}
+    fields = {"type": event.type, "channel": event.channel, "id": event.id, "at": event.at, "from": event.sender}
     if not event.removed:
-        fields.setdefault("data", None)
+        fields["data"] = event.data
+    fields |= msgspec.to_builtins(event)
     output.result(json.dumps(fields, ensure_ascii=False, separators=(",", ":")))
 
 

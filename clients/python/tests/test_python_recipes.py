@@ -91,14 +91,16 @@ DRIVERS = {
           lambda path, body: respond(factory.post(path, body, content_type="application/json")))
 """,
     "celery": """
+    import os
     import celery_tasks
     from celery.contrib.testing.worker import start_worker
 
-    celery_tasks.app.conf.update(result_backend="cache+memory://")
+    celery_tasks.app.conf.update(result_backend="cache+memory://", broker_transport_options={"polling_interval": 0.02})
     with start_worker(celery_tasks.app, perform_ping_check=False, pool="solo", loglevel="ERROR"):
         results = [celery_tasks.notify.delay("auth0|ann", {"order": 7}, event_id="m-1") for _ in range(2)]
         for result in results:
             result.get(timeout=20)
+        os._exit(0)  # the worker takes five seconds to stop
 """,
 }
 CHANNELS = {"celery": ("inbox:auth0%7Cann", {"order": 7}, None)}
