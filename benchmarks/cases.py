@@ -53,6 +53,8 @@ class Case:
     ping: float = PING
     joins: bool = True
     """Whether a connection subscribes by message, if the peer needs that; otherwise it has joined with the 101."""
+    ready: bool = False
+    """Whether the address of Tidewire says `ready=1`, so that the subscription is live without a further message."""
     peers: tuple[str, ...] = ()
     """The workload's peers that run this case; empty: all."""
 
@@ -207,10 +209,11 @@ WORKLOADS: dict[str, Workload] = {
         ),
         Workload(
             "connect",
-            "2 000 connections come; Tidewire without subscribing too",
+            "2 000 connections come; Tidewire with `ready=1`, and without subscribing, too",
             "connection",
             (
                 Case("connect", "connect", 2_000, rooms=200, seconds=0),
+                Case("ready", "connect", 2_000, rooms=200, seconds=0, ready=True, peers=_TIDEWIRE),
                 Case("upgrade", "connect", 2_000, rooms=200, seconds=0, joins=False, peers=_TIDEWIRE),
             ),
             often=("limit", "tidewire", "centrifugo"),

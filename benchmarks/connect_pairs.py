@@ -34,6 +34,7 @@ CONNECTIONS = 600
 """Connections of one burst."""
 WARM_UP = 3
 """Bursts that are not counted."""
+_TO = "where a connection counts as made: at the subscription after `ready` (live), or with `ready=1` (ready), or at `welcome`"
 
 
 @dataclass(slots=True)
@@ -94,9 +95,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("other", help="the revision, or the server, to compare this checkout with")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--connections", type=int, default=CONNECTIONS, help="of one burst")
-    parser.add_argument("--to", choices=("live", "welcome"), default="live", help="where a connection counts as made")
+    parser.add_argument("--to", choices=("live", "ready", "welcome"), default="live", help=_TO)
     asked = parser.parse_args(words)
-    wanted = {"live": "connect", "welcome": "upgrade"}[asked.to]
+    wanted = {"live": "connect", "ready": "ready", "welcome": "upgrade"}[asked.to]
     case = next(case for case in WORKLOADS["connect"].cases if case.name == wanted)
     case = replace(case, connections=asked.connections, rooms=max(1, asked.connections // 10))
     with found(asked.other) as other, TemporaryDirectory() as folder:

@@ -139,7 +139,7 @@ class Tidewire(Peer):
         return tokens(SECRET, case.everyone)
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """Sends token and channel with the upgrade, and `ready` after `welcome`, as the client library does."""
+        """Sends token and channel with the upgrade. `ready` follows `welcome`, as in the client library, or is in the address."""
         # Without an id nobody is waiting for an ack: what a publisher does that can lose an ephemeral event.
         waits = case.kind == "echo" or case.event == "durable"
         named = '"id":"%i",' if waits else ""
@@ -149,6 +149,13 @@ class Tidewire(Peer):
                 ("subprotocol", "tidewire.v1"),
                 ("header", "Authorization: Bearer %v"),
                 ("joined_expect", '"type":"welcome"'),
+            ]
+        if case.ready:
+            return [
+                ("path", "/ws?channels=room:%r&ready=1"),
+                ("subprotocol", "tidewire.v1"),
+                ("header", "Authorization: Bearer %v"),
+                ("joined_expect", '"type":"subscribed"'),
             ]
         return [
             ("path", "/ws?channels=room:%r"),
