@@ -193,6 +193,7 @@ async def parts(connections: int) -> dict[str, float]:
             sink.set_protocol(protocol)
             protocol.connection_made(sink)
             protocol.data_received(head)
+            queue.start_next()
             whole.end("to welcome")
             websocket = _protocol(sink)
             await asyncio.sleep(0)

@@ -112,16 +112,16 @@ async def always_healthy(server: Running) -> AsyncIterator[None]:
 
 
 async def test_more_clients_than_descriptors_leave_health_and_broker_working() -> None:
-    """A hard limit of 80, 200 clients, and a broker whose connections are cut once all slots are taken."""
+    """A hard limit of 88, 200 clients, and a broker whose connections are cut once all slots are taken."""
     async with (
         RedisServer() as redis,
-        limited(80, BROKER__URL=redis.url) as (run, server),
+        limited(88, BROKER__URL=redis.url) as (run, server),
         AsyncExitStack() as stack,
         always_healthy(server),
     ):
         [lowered] = run.told("connections_lowered")
         cap = lowered["connections"]
-        assert lowered["limit"] == 80
+        assert lowered["limit"] == 88
         assert str(cap) in lowered["reason"]
         turns = asyncio.Semaphore(4)  # at once: more from one address are closed
 
@@ -136,10 +136,10 @@ async def test_more_clients_than_descriptors_leave_health_and_broker_working() -
         assert {code for code, _ in came} == {"switched", "too_many_connections"}
         metrics = await server.metrics()
         assert metrics["tidewire_max_connections"] == cap == metrics["tidewire_connections"]
-        assert metrics["tidewire_max_fds"] == 80 > metrics["tidewire_open_fds"]
+        assert metrics["tidewire_max_fds"] == 88 > metrics["tidewire_open_fds"]
         await run.until(lambda: bool(run.told("descriptors_exhausted")))
         [told] = run.told("descriptors_exhausted")
-        assert (told["limit"], told["connections"]) == (80, cap)
+        assert (told["limit"], told["connections"]) == (88, cap)
 
         await redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await redis.command("CLIENT", "KILL", "TYPE", "pubsub")

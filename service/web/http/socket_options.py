@@ -24,7 +24,7 @@ RECEIVE_BUFFER_BYTES = 65_536
 """Bytes of a connection that the kernel keeps until they are read; one read returns at most about twice as many. Enough
 for 1 MB/s at a round trip of 60 ms."""
 
-ACCEPTS_PER_ITERATION = 4
+ACCEPTS_PER_ITERATION = 8
 """Connections that uvloop accepts in one loop iteration, from one address of the public listener. libuv accepts one for each
 descriptor that it watches, so each socket is watched under so many descriptors.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from aiohttp import hdrs, web
@@ -50,6 +50,17 @@ class UpgradeResponse(Struct, frozen=True):
     """The deflate window of frames to the peer; 0 without compression."""
 
 
+class Attached(NamedTuple):
+    """The WebSocket of an accepted upgrade, whose session has not started."""
+
+    upgrade: AcceptedUpgrade
+    websocket: WebSocket
+    buffer: PreAuthBuffer | None
+    """Holds early messages; None if there can be none."""
+    head: bytes
+    """The response; empty if it is sent."""
+
+
 class PendingUpgrade(Protocol):
     """A connection whose first request is an upgrade that has no response yet."""
 
@@ -77,18 +88,42 @@ class UpgradeHandler:
         self._context = WebSocketContext(node.bounds, node.runtime.clock, node.runtime.metrics, read_scheduler)
         self._compresses = compresses
 
-    def accept(self, request: AnyRequest, pending: PendingUpgrade) -> None:
-        """Answers an upgrade that UpgradeQueue has read; a task finishes what cannot be done at once."""
+    def check(self, request: AnyRequest, pending: PendingUpgrade) -> UpgradeResponse | None:
+        """Checks an upgrade that UpgradeQueue has read. Returns the response for `attach`, which the caller must call at once.
+
+        Returns None if nothing is left for the caller: the upgrade is refused, or a task finishes what has to wait.
+        """
         try:
-            answer = self._answer_now(request, pending.detach, pending.received_at)
+            checked = self._check(request)
+        except Exception as error:
+            try:
+                _respond(self._refuse(request, error), pending)
+            except Exception:
+                _respond(fault_response(request.method), pending)
+            return None
+        if isinstance(checked, UpgradeResponse):
+            return checked
+        waiting = self._answer_checked(request, checked, pending.detach, pending.received_at)
+        self._node.runtime.tasks.start("upgrade", _finish(request, waiting, pending))
+        return None
+
+    def attach(self, request: AnyRequest, response: UpgradeResponse, pending: PendingUpgrade) -> Attached | None:
+        """Makes the WebSocket of a checked upgrade, for `serve`, which the caller must call at once. None without a peer."""
+        try:
+            return self._attach(response, pending.detach, pending.received_at)
         except Exception:
-            answer = fault_response(request.method)
-        if answer is None:
+            _respond(fault_response(request.method), pending)
+            return None
+
+    def serve(self, request: AnyRequest, attached: Attached, pending: PendingUpgrade) -> None:
+        """Sends the response, and starts the session; a task finishes what has to wait."""
+        try:
+            waiting = self._serve(attached)
+        except Exception:
+            _respond(fault_response(request.method), pending)
             return
-        if isinstance(answer, web.Response):
-            _respond(answer, pending)
-        else:
-            self._node.runtime.tasks.start("upgrade", _finish(request, answer, pending))
+        if waiting is not None:
+            self._node.runtime.tasks.start("upgrade", _finish(request, _without_response(waiting), pending))
 
     async def answer(
         self, request: AnyRequest, detach: Callable[[], DetachedConnection], received_at: float
@@ -133,6 +168,12 @@ class UpgradeHandler:
         self, response: UpgradeResponse, detach: Callable[[], DetachedConnection], received_at: float
     ) -> Coroutine[Any, Any, None] | None:
         """Sends the response, and serves the connection as a WebSocket. Returns what has to be waited for."""
+        attached = self._attach(response, detach, received_at)
+        return None if attached is None else self._serve(attached)
+
+    def _attach(
+        self, response: UpgradeResponse, detach: Callable[[], DetachedConnection], received_at: float
+    ) -> Attached | None:
         detached = detach()
         transport, early_data, has_eof = detached.transport, detached.early_data, detached.has_eof
         node, upgrade = self._node, response.upgrade
@@ -160,7 +201,10 @@ class UpgradeHandler:
             websocket.data_received(early_data)
         if has_eof and not websocket.eof_received():
             transport.close()
-        return accept_connection(node, websocket, buffer, upgrade, head)
+        return Attached(upgrade, websocket, buffer, head)
+
+    def _serve(self, attached: Attached) -> Coroutine[Any, Any, None] | None:
+        return accept_connection(self._node, attached.websocket, attached.buffer, attached.upgrade, attached.head)
 
     def _refuse(self, request: AnyRequest, error: Exception) -> web.Response:
         """Returns the response of a refusal. Raises any other error again."""

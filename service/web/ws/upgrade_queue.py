@@ -33,13 +33,11 @@ MAX_FRAME_HEAD_BYTES = 14
 """The longest head of a WebSocket frame (RFC 6455 §5.2)."""
 MAX_DISCARDED_BYTES = 4_096
 """Bytes that the peer of a refused upgrade may send while the connection closes."""
-MAX_UPGRADES_PER_ITERATION = 8
-"""Upgrades that start in one loop iteration: less than 1 ms of work.
+MAX_UPGRADES_PER_ITERATION = 16
+"""Upgrades that start in one loop iteration: less than 2 ms of work.
 
-One iteration can read from a thousand connections, and a publish takes several iterations. While 5 000 clients
-connected, the p99 of a publish was 13 to 23 ms with 32 upgrades per iteration, and 5 to 9 ms with 4. Connecting took
-equally long (tests/e2e/test_storm.py). Since then an upgrade has become so much cheaper that 8 take no longer than 4 did.
-Several in one iteration cost less than each in its own, because the processor's caches then hold what the next one needs."""
+One iteration can read from a thousand connections, and a publish takes several iterations. So more upgrades in one iteration
+would make events wait while many clients connect (docs/performance.md, What a connection consists of)."""
 _UPGRADE_PREFIX = b"GET /ws"
 _UPGRADE_STARTS = (_UPGRADE_PREFIX + b"?", _UPGRADE_PREFIX + b" ")
 
@@ -66,8 +64,7 @@ class UpgradeQueue:
         self.context = context
         self.loop = asyncio.get_running_loop()
         self._queue: deque[FirstRequestProtocol] = deque()
-        self._started = 0
-        """Upgrades started in this loop iteration."""
+        """Upgrades that have not started. While there is one, `start_next` is scheduled."""
 
     def __call__(self) -> FirstRequestProtocol:
         """The protocol of a new connection."""
@@ -89,22 +86,34 @@ class UpgradeQueue:
             protocol.abort()
         self._queue.clear()
 
-    def schedule(self, protocol: FirstRequestProtocol) -> None:
-        """Starts an upgrade, in this loop iteration or in a later one."""
-        if not self._started:
-            self.loop.call_soon(self._start_next)
-        if self._started < MAX_UPGRADES_PER_ITERATION:
-            self._started += 1
-            protocol.start_upgrade()
-        else:
-            self._queue.append(protocol)
+    def schedule(self, protocol: FirstRequestProtocol) -> bool:
+        """Starts an upgrade after the reads of this loop iteration. False if it has to wait for a later one."""
+        if not self._queue:
+            self.loop.call_soon(self.start_next)
+        self._queue.append(protocol)
+        return len(self._queue) <= MAX_UPGRADES_PER_ITERATION
 
-    def _start_next(self) -> None:
-        self._started = min(len(self._queue), MAX_UPGRADES_PER_ITERATION)
-        if self._started:
-            self.loop.call_soon(self._start_next)
-            for _ in range(self._started):
-                self._queue.popleft().start_upgrade()
+    def start_next(self) -> None:
+        """Starts the next upgrades; to be called at the end of the loop iteration, which `schedule` ensures."""
+        queue, handler = self._queue, self.context.upgrade_handler
+        batch = [queue.popleft() for _ in range(min(len(queue), MAX_UPGRADES_PER_ITERATION))]
+        if queue:
+            self.loop.call_soon(self.start_next)
+        # Each step for all upgrades before the next step: the processor's caches then hold its code and data (ADR 40).
+        requests = [(protocol, protocol.parse_request()) for protocol in batch]
+        checked = [
+            (protocol, request, handler.check(request, protocol))
+            for protocol, request in requests
+            if request is not None
+        ]
+        attached = [
+            (protocol, request, handler.attach(request, response, protocol))
+            for protocol, request, response in checked
+            if response is not None
+        ]
+        for protocol, request, websocket in attached:
+            if websocket is not None:
+                handler.serve(request, websocket, protocol)
 
 
 class FirstRequestProtocol(asyncio.Protocol):
@@ -196,18 +205,12 @@ class FirstRequestProtocol(asyncio.Protocol):
             self._head_end = head_end
             self.received_at = self._context.runtime.clock.monotonic()
             if len(data) == head_end or self._check_early_data(len(data) - head_end):
-                self._queue.schedule(self)
-                if self.transport is not None:
-                    self._wait_for_upgrade(self.transport)
+                self._context.connections.mark_busy(self.transport)
+                # A few heads are not counted until the end of this iteration: that would cost as much as parsing them.
+                if not self._queue.schedule(self) or len(data) > head_end:
+                    self._hold(len(data))
         else:
             self._hand_to_aiohttp()
-
-    def _wait_for_upgrade(self, transport: asyncio.Transport) -> None:
-        """Records that the upgrade has to wait. Does nothing if it was refused."""
-        if self._discarded_bytes < 0 and not transport.is_closing():
-            self._context.connections.mark_busy(transport)
-            if self._data:
-                self._hold(len(self._data))
 
     def eof_received(self) -> bool:
         """Keeps the connection open while an upgrade has no response yet."""
@@ -239,17 +242,18 @@ class FirstRequestProtocol(asyncio.Protocol):
         if self._holding is not None:
             self._holding.release()
 
-    def start_upgrade(self) -> None:
-        """Parses the head and starts the upgrade; called once by the queue."""
+    def parse_request(self) -> AnyRequest | None:
+        """Parses the head of the upgrade; called once by the queue. None if there is nothing to check: the peer has left, or
+        aiohttp gets the request."""
         if self.transport is None:
-            return
+            return None
         data, head_end = self._data, self._head_end
         request = self._parse(data if len(data) == head_end else data[:head_end])
         if request is None:
             self._hand_to_aiohttp()
-            return
+            return None
         self._data = data[head_end:]
-        self._context.upgrade_handler.accept(request, self)
+        return request
 
     def _parse(self, head: bytes) -> AnyRequest | None:
         peer = self.peername
