@@ -4,5 +4,5 @@
  */
 export type { CollectionStatus } from '../../types/collections/collection.js';
 export type {
-  CollectionOf, Item, ListOf, ListOptions, ListSnapshot, MapOf, MapSnapshot, MemberOf, PresenceOf, PresenceSnapshot,
+  CollectionOf, Item, ListOf, ListOptions, ListSnapshot, MapItem, MapOf, MapOptions, MapSnapshot, MemberOf, PresenceOf, PresenceSnapshot,
 } from '../../types/collections/channel-types.js';

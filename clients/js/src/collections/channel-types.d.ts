@@ -31,6 +31,19 @@ export interface ListSnapshot<E> {
   readonly error?: TidewireError;
 }
 
+/** An item of a map's `snapshot`: an event, or what the application has of one. */
+export type MapItem<E> = Partial<E> & { key: string };
+
+export interface MapOptions<E> {
+  /**
+   * Reads values from the application that the service may no longer have. Where both have a key, the greater `rev` counts; an item without
+   * a `rev` is older than everything that the service says. It is read again after each interruption.
+   */
+  snapshot?: (context: { signal: AbortSignal }) => Promise<MapItem<E>[]>;
+  /** Closes the map. */
+  signal?: AbortSignal;
+}
+
 export interface MapSnapshot<E> {
   readonly values: ReadonlyMap<string, E>;
   readonly status: CollectionStatus;
@@ -97,7 +110,7 @@ declare module '../channel.js' {
     /** The newest durable events of these types, in order: history and live events merged. */
     list<T extends TypeWith<C, N, 'durable'>>(types: T | readonly T[], options?: ListOptions<EventOf<C, N, T>>): ListOf<EventOf<C, N, T>>;
     /** The latest values of a type, by key. */
-    map<T extends TypeWith<C, N, 'latest'>>(type: T, options?: { signal?: AbortSignal }): MapOf<EventOf<C, N, T>>;
+    map<T extends TypeWith<C, N, 'latest'>>(type: T, options?: MapOptions<EventOf<C, N, T>>): MapOf<EventOf<C, N, T>>;
     /** The users in the channel. */
     readonly presence: PresenceOf<PresenceInfo<C, N>>;
   }

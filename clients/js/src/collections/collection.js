@@ -1,12 +1,21 @@
 import { Timer } from '../base/clock.js';
 import { onAbort } from '../base/deferred.js';
 import { partsOf } from '../channel.js';
+import { Backoff } from '../connection/backoff.js';
+import { TidewireError } from '../errors.js';
+
+/** What to do about an error, by its code. @type {Record<string, string>} */
+const HELP = {
+  not_durable: 'Use `map()` for latest events, and `on()` for ephemeral ones.',
+  list_full: 'Raise `max` of the list.',
+  snapshot_failed: 'Correct the function, or its backend; it is called again.',
+  handler_failed: 'Correct the function `key`.',
+};
 
 /**
  * @typedef {'loading' | 'live' | 'stale' | 'error' | 'ended'} CollectionStatus
  *   `loading`: the first state is being read. `stale`: there is no connection, or missed events are being read. `error`: the state
  *   could not be read. `ended`: the channel was left or refused, or the collection was closed.
- * @typedef {import('../errors.js').TidewireError} TidewireError
  */
 
 /**
@@ -44,6 +53,10 @@ export class Collection {
     this.subscription = parts.subscription;
     this.emitter = parts.emitter;
     this.#changes = new Timer(parts.core.clock);
+    /** @protected  until the state is read again */
+    this.retry = new Timer(parts.core.clock);
+    /** @protected */
+    this.backoff = new Backoff(500, 20_000, parts.core.random);
     if (parts.left || channel.state === 'ended') this.#ended = true;
     this.hear('state', ({ state }) => state === 'subscribed' || this.#disconnected());
     this.hear('ended', (error) => this.#end(error));
@@ -107,6 +120,20 @@ export class Collection {
   /** Runs in the order of the events of the channel. @protected @param {() => void} run */
   inOrder(run) {
     this.subscription.delivery.add({ run: () => this.#ended || run() });
+  }
+
+  /** @protected @param {string} code @param {string} message @param {{retryable?: boolean, cause?: unknown}} [more] */
+  problem(code, message, more) {
+    const { name } = this.channel;
+    return new TidewireError(code, `${name}: ${message}`, { channel: name, help: HELP[code], ...more });
+  }
+
+  /** The error of a state that could not be read. The first of a row is reported. @protected @param {any} cause */
+  failure(cause) {
+    const isKnown = cause instanceof TidewireError;
+    const error = isKnown ? cause : this.problem('snapshot_failed', `the snapshot failed: ${cause}`, { retryable: true, cause });
+    if (this.backoff.attempt === 0 || !error.retryable) this.core.report(error, this.subscription);
+    return error;
   }
 
   /** The state is complete. @protected */

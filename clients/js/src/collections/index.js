@@ -17,6 +17,7 @@ export { List, LiveMap, Presence };
  */
 /** @template E @typedef {import('./channel-types.js').ListOptions<E>} ListOptions */
 /** @template E @typedef {import('./channel-types.js').ListSnapshot<E>} ListSnapshot */
+/** @template E @typedef {import('./channel-types.js').MapOptions<E>} MapOptions */
 /** @template E @typedef {import('./channel-types.js').MapSnapshot<E>} MapSnapshot */
 /** @template I @typedef {import('./channel-types.js').PresenceSnapshot<I>} PresenceSnapshot */
 
@@ -32,7 +33,7 @@ const additions = {
     },
   },
   map: {
-    /** @param {string} type @param {{signal?: AbortSignal}} [options] */
+    /** @param {string} type @param {import('./channel-types.js').MapOptions<any>} [options] */
     value(type, options = {}) {
       return new LiveMap(this, type, options);
     },

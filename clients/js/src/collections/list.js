@@ -1,8 +1,7 @@
 import { bounded } from '../base/bounds.js';
-import { Timer, within } from '../base/clock.js';
-import { Backoff } from '../connection/backoff.js';
 import { TidewireError } from '../errors.js';
 import { Collection } from './collection.js';
+import { askSnapshot } from './snapshot.js';
 import { Timeline } from './timeline.js';
 
 /**
@@ -15,15 +14,6 @@ import { Timeline } from './timeline.js';
 const PAGE = 100;
 /** Pages that are read at once, until there are as many items as wanted. */
 const MAX_PAGES = 10;
-/** What to do about an error, by its code. @type {Record<string, string>} */
-const HELP = {
-  not_durable: 'Use `map()` for latest events, and `on()` for ephemeral ones.',
-  list_full: 'Raise `max` of the list.',
-  snapshot_failed: 'Correct the function, or its backend; it is called again.',
-  handler_failed: 'Correct the function `key`.',
-};
-/** Milliseconds that a `snapshot` function may take. */
-const SNAPSHOT_TIMEOUT = 30_000;
 
 /**
  * The newest durable events of a channel, in order and without a gap. Where events are missing, it reads them again, and shows the
@@ -43,8 +33,6 @@ export class List extends Collection {
   #tail;
   #max;
   #snapshotOf;
-  #retry;
-  #backoff;
   /** @type {AbortController | undefined} while the first items are read, or wait for that */
   #reading;
   /** @type {AbortController | undefined} ends all reads for the timeline */
@@ -65,8 +53,6 @@ export class List extends Collection {
     this.#max = bounded(max, 1, 1e6, 1_000);
     this.#tail = bounded(tail, 0, this.#max, 50);
     this.#snapshotOf = snapshot;
-    this.#retry = new Timer(this.core.clock);
-    this.#backoff = new Backoff(500, 20_000, this.core.random);
     if (this.isEnded) return;
     if (!snapshot) handle.tail = Math.max(handle.tail, this.#tail);
     this.hear('subscribed', (info) => this.#subscribed(info));
@@ -112,7 +98,7 @@ export class List extends Collection {
   stopped() {
     this.#window?.abort();
     this.#reading = undefined;
-    this.#retry?.stop();
+    this.retry.stop();
   }
 
   // --- the channel ------------------------------------------------------------------------------------------------------
@@ -164,7 +150,7 @@ export class List extends Collection {
   /** @param {Event} event */
   #event(event) {
     if (event.offset === undefined) {
-      this.error = this.#problem('not_durable', `${event.type} is not durable, so a list does not show it`);
+      this.error = this.problem('not_durable', `${event.type} is not durable, so a list does not show it`);
       this.core.report(this.error, this.subscription);
       this.close();
       return;
@@ -204,10 +190,10 @@ export class List extends Collection {
     if (error?.retryable) {
       this.error = error;
       this.changed();
-      this.#retry.start(this.#backoff.next(), () => void this.#read());
+      this.retry.start(this.backoff.next(), () => void this.#read());
       return;
     }
-    this.#backoff.reset();
+    this.backoff.reset();
     this.#reading = undefined;
     this.#stale = [];
     this.#timeline?.settled();
@@ -218,13 +204,8 @@ export class List extends Collection {
 
   /** The error to show. The first of a row is reported. @param {any} cause */
   #failure(cause) {
-    let error = cause;
-    if (!(cause instanceof TidewireError)) {
-      if (this.#snapshotOf) error = this.#problem('snapshot_failed', `the snapshot failed: ${cause}`, { retryable: true, cause });
-      else error = this.#problem('handler_failed', `the key function threw: ${cause}`, { cause });
-    }
-    if (this.#backoff.attempt === 0 || !error.retryable) this.core.report(error, this.subscription);
-    return error;
+    if (this.#snapshotOf || cause instanceof TidewireError) return this.failure(cause);
+    return this.failure(this.problem('handler_failed', `the key function threw: ${cause}`, { cause }));
   }
 
   /**
@@ -255,7 +236,7 @@ export class List extends Collection {
     if (!timeline || !signal || !this.isLoaded || !this.hasOlder) return 0;
     const { low, entries } = timeline;
     if (entries.length >= this.#max) {
-      this.core.report(this.#problem('list_full', `the list has ${this.#max} items, as many as it may`), this.subscription);
+      this.core.report(this.problem('list_full', `the list has ${this.#max} items, as many as it may`), this.subscription);
       return 0;
     }
     try {
@@ -271,9 +252,7 @@ export class List extends Collection {
   /** @param {AbortSignal} signal */
   async #takeSnapshot(signal) {
     const timeline = /** @type {Timeline} */ (this.#timeline);
-    const late = () => new Error(`no result within ${SNAPSHOT_TIMEOUT / 1000} s`);
-    const asked = Promise.resolve().then(() => this.#snapshotOf?.({ signal }));
-    const result = /** @type {any} */ (await within(this.core.clock, SNAPSHOT_TIMEOUT, asked, late));
+    const result = await askSnapshot(this.core.clock, /** @type {any} */ (this.#snapshotOf), signal);
     /** @type {{items: any, position?: import('../messages.js').Position}} */
     const { items, position } = Array.isArray(result) ? { items: result } : (result ?? {});
     if (!Array.isArray(items)) throw new TypeError('it must return an array, or {items, position}');
@@ -307,13 +286,7 @@ export class List extends Collection {
   }
 
   #moved() {
-    return this.#problem('conflict', 'the channel has begun anew meanwhile', { retryable: true });
-  }
-
-  /** @param {string} code @param {string} message @param {{retryable?: boolean, cause?: unknown}} [more] */
-  #problem(code, message, more) {
-    const { name } = this.channel;
-    return new TidewireError(code, `${name}: ${message}`, { channel: name, help: HELP[code], ...more });
+    return this.problem('conflict', 'the channel has begun anew meanwhile', { retryable: true });
   }
 
   /** Those of the types of the list. @param {Event[]} events */

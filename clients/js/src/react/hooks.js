@@ -100,10 +100,14 @@ export function useList(name, types, options = {}) {
  * The latest values of a type, by key.
  * @param {string} name
  * @param {string} type
- * @param {EnterOptions} [options]
+ * @param {any} [options]
  */
 export function useMap(name, type, options) {
-  return useShared('map', name, type, { options }, EMPTY_MAP, (channel) => /** @type {any} */ (channel).map(type)).value;
+  const own = Boolean(options?.snapshot);
+  return useShared('map', name, type, { options, own }, EMPTY_MAP, (channel, latest) => {
+    const snapshot = own ? (/** @type {any} */ context) => latest.current.options.snapshot(context) : undefined;
+    return /** @type {any} */ (channel).map(type, { snapshot });
+  }).value;
 }
 
 /**

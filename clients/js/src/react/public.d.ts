@@ -9,7 +9,7 @@
 import type { ReactNode } from 'react';
 import type { Channel, ChannelOptions, ChannelStatus } from '../channel.js';
 import type { Options, Tidewire } from '../client.js';
-import type { ListOptions, ListSnapshot, MapSnapshot, PresenceOf, PresenceSnapshot } from '../collections/channel-types.js';
+import type { ListOptions, ListSnapshot, MapOptions, MapSnapshot, PresenceOf, PresenceSnapshot } from '../collections/channel-types.js';
 import type { Status } from '../connection/connection.js';
 import type { AnyContract, ChannelName, ContractLike, EventOf, EventType, NameIn, PresenceInfo, TypeWith } from '../contract-types.js';
 
@@ -65,7 +65,7 @@ export function useList<const N extends Name, const T extends TypeWith<C, NameIn
 export function useMap<const N extends Name, const T extends TypeWith<C, NameIn<C, N>, 'latest'>>(
   channel: N,
   type: T,
-  options?: EnterOptions,
+  options?: Omit<MapOptions<EventOf<C, NameIn<C, N>, T>>, 'signal'> & EnterOptions,
 ): MapSnapshot<EventOf<C, NameIn<C, N>, T>>;
 
 /** The users in the channel. */

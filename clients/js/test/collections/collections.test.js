@@ -304,6 +304,59 @@ test('a map has the latest values, until they end', async (t) => {
   assert.deepEqual([...late.values.keys()], ['c']);
 });
 
+test('a map has what only its snapshot has, until the service says something newer', async (t) => {
+  const { server, client, peer, clock } = await connected(t);
+  /** @type {((items: any) => void)[]} */
+  const asked = [];
+  const map = client.channel('room:1').map('doc.cursor', { snapshot: () => new Promise((resolve) => asked.push(resolve)) });
+  const revs = () => Object.fromEntries([...map].map(([key, { rev, data }]) => [key, rev ?? data]));
+  await peer.subscribe({ state: [value('a', 1), value('b', 5)] });
+  for (let turns = 0; turns < 100 && !asked.length; turns += 1) await turn();
+  assert.deepEqual([map.status, revs()], ['loading', { a: 1, b: 5 }]);
+  peer.send([value('gone', 7, { removed: true, data: undefined }), value('c', 8)]);
+  for (let turns = 0; turns < 100 && !map.has('c'); turns += 1) await turn();
+  asked[0]([{ key: 'a', data: 'old' }, { key: 'b', rev: 6 }, { key: 'c', rev: 7 }, { key: 'gone', rev: 6 }, { key: 'only', data: 'stored' }]);
+  await until(map, 'live');
+  assert.deepEqual(revs(), { a: 1, b: 6, c: 8, only: 'stored' });
+  peer.send([value('b', 5), value('only', 9, { removed: true, data: undefined })]);
+  for (let turns = 0; turns < 100 && map.has('only'); turns += 1) await turn();
+  assert.deepEqual(revs(), { a: 1, b: 6, c: 8 });
+
+  // After an interruption it is read again, and shown as it was until then.
+  peer.terminate();
+  await until(map, 'stale');
+  clock.advance(1_000);
+  const again = await server.peer();
+  await again.welcome();
+  await again.subscribe({ state: [value('a', 1)] });
+  for (let turns = 0; turns < 100 && asked.length < 2; turns += 1) await turn();
+  assert.deepEqual([map.status, revs()], ['stale', { a: 1, b: 6 }]);
+  asked[1]([{ key: 'new', data: 'stored' }]);
+  await until(map, 'live');
+  assert.deepEqual(revs(), { a: 1, new: 'stored' });
+});
+
+test('a snapshot of a map that fails is read again', async (t) => {
+  const { client, peer, errors, clock } = await connected(t);
+  const results = [new Error('500'), [{}], undefined, [{ key: 'a' }]];
+  const map = client.channel('room:1').map('doc.cursor', {
+    snapshot: async () => {
+      const result = /** @type {any} */ (results.shift());
+      if (result instanceof Error) throw result;
+      return result;
+    },
+  });
+  await peer.subscribe({ state: [] });
+  await until(map, 'error');
+  assert.equal((await errors.next()).code, 'snapshot_failed');
+  for (let tries = 0; tries < 3; tries += 1) {
+    for (let turns = 0; turns < 10; turns += 1) await turn();
+    clock.advance(2_000);
+  }
+  await until(map, 'live');
+  assert.deepEqual([map.size, map.error, results.length, errors.length], [1, undefined, 0, 0]);
+});
+
 test('presence lists the users, and sets its info again after an interruption', async (t) => {
   const { client, server, peer, retry } = await connected(t);
   const room = client.channel('room:1');

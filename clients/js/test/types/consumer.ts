@@ -89,6 +89,7 @@ const list = room.list('chat.message', { tail: 20, key: ({ data }) => data.text,
 const text: string | undefined = list.items[0]?.data.text;
 const both: 'chat.message' | 'chat.closed' | undefined = room.list(['chat.message', 'chat.closed']).getSnapshot().items[0]?.type;
 const metric: number | undefined = client.channel('board:main').map('board.metric').get('cpu')?.data.value;
+const rows = client.channel('board:main').map('board.metric', { snapshot: async () => [{ key: 'cpu', data: { value: 1 } }] }).size;
 const name: string | undefined = room.presence.members[0]?.info?.name;
 const shownAs: CollectionStatus = room.presence.status;
 void room.presence.update({ name: 'Ann' });
@@ -111,7 +112,7 @@ const position: Position | undefined = any.position;
 const anyList = any.list('some.event').items[0]?.data.anything;
 const choice: ChannelOptions = { since: position };
 
-export { text, both, metric, name, shownAs, anyList, ack, sent, read, wrong, status, stop, choice, encodeUser, CLOSE_CODES, ERROR_CODES };
+export { text, both, metric, rows, name, shownAs, anyList, ack, sent, read, wrong, status, stop, choice, encodeUser, CLOSE_CODES, ERROR_CODES };
 
 // The service in memory.
 const service = new TestService<Contract>({ clock: new TestClock(), validate: false });
