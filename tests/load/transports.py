@@ -157,12 +157,12 @@ async def measure(transport: str, clients: int, events: int) -> Row:
             await _wait(server, transport, clients)
             memory = (server.usage().rss - before) / clients
             first = sum(client.events for client in connected)
-            started = _processor_time(server)
+            started = processor_time(server)
             for number in range(events):
                 await _publish(server, http, number)
                 await _until(lambda wanted=first + clients * (number + 1): _count(connected) >= wanted)  # type: ignore[misc]  # a default binds the number
                 await _wait(server, transport, clients)
-            spent = _processor_time(server) - started
+            spent = processor_time(server) - started
             delivered = _count(connected) - first
             for client in connected:
                 client.close()
@@ -202,7 +202,7 @@ def _count(clients: list[Client]) -> int:
     return sum(client.events for client in clients)
 
 
-def _processor_time(server: Server) -> float:
+def processor_time(server: Server) -> float:
     """Seconds that the process has run, in user space and in the kernel."""
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
