@@ -25,8 +25,6 @@ class Backend:
         self.questions: list[dict[str, Any]] = []
         self.requests: list[web.Request] = []
         self.asked = asyncio.Event()
-        self.records = True
-        """False: keeps no questions, for load."""
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -34,9 +32,8 @@ class Backend:
         body = await request.read()
         for secret in self.secrets:
             Webhook(secret).verify(body, dict(request.headers))
-        if self.records:
-            self.questions.append(json.loads(body))
-            self.requests.append(request)
+        self.questions.append(json.loads(body))
+        self.requests.append(request)
         self.asked.set()
         if callable(self.reply):
             response: web.StreamResponse = await self.reply(request)
