@@ -582,15 +582,3 @@ async def test_sync_client_in_ten_threads_with_cuts_and_lost_replies_loses_and_r
     assert found == [[f"{thread}.{n}" for n in range(20)] for thread in range(10)]
     async with AsyncTidewire(server.url, api_key=API_KEY) as reader:
         assert (await reader.channel_info("news:1")).offset == 200, "each event is stored once"
-
-
-def test_client_works_in_a_forked_process() -> None:
-    client, transport = scripted(accepted())
-    own = Tidewire("http://127.0.0.1:9", api_key=API_KEY)
-    before = own._http._transport()
-    own._http._pid = -1  # as in a child
-    assert own._http._transport() is not before
-    before.close()
-    own.close()
-    assert client.publish("room:1", "chat.message", HI).id == "m"
-    assert len(transport.requests) == 1

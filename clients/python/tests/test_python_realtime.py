@@ -6,9 +6,11 @@ import asyncio
 import inspect
 import json
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -493,6 +495,79 @@ async def test_malformed_frame_replaces_the_connection_and_loses_nothing(frame: 
         assert await take(channel, 2) == ["m-1", "m-2"]
 
 
+def _any_message(random: Random) -> Any:
+    """Something that a faulty service may send: known types with wrong, missing or strange fields."""
+    strange: list[Any] = [
+        None,
+        True,
+        -1,
+        0,
+        1e400,
+        10**30,
+        "",
+        "x",
+        "room:1",
+        [],
+        {},
+        [1],
+        {"user": None},
+        [[]],
+        {"count": "x"},
+    ]
+    types = [
+        "subscribed",
+        "presence",
+        "error",
+        "ack",
+        "history",
+        "expiring",
+        "reconnect",
+        "welcome",
+        "pong",
+    ]
+    types += ["chat.message", "presence.joined", "presence.left", "presence.count", "event.removed", "tomorrow"]
+    names = [
+        "id",
+        "channel",
+        "epoch",
+        "offset",
+        "events",
+        "state",
+        "last",
+        "recovered",
+        "presence",
+        "tail",
+        "data",
+        "from",
+    ]
+    names += ["at", "rev", "key", "ttl", "removed", "exclude", "code", "message", "retryable", "details", "after", "in"]
+    message = {name: random.choice(strange) for name in random.sample(names, random.randint(0, len(names)))}
+    message |= {"type": random.choice([*types, *strange]), **({"channel": "room:1"} if random.random() < 0.8 else {})}
+    return message if random.random() < 0.9 else [message, random.choice(strange)]
+
+
+async def test_client_of_a_service_that_sends_anything_goes_on() -> None:
+    service, random = Service(), Random(7)  # a seed of its own: pytest-randomly would change it
+    async with service.client() as client:
+        channel, peer = await opened(client, service, on_missed=lambda error: None)
+        for number in range(60):
+            peer.say({**WELCOME, "type": "tomorrow"}, *(_any_message(random) for _ in range(20)))
+            peer.end()
+            peer = await service.peer()
+            await peer.expect("hello")
+            strange: Any = [None, {}, {"rate": "x"}, {"user": []}, []][number % 5]
+            peer.say({**WELCOME, "limits": strange, "heartbeat": strange, "features": strange})
+            if strange in (None, {}):
+                assert await peer.expect("ready")
+            peer.end()
+            peer = await service.peer()
+            await peer.welcome()
+            request = await peer.expect("subscribe")
+            peer.say(subscribed(request, 5, epoch=f"e-{number}"), event(6, id=f"good-{number}"))
+            while (await channel.next(DEADLINE)).id != f"good-{number}":
+                pass
+
+
 async def test_deadline_and_bound_of_requests_hold_without_a_connection() -> None:
     service = Service()
     async with service.client(max_waiting=1) as client:
@@ -643,6 +718,54 @@ def test_channels_for_threads_and_asyncio_have_the_same_methods() -> None:
         return {name: (inspect.getdoc(one), list(inspect.signature(one).parameters)) for name, one in methods.items()}
 
     assert described(Channel) == described(AsyncChannel)
+
+
+FORK = """
+import os, signal, sys, threading
+from tidewire import Tidewire, TokenSigner
+
+url, key, secret = sys.argv[1:]
+signer = TokenSigner(secret)
+client = Tidewire(url, api_key=key, token=lambda: signer.token("ann", grants=["room:*"]))
+
+def publish_and_follow(name):
+    with client.channel(name) as channel:
+        channel.ready()
+        sent = client.publish(name, "chat.message", {"text": "hi"})
+        assert channel.next(20).id == sent.id
+        assert client.connection_id
+
+publish_and_follow("room:1")
+child = os.fork()
+publish_and_follow("room:2")
+if child == 0:
+    client.close()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    for event in client.channel("room:3"):
+        raise AssertionError(event)
+except KeyboardInterrupt:
+    client.close()
+    print("interrupted")
+"""
+
+
+async def test_client_for_threads_works_in_a_fork_and_ends_with_ctrl_c(server: Running) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FORK, server.url, API_KEY, SECRET, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )  # fmt: skip
+    try:
+        printed, _ = await asyncio.wait_for(process.communicate(), DEADLINE * 2)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, printed) == (0, b"interrupted\n")
+    async with AsyncTidewire(server.url, api_key=API_KEY) as client:
+        assert (await client.channel_info("room:2")).offset == 2, "one event of each process"
 
 
 async def test_subscription_token_grants_a_channel_of_the_real_service(server: Running) -> None:

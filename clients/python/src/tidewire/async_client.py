@@ -318,6 +318,12 @@ class AsyncTidewire:
         )
         return AsyncChannel(core, on_missed)
 
+    @property
+    def connection_id(self) -> str | None:
+        """The id of the open WebSocket, for `exclude`; None without one."""
+        connection = self._connection
+        return str(connection.welcome["connection"]) if connection is not None and connection.is_ready else None
+
     def _realtime(self) -> Connection:
         if self._is_closed:
             raise ConfigurationError("the client is closed")

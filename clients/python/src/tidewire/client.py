@@ -334,6 +334,12 @@ class Tidewire:
 
         return Channel(thread, thread.run(make()), on_missed)
 
+    @property
+    def connection_id(self) -> str | None:
+        """The id of the open WebSocket, for `exclude`; None without one."""
+        connection = self._connection
+        return str(connection.welcome["connection"]) if connection is not None and connection.is_ready else None
+
     def _realtime(self) -> Connection:
         if self._connection is None:
             self._connection = Connection(

@@ -78,10 +78,13 @@ class CallCounter:
         self._max = max_waiting
         self._running = 0
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Counts one call. Raises TooManyWaitingError."""
+        """Counts one call. Raises TooManyWaitingError. The calls of a parent do not count in its fork."""
+        if self._pid != os.getpid():
+            self._pid, self._running, self._lock = os.getpid(), 0, threading.Lock()
         with self._lock:
             if self._running >= self._max:
                 raise TooManyWaitingError(f"{self._max} calls of this client run or wait already")

@@ -270,7 +270,15 @@ class Connection:
             await self._connect_and_serve()
         except (LinkClosedError, TidewireError) as error:
             return error
+        except Exception as error:  # a message with a wrong field: `welcome` too is what the service says
+            return self._fault(error)
         return LinkClosedError(1006)
+
+    def _fault(self, error: Exception) -> TidewireError:
+        self._faults += 1
+        self._delay = self._options.random() * min(20.0, 2.0**self._faults)
+        log.debug("a message of the service cannot be read", exc_info=error)
+        return ConnectionFailedError(f"a message of the service has a wrong field: {type(error).__name__}: {error}")
 
     async def _connect_and_serve(self) -> None:
         token = await self._token()
@@ -360,14 +368,6 @@ class Connection:
 
     def _dispatch(self, message: Message) -> None:
         """Handles a message. Unknown types and fields are ignored: the service may be newer."""
-        try:
-            self._handle(message)
-        except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-            self._faults += 1
-            self._delay = self._options.random() * min(20.0, 2.0**self._faults)
-            raise ConnectionFailedError(f"a message of the service has a wrong field: {error}") from error
-
-    def _handle(self, message: Message) -> None:
         kind = message["type"]
         id, channel = message.get("id"), message.get("channel")
         subscriber = self._subscribers.get(channel) if isinstance(channel, str) else None
