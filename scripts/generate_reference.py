@@ -32,7 +32,7 @@ from service.telemetry.metrics import Metrics
 
 PROTOCOL = Path("docs/protocol.md")
 CLIENT_CODES = Path("clients/js/src/codes.js")
-CLIENT_CLOSE_ACTIONS = Path("clients/js/src/close-actions.js")
+CLIENT_CLOSE_ACTIONS = Path("clients/js/src/upkeep/close-actions.js")
 CLIENT_VERSION = Path("clients/js/src/version.js")
 PYTHON_CODES = Path("clients/python/src/tidewire/codes.py")
 CLIENT_PACKAGE = ROOT / "clients" / "js" / "package.json"

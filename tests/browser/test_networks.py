@@ -222,6 +222,8 @@ async def test_page_from_the_back_forward_cache_resumes() -> None:
         opened(chromium, origin, port_of(server)) as page,
     ):
         assert isinstance(page, Page)
+        # What hears of the cache is loaded with `connect()`.
+        await page.wait_for_function("client.explain().includes('\\n')")
         await page.goto(f"{origin.origin}/token?user=ann")
         await harness.eventually(lambda: not len(server.service.node.streams.registry))
         await say(server, "meanwhile")

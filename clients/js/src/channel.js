@@ -1,5 +1,5 @@
 import { Emitter } from './base/emitter.js';
-import { deferred, onAbort } from './base/deferred.js';
+import { onAbort } from './base/deferred.js';
 import { TidewireError } from './errors.js';
 
 /**
@@ -130,19 +130,14 @@ export class Channel {
     const subscription = this.#subscription;
     const { delivery } = subscription;
     const remove = this.#emitter.on(name, /** @type {any} */ (listener), signal);
-    let removed = false;
-    /** @type {Record<string, () => any>} */
-    const known = { subscribed: () => delivery.info, values: () => delivery.values, presence: () => delivery.presence };
-    if (delivery.info && subscription.state === 'subscribed' && known[name]) {
-      const run = () => {
-        const value = known[name]();
-        if (!removed && !this.#left && !signal?.aborted && value) return subscription.run(name, /** @type {any} */ (listener), value);
-        return undefined;
-      };
+    let isHeard = true;
+    const known = () => /** @type {any} */ ({ subscribed: delivery.info, values: delivery.values, presence: delivery.presence })[name];
+    if (delivery.info && this.state === 'subscribed' && known()) {
+      const run = () => isHeard && !this.#left && !signal?.aborted && subscription.run(name, /** @type {any} */ (listener), known());
       queueMicrotask(() => delivery.add({ run }));
     }
     return () => {
-      removed = true;
+      isHeard = false;
       remove();
     };
   }
@@ -154,43 +149,40 @@ export class Channel {
    * @param {{signal?: AbortSignal, types?: T[]}} [options]
    * @returns {AsyncGenerator<import('./contract-types.js').EventOf<C, N, T>, void, void>}
    */
-  async *events({ signal, types } = {}) {
-    /** @type {{event: any, done: () => void}[]} */
-    const queue = [];
-    let wake = deferred();
-    /** @type {{error?: any} | undefined} */
-    let ended;
-    const end = (/** @type {any} */ error) => {
-      ended ??= { error: ['left', 'closed'].includes(error?.code) ? undefined : error };
-      wake.resolve(undefined);
-    };
+  async *events({ signal, types = /** @type {any} */ (['*']) } = {}) {
     if (this.#left) return;
+    /** @type {{event: any, done: (value?: any) => void}[]} */
+    const queue = [];
+    let wake = () => {};
+    let isOver = false;
+    /** @type {any} */
+    let error;
+    const end = (/** @type {any} */ cause) => {
+      if (!isOver) error = cause;
+      isOver = true;
+      wake();
+    };
     const hear = (/** @type {any} */ event) =>
-      new Promise((resolve) => {
-        queue.push({ event, done: () => resolve(undefined) });
-        wake.resolve(undefined);
+      new Promise((done) => {
+        queue.push({ event, done });
+        wake();
       });
-    const stops = (types ?? ['*']).map((type) => this.#emitter.on(type, hear));
-    stops.push(this.#emitter.on('ended', end), onAbort(signal, () => end(undefined)));
+    const stops = [...types.map((/** @type {string} */ type) => this.#emitter.on(type, hear)), this.#emitter.on('ended', end), onAbort(signal, () => end(undefined))];
     if (this.#subscription.state === 'ended') this.#subscription.joined.promise.catch(end);
-    /** @type {(() => void) | undefined} */
-    let done;
+    let done = () => {};
     try {
-      for (;;) {
-        while (!ended && queue.length === 0) {
-          await wake.promise;
-          wake = deferred();
-        }
-        const next = ended ? undefined : queue.shift();
-        if (!next) break;
-        done = next.done;
-        yield next.event;
-        done();
+      while (!isOver) {
+        const next = queue.shift();
+        if (next) {
+          done = next.done;
+          yield next.event;
+          done();
+        } else await new Promise((resolve) => (wake = () => resolve(undefined)));
       }
-      if (ended?.error) throw ended.error;
+      if (error?.code && !['left', 'closed'].includes(error.code)) throw error;
     } finally {
       for (const stop of stops) stop();
-      done?.();
+      done();
       for (const left of queue) left.done();
     }
   }
@@ -214,7 +206,7 @@ export class Channel {
    * @param {RemoveOptions} [options]
    */
   remove(type, key, options) {
-    return this.#core.publisher.remove(this.#name, type, key, options);
+    return this.#core.publisher.publish(this.#name, type, undefined, { ...options, key }, true);
   }
 
   /**

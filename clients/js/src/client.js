@@ -1,8 +1,8 @@
 import { Channel } from './channel.js';
+import { resolve } from './connection/address.js';
 import { Connection } from './connection/connection.js';
-import { webSocketLinks } from './connection/link.js';
 import { Core } from './core.js';
-import { explain } from './explain.js';
+import { upkeep } from './parts.js';
 
 /**
  * @typedef {import('./contract-types.js').ContractLike} ContractLike
@@ -26,7 +26,7 @@ import { explain } from './explain.js';
  * @property {string} [contract]  hash of the contract that the application was made for; `tidewire check` prints it
  * @property {true | import('./outbox/outbox.js').OutboxOptions} [outbox]  keeps publishes in IndexedDB until they are answered
  * @property {boolean | ((line: string) => void)} [debug]  logs the wire without tokens
- * @property {import('./connection/wake.js').AppState} [appState]  React Native's `AppState`
+ * @property {import('./upkeep/wake.js').AppState} [appState]  React Native's `AppState`
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
  * @property {boolean} [fallback]  `false`: no streams or polls where WebSockets are blocked
  * @property {import('./connection/link.js').OpenLink} [link]  opens another kind of connection than a WebSocket
@@ -59,12 +59,8 @@ import { explain } from './explain.js';
  * @template {ContractLike} [C=AnyContract]
  */
 export class Tidewire {
-  #url;
   #core;
-  #options;
-  /** @type {Connection} */
   #connection;
-  #changedAt;
 
   /**
    * Connects nowhere yet, so it may run on a server, too.
@@ -72,27 +68,10 @@ export class Tidewire {
    * @param {Options} [options]
    */
   constructor(url, options = {}) {
-    const { WebSocket = globalThis.WebSocket, link, channels = [], debug, fallback = true, ticket } = options;
     const core = (this.#core = new Core(options));
-    this.#url = url;
-    this.#options = options;
-    this.#changedAt = core.clock.now();
-    const print = typeof debug === 'function' ? debug : (/** @type {string} */ line) => console.debug(line);
-    const openLink = link ?? (WebSocket && webSocketLinks(WebSocket));
-    this.#connection = new Connection(() => resolve(url), openLink, options, core, {
-      changed: (status) => {
-        this.#changedAt = core.clock.now();
-        core.emitter.emit('state', status);
-        if (status.state === 'ready' && status === this.status) core.emitter.emit('welcome', /** @type {Welcome} */ (core.welcome));
-      },
-      // A ticket opens a WebSocket only.
-      loadFallback: fallback && WebSocket && !link && !ticket ? async (context) => new (await import('./fallback/fallback.js')).Fallback(context) : undefined,
-      log: (line) => {
-        if (debug) print(`[tidewire] ${line.replace(/("(?:token|receipt)":")[^"]*/g, '$1…')}`);
-      },
-    });
+    this.#connection = new Connection(url, options, core);
     const named = resolve(url)?.searchParams.get('channels')?.split(',') ?? [];
-    for (const channel of [...channels, ...named]) this.channel(/** @type {any} */ (channel));
+    for (const channel of [...(options.channels ?? []), ...named]) this.channel(/** @type {any} */ (channel));
   }
 
   /** `connecting`, `ready`, `reconnecting`, `offline` or `closed`. */
@@ -107,7 +86,7 @@ export class Tidewire {
 
   /** The number of publishes without an answer. */
   get pending() {
-    return this.#core.publisher.pending + this.outbox.uncertain.length;
+    return this.#core.publisher.publishes.length + this.outbox.uncertain.length;
   }
 
   /** What the option `outbox` keeps for the user. @returns {Pick<import('./outbox/outbox.js').Outbox, 'entries' | 'uncertain'>} */
@@ -132,12 +111,6 @@ export class Tidewire {
    * @returns {Promise<Welcome>}
    */
   connect() {
-    if (this.state === 'closed') this.#core.reopened();
-    const { outbox } = this.#options;
-    if (outbox) {
-      const service = String(resolve(this.#url)).replace(/\?.*/, '');
-      void this.#core.publisher.keep(async () => (await import('./outbox/outbox.js')).outboxFor(outbox, service));
-    }
     return this.#connection.connect();
   }
 
@@ -189,7 +162,7 @@ export class Tidewire {
    * @returns {Promise<Ack>}
    */
   remove(channel, type, key, options) {
-    return this.#core.publisher.remove(channel, type, key, options);
+    return this.#core.publisher.publish(channel, type, undefined, { ...options, key }, true);
   }
 
   /**
@@ -206,29 +179,15 @@ export class Tidewire {
     return this.#core.signals.add(channel, type, data, options);
   }
 
-  /** The state in plain text, for a console or a report: what is connected, what waits, the last errors, and what to do. */
+  /**
+   * The state in plain text, for a console or a report: what is connected, what waits, the last errors, and what to do. It is
+   * loaded with `connect()`; before, there is only the state.
+   */
   explain() {
-    return explain(String(this.#url), this.status, this.#core, this.#changedAt, this.#connection.detour);
+    const { state, reason } = this.status;
+    return upkeep.module?.explain(this.#connection) ?? `${state} (${reason})`;
   }
 }
 
 /** @type {{entries: readonly any[], uncertain: readonly any[]}} */
 const NO_OUTBOX = Object.freeze({ entries: [], uncertain: [] });
-
-/**
- * The address of the service; undefined for a relative one without a page.
- * @param {string | URL} url
- */
-function resolve(url) {
-  let address;
-  try {
-    address = new URL(url, globalThis.location?.href);
-  } catch {
-    return undefined;
-  }
-  if (address.protocol === 'http:') address.protocol = 'ws:';
-  if (address.protocol === 'https:') address.protocol = 'wss:';
-  if (address.protocol !== 'ws:' && address.protocol !== 'wss:') throw new TypeError(`${address.protocol} is not a WebSocket address`);
-  address.hash = '';
-  return address;
-}

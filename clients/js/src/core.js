@@ -3,6 +3,7 @@ import { systemClock } from './base/clock.js';
 import { Emitter } from './base/emitter.js';
 import { TidewireError } from './errors.js';
 import { isEvent } from './messages.js';
+import { upkeep } from './parts.js';
 import { Publisher } from './sending/publisher.js';
 import { Sender } from './sending/sender.js';
 import { Signals } from './sending/signals.js';
@@ -12,8 +13,6 @@ import { Registry } from './subscriptions/registry.js';
 const MAX_CONNECTIONS = 16;
 /** Errors that `explain()` shows. */
 const MAX_ERRORS = 10;
-/** Errors a second that are printed. */
-const MAX_PRINTED = 30;
 
 /** What the parts of one client share: what it subscribes to, what it sends, the open connection, and its errors. */
 export class Core {
@@ -29,7 +28,6 @@ export class Core {
   #count = 0;
   /** @type {string[]} the newest ids of this client's connections; events on their way may exclude an earlier one */
   #connections = [];
-  #printed = { since: 0, count: 0 };
 
   /** @param {import('./client.js').Options} options */
   constructor(options) {
@@ -112,9 +110,9 @@ export class Core {
     this.registry.closed(new TidewireError('closed', `the client is closed: ${reason}`, { details: { reason } }));
   }
 
-  /** The client connects again after `closed`. */
-  reopened() {
-    this.publisher.reopened();
+  /** The client connects. @param {import('./client.js').Options['outbox']} outbox @param {string | URL} url */
+  reopened(outbox, url) {
+    this.publisher.reopened(outbox, url);
     this.registry.reopened();
   }
 
@@ -124,12 +122,25 @@ export class Core {
     const subscription = registry.subscriptions.get(/** @type {any} */ (message).channel);
     if (isEvent(message)) subscription?.received(message);
     else if (message.type === 'subscribed') subscription?.subscribed(message);
-    else if (message.type === 'expiring') void subscription?.refresh();
+    else if (message.type === 'expiring') subscription?.refresh();
     else if (publisher.settle(message) || registry.settle(message)) return;
     else if (message.type === 'unsubscribed') subscription?.unsubscribed(message);
     else if (message.type === 'presence' && message.id === null) subscription?.received(message);
     else if (message.type === 'error') this.report(TidewireError.from(message));
     // A pong needs no action. A newer service may send messages that this client does not know.
+  }
+
+  /**
+   * A part that a channel needs; undefined, and reported, if it does not arrive.
+   * @template M
+   * @param {import('./base/part.js').Part<M>} part
+   * @param {import('./subscriptions/subscription.js').Subscription} subscription
+   */
+  async need(part, subscription) {
+    const { channel } = subscription;
+    const loaded = await part.get(this.clock);
+    if (!loaded) this.report(new TidewireError('not_loaded', `${channel}: a file of the client does not arrive`, { channel }), subscription);
+    return loaded;
   }
 
   /**
@@ -143,10 +154,7 @@ export class Core {
     const heard = of?.notify('error', error) || this.emitter.has('error');
     this.emitter.emit('error', error);
     if (heard) return;
-    if (now - this.#printed.since > 1_000) this.#printed = { since: now, count: 0 };
-    this.#printed.count += 1;
-    if (this.#printed.count > MAX_PRINTED) return;
-    console.error(`[tidewire] ${error.code}${error.channel ? ` ${error.channel}` : ''}: ${error.message}. ${error.help}`, ...(error.cause ? [error.cause] : []));
+    void upkeep.get(this.clock).then((loaded) => (loaded ? loaded.print(this, error) : console.error(`[tidewire] ${error.code}`, error)));
   }
 }
 

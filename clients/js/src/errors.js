@@ -1,55 +1,31 @@
-const RETRY = 'Send it again with the same `id`: it is then delivered once.';
-const TOKEN = 'Check the key, `iss`, `aud` and `exp` of the token.';
-
-/** What to do about an error, by its code. @type {Record<string, string>} */
-const HELP = {
-  // @ts-expect-error the prototype, so that no other code is found
-  __proto__: null,
-  unauthenticated: 'Pass `token`, `ticket` or `anonymous: true`, or log in.',
-  invalid_token: TOKEN,
-  token_expired: TOKEN,
-  UNAUTHORIZED: TOKEN,
-  token_failed: 'Make the function return the token as a string.',
-  origin_refused: "Add the page's origin to `origins` in the settings.",
-  forbidden: 'Grant it in the token or in the contract.',
-  unknown_channel: 'Correct the name, or declare the channel in the contract.',
-  unknown_event: 'Correct the name, or declare the event in the contract.',
-  not_subscribed: 'Keep a handle of the channel.',
-  not_found: 'Correct the path of the address; the service listens at /ws.',
-  too_many_subscriptions: 'Leave other channels, or raise `limits.subscriptions`.',
-  handler_failed: 'Correct the listener; the event counts as handled.',
-  handler_slow: 'Settle its promise; the event counts as handled.',
-  queue_full: 'Do less in listeners, or send less often.',
-  not_sent: 'Publish again when the client is ready.',
-  uncertain: RETRY,
-  timeout: RETRY,
-  unreachable: 'Check the address, the network and the proxies.',
-  unexpected_response: 'Check the address, the network and the proxies.',
-  needs_websocket: 'It works as soon as WebSockets do; see explain().',
-  fallback_failed: 'Serve all files of the client, or pass `fallback: false`.',
-  no_websocket: 'Pass the option `WebSocket`.',
-  REPLACED: 'Call connect() to take over.',
-};
+import { upkeep } from './parts.js';
 
 /**
  * A refusal by the service (its codes are in `tidewire/codes`), or by the client itself. `help` says what to do in short; docs/errors.md
  * of this package has every code.
  */
 export class TidewireError extends Error {
+  #help;
+
   /**
    * @param {string} code
    * @param {string} message
    * @param {{channel?: string, help?: string, retryable?: boolean, details?: Record<string, any>, cause?: unknown}} [more]
    */
-  constructor(code, message, { channel, help = HELP[code] ?? '', retryable = false, details = {}, cause } = {}) {
-    super(message, cause === undefined ? undefined : { cause });
+  constructor(code, message, { channel, help, retryable = false, details = {}, cause } = {}) {
+    super(message, /** @type {any} */ (cause && { cause }));
     this.name = 'TidewireError';
     this.code = code;
     this.channel = channel;
-    this.help = help;
+    this.#help = help;
     /** Whether the same request can succeed later, unchanged. */
     this.retryable = retryable;
     this.details = details;
+  }
+
+  /** What to do. The texts are loaded with `connect()`. @returns {string} */
+  get help() {
+    return this.#help ?? helpFor(this.code) ?? '';
   }
 
   /**
@@ -62,19 +38,5 @@ export class TidewireError extends Error {
   }
 }
 
-/** What to do about a code. @param {string} code */
-export function helpFor(code) {
-  return HELP[code];
-}
-
-/** The shortest text that shows what a value is, without secrets: long runs of letters and digits lose their end. @param {unknown} value */
-export function shown(value) {
-  let text;
-  try {
-    text = typeof value === 'string' ? `"${value.trim()}"` : (JSON.stringify(value) ?? String(value));
-  } catch {
-    text = typeof value;
-  }
-  text = text.replace(/\s+/g, ' ').replace(/[\w.+/=~-]{10,}/g, (run) => `${run.slice(0, 3)}…`);
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
-}
+/** What to do about a code, if that is known and loaded. @param {string} code */
+export const helpFor = (code) => upkeep.module?.helpFor(code);

@@ -556,6 +556,7 @@ test('13: a relative address is an error only when the client connects', async (
   assert.match(client.explain(), /closed \(new\).*\nwhat to do: call connect\(\)/);
   const lines = printed(t);
   await assert.rejects(client.connect(), { code: 'closed', message: /without a page it must be absolute/ });
+  await turn();
   assert.equal(lines().length, 1);
 });
 

@@ -5,7 +5,7 @@ import { WebSocket } from 'ws';
 import { CLOSE_CODES } from '../src/codes.js';
 import { Tidewire, TidewireError } from '../src/tidewire.js';
 import { Backoff } from '../src/connection/backoff.js';
-import { FEATURES } from '../src/connection/features.js';
+import { FEATURES } from '../src/connection/address.js';
 import { Inbox, TestServer, WELCOME, connected, scene } from './support.js';
 
 test('hello carries the token; ready follows at once; welcome opens', async (t) => {

@@ -7,9 +7,19 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 16_000, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 11_850, 'codes.js': 2_600 };
 /** Bytes that an addition costs a page that has `tidewire.js`, and React for its hooks. @type {Record<string, number>} */
-const ADDITIONS = { 'collections/index.js': 3_900, 'outbox/outbox.js': 4_400, 'testing/index.js': 12_200, 'react/index.js': 5_400, 'fallback/fallback.js': 5_600 };
+const ADDITIONS = {
+  'collections/index.js': 3_900,
+  'outbox/outbox.js': 4_400,
+  'testing/index.js': 17_500,
+  'react/index.js': 5_400,
+  // Parts of the client that are loaded later.
+  'upkeep/index.js': 4_500,
+  'subscriptions/state.js': 900,
+  'subscriptions/own-token.js': 500,
+  'fallback/fallback.js': 5_600,
+};
 
 /** What is imported when it is needed does not count. @type {import('esbuild').Plugin} */
 const LATER = {

@@ -1,7 +1,10 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { WebSocket, WebSocketServer } from 'ws';
+import { haveParts } from '../src/testing/parts.js';
 import { Tidewire } from '../src/tidewire.js';
+
+haveParts(); // parts.test.js has clients without them
 
 /** Rejects rather than hangs: nothing in these tests takes longer. @template T @param {Promise<T>} promise @param {string} what @returns {Promise<T>} */
 export async function soon(promise, what) {
@@ -199,11 +202,12 @@ export class TestServer {
  * A started server and a client for it; both end with the test.
  * @param {import('node:test').TestContext} t
  * @param {import('../src/client.js').Options} [options]
+ * @param {typeof Tidewire} [Client]
  */
-export async function scene(t, options = {}) {
+export async function scene(t, options = {}, Client = Tidewire) {
   const server = await new TestServer().start();
   const clock = new TestClock();
-  const client = new Tidewire(/** @type {string} */ (server.url), {
+  const client = new Client(/** @type {string} */ (server.url), {
     token: 'token-1',
     WebSocket,
     clock,

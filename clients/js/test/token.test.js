@@ -32,10 +32,10 @@ for (const [given, says] of /** @type {[unknown, RegExp][]} */ ([
   [`Bearer ${JWT}`, /returned "Bearer eyJ…"/],
   ['x y'.repeat(500), /…, which/],
 ])) {
-  test(`${String(given).slice(0, 20)} is not a token, and the error shows it without secrets`, () => {
+  test(`${String(given).slice(0, 20)} is not a token, and the error shows it without secrets`, async () => {
     /** @type {any} */
     let error;
-    assert.throws(() => checkToken(given, 'the function `token`'), (thrown) => Boolean((error = thrown)));
+    await assert.rejects(checkToken(given, 'the function `token`', systemClock), (thrown) => Boolean((error = thrown)));
     assert.equal(error.code, 'token_failed');
     assert.match(error.message, /^the function `token` returned/);
     assert.match(error.message, says);

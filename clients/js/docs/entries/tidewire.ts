@@ -8,9 +8,9 @@ export { Tidewire } from '../../types/client.js';
 export type { ClientEvents, Options } from '../../types/client.js';
 export type { State, Status } from '../../types/connection/connection.js';
 export type { Link, LinkEvents, OpenLink } from '../../types/connection/link.js';
-export type { Verdict } from '../../types/connection/probe.js';
+export type { Verdict } from '../../types/upkeep/probe.js';
 export type { TokenFunction } from '../../types/connection/token.js';
-export type { AppState } from '../../types/connection/wake.js';
+export type { AppState } from '../../types/upkeep/wake.js';
 export type { Clock } from '../../types/base/clock.js';
 export type {
   AnyContract, ChannelName, ContractLike, DataOf, EventContract, EventOf, EventType, NameIn, PresenceInfo, PublishedType, TypeWith,

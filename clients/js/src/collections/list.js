@@ -193,7 +193,7 @@ export class List extends Collection {
       this.retry.start(this.backoff.next(), () => void this.#read());
       return;
     }
-    this.backoff.reset();
+    this.backoff.attempt = 0;
     this.#reading = undefined;
     this.#stale = [];
     this.#timeline?.settled();

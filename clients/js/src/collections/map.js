@@ -147,7 +147,7 @@ export class LiveMap extends Collection {
       this.#given.add(key);
     }
     this.#removed.clear();
-    this.backoff.reset();
+    this.backoff.attempt = 0;
     this.#changed();
     this.loaded();
   }

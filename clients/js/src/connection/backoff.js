@@ -1,3 +1,5 @@
+import { toldWait } from '../base/bounds.js';
+
 /**
  * Exponential backoff with full jitter: the n-th delay is random between 0 and min(cap, base · 2ⁿ), so that the clients of
  * a lost node reconnect spread out.
@@ -26,8 +28,10 @@ export class Backoff {
     return this.#random() * bound;
   }
 
-  reset() {
-    this.attempt = 0;
+  /** The delay after a refusal, in ms: that which it asks for, or the next one. @param {unknown} seconds */
+  after(seconds) {
+    const told = toldWait(seconds);
+    return told === undefined ? this.next() : spread(told, this.#random);
   }
 }
 

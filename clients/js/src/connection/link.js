@@ -10,7 +10,7 @@ import { SUBPROTOCOL } from '../messages.js';
  * @typedef {object} LinkEvents  of one link, in this order; nothing after `ended`
  * @property {() => void} opened
  * @property {(frame: unknown) => void} received
- * @property {(code: number, reason: string, verdict?: import('./probe.js').Verdict) => void} ended  `verdict`: what the service has answered to a request
+ * @property {(code: number, reason: string, verdict?: import('../upkeep/probe.js').Verdict) => void} ended  `verdict`: what the service has answered to a request
  *
  * @typedef {(address: URL, events: LinkEvents) => Link} OpenLink  throws if there can be no such link here
  */

@@ -1,5 +1,6 @@
 import { within } from '../base/clock.js';
-import { TidewireError, shown } from '../errors.js';
+import { TidewireError } from '../errors.js';
+import { upkeep } from '../parts.js';
 
 /** Milliseconds that a function of the application has for a token. */
 export const TOKEN_TIMEOUT = 10_000;
@@ -23,7 +24,7 @@ export async function askToken(get, name, clock, channel, asking = new AbortCont
   const late = () => new Error(`no result within ${TOKEN_TIMEOUT / 1000} s`);
   try {
     const call = (async () => get({ signal: asking.signal }))();
-    return checkToken(await within(clock, TOKEN_TIMEOUT, call, late), where);
+    return await checkToken(await within(clock, TOKEN_TIMEOUT, call, late), where, clock);
   } catch (/** @type {any} */ cause) {
     asking.abort(cause);
     if (cause instanceof TidewireError && cause.code === 'token_failed') throw cause;
@@ -37,11 +38,13 @@ export async function askToken(get, name, clock, channel, asking = new AbortCont
  * Returns the token, or throws an error that shows what was given instead.
  * @param {unknown} given
  * @param {string} where
+ * @param {import('../base/clock.js').Clock} clock
  */
-export function checkToken(given, where) {
+export async function checkToken(given, where, clock) {
   const token = typeof given === 'string' ? given.trim() : ''; // a token from a file ends in a newline
   if (/^(?!(undefined|null)$)[!#-;=?-Z\\^-z|~]+$/.test(token)) return token;
-  throw new TidewireError('token_failed', `${where} returned ${shown(given)}, which is not a token`, { retryable: true });
+  const loaded = await upkeep.get(clock);
+  throw new TidewireError('token_failed', `${where} returned ${loaded?.shown(given) ?? typeof given}, which is not a token`, { retryable: true });
 }
 
 /** Holds the token, and asks the application for a new one when the old one was refused or has expired. */
@@ -77,7 +80,7 @@ export class TokenSource {
 
   /** The token; rejects with `token_failed`. */
   async get() {
-    if (!this.renewable) return checkToken(this.#source, 'the option `token`');
+    if (!this.renewable) return checkToken(this.#source, 'the option `token`', this.#clock);
     const known = this.#clock.now() < this.#expires ? this.#token : undefined;
     return known ?? this.renew();
   }

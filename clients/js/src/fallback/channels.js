@@ -35,7 +35,7 @@ export class Channels {
     this.#core = core;
     this.#pass = pass;
     for (const [channel, subscription] of core.registry.subscriptions) {
-      if (subscription.hasToken || subscription.state === 'ended') continue;
+      if (subscription.tokenFunction || subscription.state === 'ended') continue;
       this.entries.set(channel, { channel, ...subscription.start, from: 0, known: false, held: [] });
     }
   }

@@ -2,7 +2,7 @@ import { TidewireError } from '../errors.js';
 
 /**
  * @typedef {{code: string, detail?: string, details?: Record<string, any>, retryable?: boolean}} Problem  of this service
- * @typedef {import('../connection/probe.js').Verdict} Verdict
+ * @typedef {import('../upkeep/probe.js').Verdict} Verdict
  */
 
 /** The requests of one link: the paths beside `/ws`, with the credentials that an upgrade would have. */

@@ -1,6 +1,6 @@
 import { bounded } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
-import { verdictOf } from '../connection/probe.js';
+import { verdictOf } from '../upkeep/probe.js';
 import { Budget } from '../sending/pacer.js';
 import { Channels } from './channels.js';
 import { errorMessage, refusal } from './http.js';
@@ -266,7 +266,7 @@ export class HttpLink {
   /**
    * @param {number} code
    * @param {string} reason
-   * @param {import('../connection/probe.js').Verdict} [verdict]
+   * @param {import('../upkeep/probe.js').Verdict} [verdict]
    */
   end(code, reason, verdict) {
     if (this.#ended) return;

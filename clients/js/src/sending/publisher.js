@@ -1,7 +1,8 @@
-import { bounded, toldWait } from '../base/bounds.js';
+import { bounded } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
 import { deferred, onAbort } from '../base/deferred.js';
-import { Backoff, spread } from '../connection/backoff.js';
+import { resolve } from '../connection/address.js';
+import { Backoff } from '../connection/backoff.js';
 import { TidewireError } from '../errors.js';
 import { bytesOf } from './sender.js';
 
@@ -11,23 +12,20 @@ import { bytesOf } from './sender.js';
  * @property {string} id
  * @property {string} type
  * @property {string | undefined} channel
- * @property {string} lane  entries of one lane are sent one after the other
  * @property {string} text  the JSON of the request, made at the call
- * @property {number} bytes
  * @property {boolean} isPublish
- * @property {boolean} sent  whether the service may have it
- * @property {boolean} flying  sent on this connection, without an answer
- * @property {boolean} resting  waits before it is sent again
- * @property {boolean} timed  whether its timeout runs
- * @property {number | undefined} timeout
- * @property {number} order  within its lane
+ * @property {number} order
  * @property {boolean} restored  published before a reload, so that nobody awaits it
- * @property {Timer} deadline
+ * @property {number | undefined} timeout
+ * @property {import('../base/deferred.js').Deferred<any>} result
  * @property {Timer} retry
  * @property {Backoff} backoff
+ * @property {Timer} [deadline]  while its timeout runs
+ * @property {() => void} [forget]  stops listening to the signal
+ * @property {boolean} [sent]  whether the service may have it
+ * @property {boolean} [flying]  sent on this connection, without an answer
+ * @property {boolean} [resting]  waits before it is sent again
  * @property {TidewireError} [refusal]  the last retryable one
- * @property {() => void} forget  stops listening to the signal
- * @property {import('../base/deferred.js').Deferred<any>} result
  *
  * @typedef {object} Outbox  keeps publishes over a reload of the page
  * @property {() => void} start
@@ -41,8 +39,8 @@ import { bytesOf } from './sender.js';
  * @property {readonly import('../outbox/outbox.js').Uncertain[]} uncertain
  */
 
-/** Bytes of all requests without an answer. */
-const MAX_BYTES = 8_388_608;
+/** Characters of all requests without an answer. */
+const MAX_SIZE = 8_388_608;
 
 /**
  * The requests without an answer: publishes, and reads such as `history`. Publishes of one channel are sent one after the other, so
@@ -55,13 +53,9 @@ export class Publisher {
   outbox;
   /** Whether publishes wait for the outbox. */
   held = false;
-  /** Publishes without an answer. */
-  pending = 0;
-  /** @type {Map<string, Entry>} by id, in the order of the calls */
+  /** @type {Map<string, Entry>} by id, in the order of sending */
   #entries = new Map();
-  /** @type {Map<string, Entry[]>} */
-  #lanes = new Map();
-  #bytes = 0;
+  #size = 0;
   #order = 0;
   #open = false;
   /** @type {TidewireError | undefined} why nothing can be sent */
@@ -80,23 +74,11 @@ export class Publisher {
    * @param {string} type
    * @param {unknown} data
    * @param {import('../channel.js').PublishOptions} [options]
+   * @param {true} [removed]  removes the value of the key
    * @returns {Promise<import('../messages.js').Ack>}
    */
-  publish(channel, type, data, options = {}) {
-    const { id = this.#core.nextId(), key, ifRev } = options;
-    return this.add({ type, id, channel, data, key, if_rev: ifRev }, options);
-  }
-
-  /**
-   * @param {string} channel
-   * @param {string} type
-   * @param {string} key
-   * @param {import('../channel.js').RemoveOptions} [options]
-   * @returns {Promise<import('../messages.js').Ack>}
-   */
-  remove(channel, type, key, options = {}) {
-    const { id = this.#core.nextId(), ifRev } = options;
-    return this.add({ type, id, channel, key, removed: true, if_rev: ifRev }, options);
+  publish(channel, type, data, { id = this.#core.nextId(), key, ifRev, timeout, signal } = {}, removed) {
+    return this.add({ type, id, channel, data, key, removed, if_rev: ifRev }, { timeout, signal });
   }
 
   /**
@@ -111,47 +93,31 @@ export class Publisher {
     const { id, channel, type } = request;
     const known = this.#entries.get(id);
     if (known) return known.result.promise;
-    const refuse = (/** @type {unknown} */ error) => Promise.reject(error);
-    if (signal?.aborted) return refuse(signal.reason);
-    if (this.#closed) return refuse(this.#closed);
+    const { clock, random } = this.#core;
     let text;
     try {
-      text = JSON.stringify(request);
-    } catch (cause) {
-      return refuse(new TidewireError('invalid_data', `the data of ${type} is not JSON: ${cause}`, { channel, cause }));
-    }
-    const bytes = bytesOf(text);
-    const { clock, random, maxPending } = this.#core;
-    if (restored === undefined && (this.#entries.size >= maxPending || this.#bytes + bytes > MAX_BYTES)) {
-      const message = `${this.#entries.size} requests (${this.#bytes} bytes) wait for an answer, so ${type} was not taken`;
-      return refuse(new TidewireError('queue_full', message, { channel, retryable: true }));
+      if (signal?.aborted) throw signal.reason;
+      text = this.#encode(request, restored);
+    } catch (error) {
+      return Promise.reject(error);
     }
     /** @type {Entry} */
     const entry = {
       id,
       type,
       channel,
-      lane: isPublish ? `c ${channel}` : `r ${id}`,
       text,
-      bytes,
       isPublish,
-      sent: false,
-      flying: false,
-      resting: false,
-      timed: false,
-      timeout: timeout === undefined ? timeout : bounded(timeout, 0, Infinity, Infinity),
       order: restored ?? ++this.#order,
       restored: restored !== undefined,
-      deadline: new Timer(clock),
+      timeout: timeout === undefined ? undefined : bounded(timeout, 0, Infinity, Infinity),
+      result: deferred(),
       retry: new Timer(clock),
       backoff: new Backoff(500, 5_000, random),
-      forget: () => {},
-      result: deferred(),
     };
     this.#entries.set(id, entry);
-    this.#bytes += bytes;
-    if (isPublish) this.pending += 1;
-    this.#lanes.set(entry.lane, [...(this.#lanes.get(entry.lane) ?? []), entry].sort((a, b) => a.order - b.order));
+    if (entry.restored) this.#entries = new Map([...this.#entries].sort(([, a], [, b]) => a.order - b.order));
+    this.#size += text.length;
     entry.forget = onAbort(signal, () => this.fail(entry, signal?.reason));
     this.outbox?.added(entry);
     if (this.#open) this.#time(entry);
@@ -159,53 +125,62 @@ export class Publisher {
     return entry.result.promise;
   }
 
-  /** Whether publishes of this channel have no answer yet. @param {string} channel */
-  has(channel) {
-    return this.#lanes.has(`c ${channel}`);
+  /** The JSON of a request; throws if it cannot be taken. @param {Request} request @param {number} [restored] */
+  #encode(request, restored) {
+    const { type, channel } = request;
+    if (this.#closed) throw this.#closed;
+    let text;
+    try {
+      text = JSON.stringify(request);
+    } catch (cause) {
+      throw new TidewireError('invalid_data', `the data of ${type} is not JSON: ${cause}`, { channel, cause });
+    }
+    const { size } = this.#entries;
+    if (restored === undefined && (size >= this.#core.maxPending || this.#size + text.length > MAX_SIZE)) {
+      throw new TidewireError('queue_full', `${type} was not taken: ${size} requests (${this.#size} characters) wait for an answer`, { channel, retryable: true });
+    }
+    return text;
   }
+
+  /** The publishes without an answer. */
+  get publishes() {
+    return [...this.#entries.values()].filter(({ isPublish }) => isPublish);
+  }
+
+  /** Whether publishes of this channel have no answer yet. @param {string} name */
+  has(name) {
+    return this.publishes.some(({ channel }) => channel === name);
+  }
+
+  // --- sending ----------------------------------------------------------------------------------------------------------
 
   waiting() {
-    return this.#head() !== undefined;
+    return this.#first() !== undefined;
   }
 
-  /** The first entry that can be sent. */
-  #head() {
-    for (const [head] of this.#lanes.values()) if (this.#isDue(head)) return head;
+  /** The first request that can be sent. */
+  #first() {
+    const busy = new Set();
+    for (const entry of this.#entries.values()) {
+      const { channel, isPublish } = entry;
+      const mustWait = isPublish && (this.held || busy.has(channel) || this.#core.registry.joining(channel) === 'waiting');
+      if (!mustWait && !entry.flying && !entry.resting) return entry;
+      if (isPublish) busy.add(channel);
+    }
     return undefined;
-  }
-
-  /** @param {Entry} entry */
-  #isDue({ flying, resting, channel, isPublish }) {
-    return !flying && !resting && !(isPublish && (this.held || this.#core.registry.joining(channel) === 'waiting'));
   }
 
   /** @param {number} maxBytes */
   next(maxBytes) {
-    const entry = /** @type {Entry} */ (this.#head());
-    if (entry.bytes > maxBytes) {
-      const message = `${entry.type} has ${entry.bytes} bytes; the service accepts ${maxBytes}`;
-      this.fail(entry, new TidewireError('too_big', message, { channel: entry.channel }));
-      return undefined;
+    const entry = /** @type {Entry} */ (this.#first());
+    const bytes = bytesOf(entry.text);
+    const verdict = bytes > maxBytes ? tooBig(entry, `it has ${bytes} bytes; the service accepts ${maxBytes}`) : (this.outbox?.sending(entry) ?? true);
+    if (verdict === true) {
+      entry.sent = entry.flying = true;
+      return entry.text;
     }
-    const verdict = this.outbox?.sending(entry) ?? true;
-    if (verdict !== true) {
-      if (verdict) this.fail(entry, verdict);
-      return undefined;
-    }
-    entry.sent = entry.flying = true;
-    return entry.text;
-  }
-
-  /**
-   * Settles the request of a reply or refusal. Returns false if it answers none.
-   * @param {{type: string, id?: string | null}} message
-   */
-  settle(message) {
-    const entry = message.id ? this.#entries.get(message.id) : undefined;
-    if (!entry || !['error', entry.isPublish || entry.type === 'refresh' ? 'ack' : entry.type].includes(message.type)) return false;
-    if (message.type === 'error') this.#refused(entry, /** @type {import('../messages.js').ErrorMessage} */ (message));
-    else this.#finish(entry).result.resolve(message);
-    return true;
+    if (verdict) this.fail(entry, verdict);
+    return undefined;
   }
 
   /** There is a connection: everything is sent again, unless somebody else has published it. */
@@ -214,25 +189,26 @@ export class Publisher {
     this.#closed = undefined;
     this.outbox?.opened();
     const user = this.#core.welcome?.user ?? '';
-    if ((this.user ??= user) !== user) this.#giveUp(this.publishes, 'another user connected');
+    if ((this.user ??= user) !== user) for (const entry of this.publishes) this.#giveUp(entry, 'uncertain', 'another user connected', false);
     this.user = user;
     this.#go();
   }
 
-  /**
-   * Publishes wait until the outbox is here.
-   * @param {() => Promise<(core: import('../core.js').Core) => Outbox>} load
-   */
-  async keep(load) {
-    if (this.held || this.outbox) return;
-    this.held = true;
-    try {
-      this.outbox = (await load())(this.#core);
-      this.outbox.start();
-    } catch (cause) {
-      this.#core.report(new TidewireError('outbox_unavailable', `the outbox was not loaded: ${cause}`, { cause }));
-      this.release();
-    }
+  #go() {
+    for (const entry of this.#entries.values()) this.#time(entry);
+    this.#core.wake();
+  }
+
+  /** Starts the timeout of an entry. @param {Entry} entry */
+  #time(entry) {
+    const { isPublish } = entry;
+    if (entry.deadline || (isPublish && this.held)) return;
+    const timeout = (entry.timeout ??= isPublish && this.outbox ? Infinity : this.#core.requestTimeout);
+    entry.deadline = new Timer(this.#core.clock);
+    entry.deadline.start(timeout, () => {
+      if (entry.refusal) this.fail(entry, entry.refusal);
+      else this.#giveUp(entry, 'timeout', `no answer within ${timeout / 1000} s`, true);
+    });
   }
 
   /** The outbox lets publishes go. */
@@ -241,31 +217,42 @@ export class Publisher {
     if (this.#open) this.#go();
   }
 
-  #go() {
-    for (const entry of this.#entries.values()) this.#time(entry);
-    this.#core.wake();
-  }
+  // --- answers ----------------------------------------------------------------------------------------------------------
 
-  /** A new connection is wanted, so requests wait for it. */
-  reopened() {
-    this.#closed = undefined;
+  /**
+   * Settles the request of a reply or refusal. Returns false if it answers none.
+   * @param {{type: string, id?: string | null}} message
+   */
+  settle(message) {
+    const entry = this.#entries.get(message.id ?? '');
+    if (!entry) return false;
+    if (message.type === 'error') this.#refused(entry, /** @type {import('../messages.js').ErrorMessage} */ (message));
+    else if (message.type === (entry.isPublish || entry.type === 'refresh' ? 'ack' : entry.type)) this.#finish(entry).result.resolve(message);
+    else return false;
+    return true;
   }
 
   /**
-   * The connection ended. If that was because of a message's size, the largest one fails.
-   * @param {boolean} tooBig
+   * @param {Entry} entry
+   * @param {import('../messages.js').ErrorMessage} message
    */
-  interrupted(tooBig) {
-    this.#open = false;
-    const flying = [...this.#entries.values()].filter((entry) => entry.flying);
-    if (tooBig && flying.length) {
-      const largest = flying.reduce((most, entry) => (entry.bytes > most.bytes ? entry : most));
-      this.fail(largest, new TidewireError('too_big', 'the service closed the connection over its size', { channel: largest.channel }));
+  #refused(entry, message) {
+    const { channel } = entry;
+    const error = TidewireError.from(message, channel);
+    const isEarly = error.code === 'not_subscribed' && (entry.restored || this.#core.registry.joining(channel));
+    if (!isEarly && !error.retryable) {
+      this.fail(entry, error);
+      return;
     }
-    for (const entry of this.#entries.values()) {
-      entry.retry.stop();
-      entry.flying = entry.resting = false;
-    }
+    this.outbox?.refused(entry, error.code);
+    entry.refusal = error;
+    entry.flying = false;
+    entry.resting = true;
+    if (isEarly) return; // `joined` sends it again
+    entry.retry.start(entry.backoff.after(error.details.retry_after), () => {
+      entry.resting = false;
+      this.#core.wake();
+    });
   }
 
   /**
@@ -273,8 +260,25 @@ export class Publisher {
    * @param {string} channel
    */
   joined(channel) {
-    for (const entry of this.#lanes.get(`c ${channel}`) ?? []) if (entry.refusal?.code === 'not_subscribed') entry.resting = false;
+    for (const entry of this.publishes) if (entry.channel === channel && entry.refusal?.code === 'not_subscribed') entry.resting = false;
     this.#core.wake();
+  }
+
+  // --- the end ----------------------------------------------------------------------------------------------------------
+
+  /**
+   * The connection ended. If that was because of a message's size, the largest one fails.
+   * @param {boolean} isTooBig
+   */
+  interrupted(isTooBig) {
+    this.#open = false;
+    const entries = [...this.#entries.values()];
+    const [largest] = entries.filter(({ flying }) => flying).sort((a, b) => b.text.length - a.text.length);
+    if (isTooBig && largest) this.fail(largest, tooBig(largest, 'the service closed the connection'));
+    for (const entry of entries) {
+      entry.retry.stop();
+      entry.flying = entry.resting = false;
+    }
   }
 
   /**
@@ -287,55 +291,40 @@ export class Publisher {
     this.#closed = new TidewireError('not_sent', `it was never sent: ${why}`, { retryable: true, details });
     this.user = undefined;
     this.outbox?.closed(why);
-    this.#giveUp([...this.#entries.values()], why, details);
-  }
-
-  /** @param {Entry[]} entries @param {string} why @param {any} [details] */
-  #giveUp(entries, why, details) {
-    for (const entry of entries) {
-      const { type, channel } = entry;
-      const [code, what] = fate(entry, 'uncertain');
-      this.fail(entry, new TidewireError(code, `${type}: ${why}; ${what}`, { channel, retryable: details !== undefined, details }));
-    }
-  }
-
-  /** Starts the timeout of an entry. @param {Entry} entry */
-  #time(entry) {
-    const { isPublish, timed } = entry;
-    if (timed || (isPublish && this.held)) return;
-    entry.timed = true;
-    const timeout = (entry.timeout ??= isPublish && this.outbox ? Infinity : this.#core.requestTimeout);
-    entry.deadline.start(timeout, () => this.fail(entry, entry.refusal ?? late(entry)));
+    for (const entry of [...this.#entries.values()]) this.#giveUp(entry, 'uncertain', why, true, details);
   }
 
   /**
-   * @param {Entry} entry
-   * @param {import('../messages.js').ErrorMessage} message
+   * A connection is wanted, so requests wait for it. If there is an outbox, publishes wait for that first.
+   * @param {import('../client.js').Options['outbox']} options
+   * @param {string | URL} url
    */
-  #refused(entry, message) {
-    const { channel } = entry;
-    const error = TidewireError.from(message, channel);
-    const early = error.code === 'not_subscribed' && (entry.restored || this.#core.registry.joining(channel) !== undefined);
-    if (!early && !error.retryable) {
-      this.fail(entry, error);
-      return;
+  async reopened(options, url) {
+    this.#closed = undefined;
+    if (!options || this.held || this.outbox) return;
+    this.held = true;
+    try {
+      const { outboxFor } = await import('../outbox/outbox.js');
+      this.outbox = outboxFor(options, String(resolve(url)).replace(/\?.*/, ''))(this.#core);
+      this.outbox.start();
+    } catch (cause) {
+      this.#core.report(new TidewireError('outbox_unavailable', `the outbox was not loaded: ${cause}`, { cause }));
+      this.release();
     }
-    this.outbox?.refused(entry, error.code);
-    entry.refusal = error;
-    entry.flying = false;
-    entry.resting = true;
-    if (early) return; // `joined` sends it again
-    const told = toldWait(error.details.retry_after);
-    const wait = told === undefined ? entry.backoff.next() : spread(told, this.#core.random);
-    entry.retry.start(wait, () => {
-      entry.resting = false;
-      this.#core.wake();
-    });
   }
 
-  /** The publishes without an answer. */
-  get publishes() {
-    return [...this.#entries.values()].filter(({ isPublish }) => isPublish);
+  /**
+   * Fails a request without an answer.
+   * @param {Entry} entry
+   * @param {string} code  if it was sent
+   * @param {string} why
+   * @param {boolean} retryable
+   * @param {any} [details]
+   */
+  #giveUp(entry, code, why, retryable, details) {
+    const { channel, sent, type } = entry;
+    const message = `${type}: ${why}; it ${sent ? 'may have happened' : 'was never sent'}`;
+    this.fail(entry, new TidewireError(sent ? code : 'not_sent', message, { channel, retryable, details }));
   }
 
   /**
@@ -349,29 +338,16 @@ export class Publisher {
   /** @param {Entry} entry */
   #finish(entry) {
     if (!this.#entries.delete(entry.id)) return entry;
-    entry.deadline.stop();
+    entry.deadline?.stop();
     entry.retry.stop();
-    entry.forget();
-    this.#bytes -= entry.bytes;
-    if (entry.isPublish) this.pending -= 1;
+    entry.forget?.();
+    this.#size -= entry.text.length;
     this.outbox?.settled(entry);
-    const left = this.#lanes.get(entry.lane)?.filter((other) => other !== entry) ?? [];
-    if (left.length) this.#lanes.set(entry.lane, left);
-    else {
-      this.#lanes.delete(entry.lane);
-      if (entry.isPublish) this.#core.registry.sweep();
-    }
+    if (entry.isPublish) this.#core.registry.sweep();
     this.#core.wake();
     return entry;
   }
 }
 
-/** @param {Entry} entry */
-function late(entry) {
-  const { type, channel, timeout = 0 } = entry;
-  const [code, what] = fate(entry, 'timeout');
-  return new TidewireError(code, `no answer to ${type} within ${timeout / 1000} s; ${what}`, { channel, retryable: true });
-}
-
-/** What is known of an entry without an answer. @param {Entry} entry @param {string} code  if it was sent */
-const fate = ({ sent }, code) => (sent ? [code, 'it may have happened'] : ['not_sent', 'it was never sent']);
+/** @param {Entry} entry @param {string} why */
+const tooBig = ({ channel, type }, why) => new TidewireError('too_big', `${type} is too big: ${why}`, { channel });

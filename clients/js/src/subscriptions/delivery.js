@@ -1,5 +1,4 @@
-import { PresenceList } from './presence-list.js';
-import { Values, nameOf } from './values.js';
+import { channelState } from '../parts.js';
 
 /**
  * @typedef {import('../messages.js').Event} Event
@@ -10,12 +9,13 @@ import { Values, nameOf } from './values.js';
  * @typedef {{recovered?: boolean, missed: number, resumed: boolean, epoch: string, offset: number}} Info
  *   `recovered: false`: events are missing, reload. `missed` events follow. `resumed`: the subscription has had a position before.
  *
- * @typedef {{message: Event | Subscribed | PresenceReply | {run: () => unknown}, at: number}} Queued
- *   `at`: monotonic milliseconds at which it came. `run`: something else to do in this order.
+ * @typedef {{message: any, at: number}} Queued  `at`: monotonic milliseconds at which it came
  */
 
-/** What an application sees that may not see who is there. */
-const NOBODY = { count: 0, members: [] };
+/** @param {Event} event */
+const isPresence = ({ type }) => type.startsWith('presence.');
+/** The name of a value in its channel; undefined for other events. @param {Event} event */
+const valueOf = ({ type, key = '', rev }) => (rev === undefined ? undefined : `${type}\n${key}`);
 
 /**
  * Hands the messages of one channel to its listeners, one at a time and in order. The position moves when the listeners of an
@@ -26,8 +26,6 @@ export class Delivery {
   position;
   /** @type {Info | undefined} of the last `subscribed` that was handed out */
   info;
-  /** @type {import('./presence-list.js').PresenceChange | undefined} */
-  presence;
   /** @type {Queued[]} */
   #queue = [];
   /** @type {Map<string, Queued>} values that wait, by type and key */
@@ -39,8 +37,10 @@ export class Delivery {
   #told = false;
   /** Increases when all that waits is dropped. */
   #run = 0;
-  #values;
-  #list = new PresenceList();
+  /** @type {import('./state.js').ChannelState | undefined} */
+  #state;
+  /** Whether values and users are not kept, because the module does not arrive. */
+  #stateless = false;
   #subscription;
   #core;
 
@@ -51,15 +51,19 @@ export class Delivery {
   constructor(subscription, core) {
     this.#subscription = subscription;
     this.#core = core;
-    this.#values = new Values(core.clock, () => this.add({ run: () => this.#expire() }));
   }
 
-  /** The newest event of every key. */
+  /** The newest event of every key. @returns {Event[]} */
   get values() {
-    return this.#values.events;
+    return this.#state?.values ?? [];
   }
 
-  /** @param {Queued['message']} message */
+  /** @returns {import('./presence-list.js').PresenceChange | undefined} */
+  get presence() {
+    return this.#state?.presence;
+  }
+
+  /** Takes a message, or something else to do in this order. @param {Event | Subscribed | PresenceReply | {run: () => unknown}} message */
   add(message) {
     const queued = { message, at: this.#core.clock.now() };
     if ('type' in message) {
@@ -68,7 +72,7 @@ export class Delivery {
           this.#queue = []; // a service that sends one after the other
           return this.#gap();
         }
-        this.#full = false;
+        this.#full = this.#stateless = false;
         this.#waiting.clear(); // a later value must not take a place before the new state
       } else if ('id' in message && !this.#accept(/** @type {Event} */ (message), queued)) return;
     }
@@ -83,20 +87,20 @@ export class Delivery {
    */
   #accept(event, queued) {
     if (this.#full) return false;
-    const name = event.rev === undefined ? undefined : nameOf(event);
-    const older = name === undefined ? undefined : this.#waiting.get(name);
+    const name = valueOf(event);
+    const older = name && this.#waiting.get(name);
     if (older) {
-      if (/** @type {any} */ (older.message).rev < /** @type {number} */ (event.rev)) Object.assign(older, queued);
+      if (older.message.rev < /** @type {number} */ (event.rev)) Object.assign(older, queued);
       return false;
     }
-    const isSignal = event.offset === undefined && name === undefined && !event.type.startsWith('presence.');
-    if (this.#queue.length >= (isSignal ? this.#core.maxQueue / 2 : this.#core.maxQueue)) {
+    const isSignal = event.offset === undefined && !name && !isPresence(event);
+    if (this.#queue.length >= this.#core.maxQueue / (isSignal ? 2 : 1)) {
       if (!this.#told) this.#subscription.missing('full');
       this.#told = true;
       this.#full = !isSignal; // the others come again with the next `subscribed`
       return false;
     }
-    if (name !== undefined) this.#waiting.set(name, queued);
+    if (name) this.#waiting.set(name, queued);
     return true;
   }
 
@@ -105,21 +109,24 @@ export class Delivery {
     this.#run += 1;
     this.#queue = [];
     this.#waiting.clear();
-    this.#full = false;
-    this.#draining = false;
+    this.#full = this.#draining = false;
   }
 
   /** Drops all. */
   end() {
     this.drop();
-    this.#values.clear();
+    this.#state?.clear();
   }
 
   async #drain() {
     this.#draining = true;
     const run = this.#run;
     for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
-      await this.#handle(next, run);
+      if (needsState(next.message) && !this.#hasState() && !this.#stateless) {
+        this.#stateless = !(await this.#core.need(channelState, this.#subscription)); // meanwhile, a newer value may take its place
+        this.#hasState();
+      }
+      if (run === this.#run) await this.#handle(next.message, next.at, run);
       if (run !== this.#run) return;
     }
     this.#draining = this.#told = false;
@@ -129,15 +136,23 @@ export class Delivery {
     }
   }
 
+  /** Whether values and users can be kept now. */
+  #hasState() {
+    const { module } = channelState;
+    this.#state ??= module && new module.ChannelState(this.#core.clock, () => this.add({ run: () => this.#callAll(this.#state?.expire()) }));
+    return this.#state;
+  }
+
   /**
-   * @param {Queued} queued
+   * @param {any} message
+   * @param {number} at
    * @param {number} run
    */
-  #handle({ message, at }, run) {
-    if ('run' in message) return message.run();
-    if (message.type === 'subscribed') return this.#start(/** @type {Subscribed} */ (message), at, run);
-    if (message.type === 'presence') return this.#showPresence(this.#list.replace(/** @type {PresenceReply} */ (message).presence ?? NOBODY));
-    return this.#event(/** @type {Event} */ (message), at);
+  #handle(message, at, run) {
+    if (message.run) return message.run();
+    if (message.type === 'subscribed') return this.#start(message, at, run);
+    if (message.type === 'presence') return this.#callAll([this.#state?.show(message.presence)]);
+    return this.#event(message, at);
   }
 
   /**
@@ -147,33 +162,26 @@ export class Delivery {
    */
   async #start({ epoch, offset, last, events, state, recovered, presence, tail }, at, run) {
     const before = this.position;
-    const call = (/** @type {string} */ name, /** @type {any} */ value) => (run === this.#run ? this.#subscription.call(name, value) : undefined);
+    const isCurrent = () => run === this.#run;
+    const call = (/** @type {string} */ name, /** @type {any} */ value) => (isCurrent() ? this.#subscription.call(name, value) : undefined);
     this.info = { recovered, missed: events.length, resumed: before !== undefined, epoch, offset };
     let told = call('subscribed', this.info);
     if (told) await told; // between listeners that return no promise, nothing else runs
     told = tail && call('tail', tail);
     if (told) await told;
     if (!events.length && this.position === before) this.position = { epoch, offset, id: last };
-    if (run !== this.#run) return;
-    this.#values.replace(state, at, this.#core.clock.now());
-    told = call('values', this.values);
+    if (!isCurrent()) return;
+    this.#state?.replace(state, at);
+    told = call('values', this.#state ? this.values : state);
     if (told) await told;
-    if (presence && run === this.#run) await this.#showPresence(this.#list.replace(presence));
+    if (presence && isCurrent()) await this.#callAll([this.#state?.show(presence)]);
     for (const event of events) {
+      if (!isCurrent()) return;
       // Some of them may have arrived before the connection broke, and have been handled since.
-      if (run !== this.#run) return;
-      if (event.offset === undefined || this.#after(epoch) >= event.offset) continue;
-      await this.#handDurable(event, epoch);
+      const handled = this.position?.epoch === epoch ? this.position.offset : 0;
+      if (event.offset !== undefined && handled < event.offset) await this.#handDurable(event, epoch);
     }
-    if (run === this.#run) this.position = { epoch, offset, id: last };
-  }
-
-  /**
-   * The offset handled last in an epoch.
-   * @param {string} epoch
-   */
-  #after(epoch) {
-    return this.position?.epoch === epoch ? this.position.offset : 0;
+    if (isCurrent()) this.position = { epoch, offset, id: last };
   }
 
   /**
@@ -181,26 +189,16 @@ export class Delivery {
    * @param {number} at
    */
   async #event(event, at) {
-    if (event.offset !== undefined) await this.#durable(event);
-    else if (event.rev !== undefined) {
-      this.#waiting.delete(nameOf(event));
-      if (event.removed) {
-        const removed = this.#values.remove(event);
-        if (removed) await this.#subscription.call('removed', removed);
-      } else if (this.#values.set(event, at, this.#core.clock.now())) await this.#hand(event);
-    } else if (event.type.startsWith('presence.')) {
-      const change = this.#list.apply(event);
-      if (change) await this.#showPresence(change);
+    const name = valueOf(event);
+    if (event.offset !== undefined) {
+      const { epoch, offset } = /** @type {Position} */ (this.position);
+      if (event.offset === offset + 1) await this.#handDurable(event, epoch);
+      else if (event.offset > offset) this.#gap();
+    } else if (name || isPresence(event)) {
+      if (name) this.#waiting.delete(name);
+      if (this.#state) await this.#callAll([this.#state.apply(event, at)]);
+      else if (name && !event.removed) await this.#hand(event);
     } else await this.#hand(event);
-  }
-
-  /** @param {Event} event */
-  #durable(event) {
-    const { epoch, offset } = /** @type {Position} */ (this.position);
-    const next = /** @type {number} */ (event.offset);
-    if (next === offset + 1) return this.#handDurable(event, epoch);
-    if (next > offset) this.#gap();
-    return undefined;
   }
 
   /**
@@ -217,25 +215,27 @@ export class Delivery {
 
   /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. All but durable events go on. */
   #gap() {
-    const newer = this.#queue.findIndex(({ message }) => 'type' in message && message.type === 'subscribed');
+    const newer = this.#queue.findIndex(({ message }) => message.type === 'subscribed');
     this.#queue = this.#queue.filter(({ message }, index) => (newer >= 0 && index >= newer) || !('offset' in message));
     if (newer >= 0) return; // what was dropped since is read again when the queue is empty
     this.#full = false;
     this.#subscription.missing('gap');
   }
 
-  async #expire() {
-    for (const ended of this.#values.expire(this.#core.clock.now())) await this.#subscription.call('removed', ended);
-  }
-
-  /** @param {import('./presence-list.js').PresenceChange} change */
-  #showPresence(change) {
-    this.presence = change;
-    return this.#subscription.call('presence', change);
+  /** @param {(import('./state.js').Call | undefined)[]} [calls] */
+  async #callAll(calls = []) {
+    for (const call of calls) {
+      if (call) await (call[0] ? this.#subscription.call(call[0], call[1]) : this.#hand(call[1]));
+    }
   }
 
   /** Collections hear `excluded`; applications know these events. @param {Event} event */
   #hand(event) {
     return this.#subscription.call(this.#core.excluded(event) ? 'excluded' : event.type, event);
   }
+}
+
+/** Whether a message is about values or users. @param {any} message */
+function needsState({ type, rev, state, presence }) {
+  return rev !== undefined || state?.length || presence !== undefined || type?.startsWith('presence.');
 }

@@ -11,8 +11,8 @@ export class Registry {
   cost = /** @type {const} */ ('subscribe');
   /** @type {Map<string, Subscription>} */
   subscriptions = new Map();
-  /** @type {Set<Subscription>} */
-  #wanted = new Set();
+  /** @type {Map<Subscription, string | undefined>} with tokens of their own */
+  #wanted = new Map();
   /** @type {Map<string, string>} channels by the id of a pending `unsubscribe` */
   #leaving = new Map();
   /** @type {Set<Subscription>} without a handle, until the grace is over */
@@ -33,9 +33,9 @@ export class Registry {
     return state === 'waiting' || state === 'subscribing' ? state : undefined;
   }
 
-  /** It waits for its turn to subscribe. @param {Subscription} subscription */
-  want(subscription) {
-    this.#wanted.add(subscription);
+  /** It waits for its turn to subscribe. @param {Subscription} subscription @param {string} [token]  of its own */
+  want(subscription, token) {
+    this.#wanted.set(subscription, token);
     this.#core.wake();
   }
 
@@ -123,9 +123,9 @@ export class Registry {
   }
 
   next() {
-    const [subscription] = this.#wanted;
+    const [[subscription, token]] = this.#wanted;
     this.#wanted.delete(subscription);
-    return JSON.stringify(subscription.request());
+    return JSON.stringify(subscription.request(token));
   }
 
   /**

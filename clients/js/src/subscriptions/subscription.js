@@ -1,9 +1,8 @@
-import { toldWait } from '../base/bounds.js';
 import { Timer, within } from '../base/clock.js';
 import { deferred } from '../base/deferred.js';
-import { Backoff, spread } from '../connection/backoff.js';
-import { askToken } from '../connection/token.js';
+import { Backoff } from '../connection/backoff.js';
 import { TidewireError } from '../errors.js';
+import { ownToken } from '../parts.js';
 import { Delivery } from './delivery.js';
 
 /**
@@ -38,18 +37,15 @@ export class Subscription {
   handles = new Set();
   /** Whether the service is to be told when the subscription ends. */
   told = false;
-  delivery;
   /** @type {ChannelStatus} */
   status = Object.freeze({ state: 'waiting' });
   /** @type {import('../base/deferred.js').Deferred<Info>} settles with the first `subscribed` */
   joined = deferred();
-  #channel;
   #core;
   /** @type {string | undefined} the id of the pending `subscribe` */
   #request;
-  /** @type {string | undefined} a token of its own, for the next `subscribe` */
-  #token;
-  #refreshing = false;
+  /** @type {import('./own-token.js').OwnToken | undefined} */
+  #ownToken;
   #retry;
   #backoff;
 
@@ -58,19 +54,22 @@ export class Subscription {
    * @param {import('../core.js').Core} core
    */
   constructor(channel, core) {
-    this.#channel = channel;
+    this.channel = channel;
+    this.delivery = new Delivery(this, core);
     this.#core = core;
     this.#retry = new Timer(core.clock);
     this.#backoff = new Backoff(500, 20_000, core.random);
-    this.delivery = new Delivery(this, core);
-  }
-
-  get channel() {
-    return this.#channel;
   }
 
   get state() {
     return this.status.state;
+  }
+
+  /** @param {ChannelState} state @param {string} [code] @param {string} [help] */
+  #become(state, code, help) {
+    if (this.state === state && this.status.code === code) return;
+    this.status = Object.freeze({ state, code, help });
+    this.notify('state', this.status);
   }
 
   // --- subscribing --------------------------------------------------------------------------------------------------
@@ -80,73 +79,41 @@ export class Subscription {
     this.#retry.stop();
     this.#request = undefined;
     this.#become('waiting');
-    const want = () => this.#core.registry.want(this);
-    if (this.#tokenFunction() && this.#core.offers('subscription_token')) {
-      void this.#withToken('waiting', () => this.join(), (token) => ((this.#token = token), want()));
-    } else want();
+    if (this.tokenFunction && this.#core.offers('subscription_token')) void this.#withToken('join');
+    else this.#core.registry.want(this);
   }
 
-  /** The token of the subscription expires soon. Without a new one, the service ends the subscription. */
-  async refresh() {
-    if (this.#refreshing) return;
-    this.#refreshing = true;
-    const use = (/** @type {string} */ token) => this.#core.read({ type: 'refresh', channel: this.#channel, token });
-    await this.#withToken('subscribed', () => void this.refresh(), use);
-    this.#refreshing = false;
+  /** The token of the subscription expires soon. */
+  refresh() {
+    void this.#withToken('refresh');
   }
 
-  /** Whether a token of its own grants the channel. */
-  get hasToken() {
-    return this.#tokenFunction() !== undefined;
+  /** Without the module, the subscription waits, or ends with its token. @param {'join' | 'refresh'} what */
+  async #withToken(what) {
+    const loaded = ownToken.module ?? (await this.#core.need(ownToken, this));
+    if (loaded) (this.#ownToken ??= new loaded.OwnToken(this, this.#core))[what]();
+    else this.#retry.start(this.#backoff.next(), () => this.state === 'waiting' && this.join());
   }
 
-  #tokenFunction() {
-    for (const { options } of this.handles) if (options.token) return options.token;
-    return undefined;
-  }
-
-  /**
-   * Uses a new token of the subscription, if connection and state are still the same; tries again after an error that passes.
-   * @param {ChannelState} state
-   * @param {() => void} again
-   * @param {(token: string) => unknown} use
-   */
-  async #withToken(state, again, use) {
-    const get = this.#tokenFunction();
-    const { sender, clock } = this.#core;
-    if (!get) return;
-    const isCurrent = () => sender === this.#core.sender && this.state === state;
-    try {
-      const token = await askToken(get, 'token', clock, this.#channel);
-      if (isCurrent()) await use(token);
-    } catch (/** @type {any} */ error) {
-      if (!isCurrent()) return;
-      if (error.retryable) {
-        this.#core.report(error, this);
-        this.#retry.start(this.#backoff.next(), again);
-      } else if (state === 'waiting') this.end(error);
-      else this.#core.report(error, this);
-    }
+  /** What gets a token of its own that grants the channel. */
+  get tokenFunction() {
+    return [...this.handles].find(({ options }) => options.token)?.options.token;
   }
 
   /** Where a subscribe begins now: at a position, or with the last events. */
   get start() {
     const since = this.delivery.position;
-    const tails = [...this.handles].map(({ tail }) => tail);
-    return { since, tail: since === undefined && this.#core.offers('tail') ? Math.min(100, Math.max(0, ...tails)) || undefined : undefined };
+    const tail = !since && this.#core.offers('tail') && Math.min(100, Math.max(...[...this.handles].map((handle) => handle.tail), 0));
+    return { since, tail: tail || undefined };
   }
 
-  /** The `subscribe` to send now. */
-  request() {
-    const id = this.#core.nextId();
-    const start = this.start;
-    const token = this.#token;
-    this.#token = undefined;
-    this.#request = id;
+  /** The `subscribe` to send now. @param {string} [token]  of its own */
+  request(token) {
+    this.#request = this.#core.nextId();
     this.told = true;
     this.#become('subscribing');
     this.#retry.start(SUBSCRIBE_TIMEOUT, () => this.#rejoin());
-    return { type: 'subscribe', id, channel: this.#channel, ...start, token };
+    return { type: 'subscribe', id: this.#request, channel: this.channel, ...this.start, token };
   }
 
   #rejoin() {
@@ -158,7 +125,7 @@ export class Subscription {
   interrupted() {
     this.#retry.stop();
     this.told = false;
-    this.#request = this.#token = undefined;
+    this.#request = undefined;
     if (this.state !== 'ended') this.#become('waiting');
   }
 
@@ -166,18 +133,16 @@ export class Subscription {
 
   /** @param {import('../messages.js').Subscribed} message */
   subscribed(message) {
-    const isAnswer = this.state === 'subscribing' && message.id === this.#request;
-    if (!isAnswer && !(this.state === 'subscribed' && message.id === null)) return; // else a resync: the subscription continues
-    if (isAnswer) {
+    if (this.state === 'subscribing' && message.id === this.#request) {
       this.#retry.stop();
-      this.#backoff.reset();
+      this.#backoff.attempt = 0;
       this.#become('subscribed');
-      this.#core.publisher.joined(this.#channel);
-    }
-    this.delivery.add(message);
+      this.#core.publisher.joined(this.channel);
+    } else if (message.id !== null) return; // else a resync: the subscription continues
+    this.received(message);
   }
 
-  /** An event, or who is there after a change of rights. @param {import('../messages.js').Event | import('../messages.js').PresenceReply} message */
+  /** An event, a new beginning, or who is there after a change of rights. @param {import('../messages.js').Event | import('../messages.js').Subscribed | import('../messages.js').PresenceReply} message */
   received(message) {
     if (this.state === 'subscribed') this.delivery.add(message);
   }
@@ -187,18 +152,18 @@ export class Subscription {
    * @param {import('../messages.js').ErrorMessage} message
    */
   refused(message) {
-    if (this.state !== 'subscribing' || message.id !== this.#request) return false;
+    const { code, details, id, retryable } = message;
+    if (this.state !== 'subscribing' || id !== this.#request) return false;
     this.#retry.stop();
-    this.told = false;
-    if (message.code === 'already_subscribed') {
-      this.told = true;
+    if (code === 'already_subscribed') {
       this.#rejoin();
-    } else if (message.retryable) {
-      const told = toldWait(message.details?.retry_after);
-      const wait = told === undefined ? this.#backoff.next() : spread(told, this.#core.random);
-      this.#become('waiting', message.code);
-      this.#retry.start(wait, () => this.join());
-    } else this.end(TidewireError.from({ ...message, message: `${this.#channel}: ${message.message}` }, this.#channel));
+      return true;
+    }
+    this.told = false;
+    if (retryable) {
+      this.#become('waiting', code);
+      this.#retry.start(this.#backoff.after(details?.retry_after), () => this.join());
+    } else this.end(TidewireError.from({ ...message, message: `${this.channel}: ${message.message}` }, this.channel));
     return true;
   }
 
@@ -206,31 +171,34 @@ export class Subscription {
 
   /** Ends the subscription, and says why. @param {TidewireError} error */
   end(error) {
-    if (this.state === 'ended') return;
-    this.#finish(error.code, error.help);
-    this.joined.reject(error);
-    this.#core.report(error, this);
-    this.notify('ended', error);
+    if (this.state !== 'ended') this.#finish(error, error.code, () => this.#core.report(error, this));
   }
 
   /** The service has ended the subscription. @param {import('../messages.js').Unsubscribed} message */
   unsubscribed({ code, id }) {
     if (id || this.state !== 'subscribed') return;
     this.told = false;
-    const error = new TidewireError('unsubscribed', `${this.#channel}: the service has ended the subscription: ${code}`, {
-      channel: this.#channel,
-      details: { code },
-    });
-    this.#finish(code);
-    this.joined.reject(error);
-    this.notify('unsubscribed', { code });
-    this.notify('ended', error);
+    this.#finish(this.#error('unsubscribed', `the service has ended the subscription: ${code}`, { code }), code, () => this.notify('unsubscribed', { code }));
   }
 
   /** The last handle has left. */
   left() {
-    this.#finish('left');
-    this.joined.reject(new TidewireError('left', `${this.#channel} was left`, { channel: this.#channel }));
+    this.#finish(this.#error('left', 'it was left'), 'left');
+  }
+
+  /**
+   * @param {TidewireError} error
+   * @param {string} code
+   * @param {() => void} [tell]
+   */
+  #finish(error, code, tell) {
+    this.#retry.stop();
+    this.delivery.end();
+    this.#become('ended', code, error.help || undefined);
+    this.#core.registry.forget(this);
+    this.joined.reject(error);
+    tell?.();
+    this.notify('ended', error);
   }
 
   /** The client is closed: no listener runs any more, and the position stays. @param {TidewireError} error */
@@ -246,15 +214,9 @@ export class Subscription {
     if (!this.delivery.info) this.joined = deferred();
   }
 
-  /**
-   * @param {string} code
-   * @param {string} [help]
-   */
-  #finish(code, help) {
-    this.#retry.stop();
-    this.delivery.end();
-    this.#become('ended', code, help);
-    this.#core.registry.forget(this);
+  /** @param {string} code @param {string} what @param {any} [details] @param {unknown} [cause] */
+  #error(code, what, details, cause) {
+    return new TidewireError(code, `${this.channel}: ${what}`, { channel: this.channel, details, cause });
   }
 
   // --- listeners --------------------------------------------------------------------------------------------------------
@@ -262,8 +224,8 @@ export class Subscription {
   /** @param {'gap' | 'full'} why */
   missing(why) {
     if (why === 'full') {
-      const message = `${this.#channel}: listeners are too slow: ${this.#core.maxQueue} events wait; later ones are read again afterwards, and signals are lost`;
-      this.#core.report(new TidewireError('queue_full', message, { channel: this.#channel }), this);
+      const what = `listeners are too slow: ${this.#core.maxQueue} events wait; later ones are read again afterwards, and signals are lost`;
+      this.#core.report(this.#error('queue_full', what), this);
     } else if (this.state === 'subscribed') this.#rejoin();
   }
 
@@ -275,14 +237,18 @@ export class Subscription {
    */
   call(name, value) {
     if (name === 'subscribed') this.joined.resolve(value);
-    if (name.includes('.')) this.#core.emitter.emit('event', value);
-    const calls = [];
-    for (const handle of [...this.handles]) {
-      const listeners = name.includes('.') ? [...handle.listeners(name), ...handle.listeners('*')] : handle.listeners(name);
-      for (const listener of listeners) calls.push(this.run(name, listener, value));
-    }
-    const promises = calls.filter(Boolean);
+    const isEvent = name.includes('.');
+    if (isEvent) this.#core.emitter.emit('event', value);
+    const listeners = [...this.handles].flatMap((handle) => [...handle.listeners(name), ...(isEvent ? handle.listeners('*') : [])]);
+    const promises = listeners.map((listener) => this.run(name, listener, value)).filter(Boolean);
     return promises.length ? Promise.all(promises).then(() => {}) : undefined;
+  }
+
+  /** Calls listeners that nothing waits for. Returns whether there is one. @param {string} name @param {any} value */
+  notify(name, value) {
+    const listeners = [...this.handles].flatMap((handle) => handle.listeners(name));
+    for (const listener of listeners) void this.run(name, listener, value);
+    return listeners.length > 0;
   }
 
   /**
@@ -295,10 +261,9 @@ export class Subscription {
   run(name, listener, value) {
     const failed = (/** @type {any} */ cause) => {
       if (!this.#core.sender && ['not_sent', 'uncertain'].includes(cause?.code)) return; // it has read or published, and the client closed
-      const slow = cause === HANDLER_TIMEOUT;
-      const what = slow ? `has not finished within ${HANDLER_TIMEOUT / 1000} s` : `threw: ${cause}`;
-      const message = `${this.#channel}: a listener of ${name} ${what}`;
-      this.#core.report(new TidewireError(slow ? 'handler_slow' : 'handler_failed', message, { channel: this.#channel, cause }), this);
+      const isSlow = cause === HANDLER_TIMEOUT;
+      const what = isSlow ? `has not finished within ${HANDLER_TIMEOUT / 1000} s` : `threw: ${cause}`;
+      this.#core.report(this.#error(isSlow ? 'handler_slow' : 'handler_failed', `a listener of ${name} ${what}`, undefined, cause), this);
     };
     try {
       const result = /** @type {any} */ (listener(value));
@@ -309,23 +274,5 @@ export class Subscription {
       failed(cause);
       return undefined;
     }
-  }
-
-  /** Calls listeners that nothing waits for. Returns whether there is one. @param {string} name @param {any} value */
-  notify(name, value) {
-    const listeners = [...this.handles].flatMap((handle) => handle.listeners(name));
-    for (const listener of listeners) void this.run(name, listener, value);
-    return listeners.length > 0;
-  }
-
-  /**
-   * @param {ChannelState} state
-   * @param {string} [code]
-   * @param {string} [help]
-   */
-  #become(state, code, help) {
-    if (this.status.state === state && this.status.code === code) return;
-    this.status = Object.freeze({ state, code, help });
-    this.notify('state', this.status);
   }
 }

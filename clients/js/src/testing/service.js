@@ -4,6 +4,7 @@ import { Contract } from './channels/contract.js';
 import { TestClock, settled } from './clock.js';
 import { Node } from './node.js';
 import { Page } from './page.js';
+import { haveParts } from './parts.js';
 import { refusal } from './channels/refusal.js';
 
 /**
@@ -74,6 +75,7 @@ export class TestService {
 
   /** @param {TestServiceOptions} [options] */
   constructor({ contract, validate, clock = new TestClock(), limits, features = FEATURES, heartbeat = 25, anonymous = false, presenceDebounce = 5_000 } = {}) {
+    haveParts();
     this.#node = new Node({
       clock,
       contract: new Contract(contract, validate),

@@ -1,0 +1,28 @@
+/** Errors of a client that are printed in a second. */
+const MAX_PRINTED = 30;
+
+/** What was printed, by client. @type {WeakMap<import('../core.js').Core, {since: number, count: number}>} */
+const printed = new WeakMap();
+
+/**
+ * Prints an error that nobody listens for.
+ * @param {import('../core.js').Core} core
+ * @param {import('../errors.js').TidewireError} error
+ */
+export function print(core, { code, channel, message, help, cause }) {
+  const now = core.clock.now();
+  let last = printed.get(core);
+  if (!last || now - last.since > 1_000) printed.set(core, (last = { since: now, count: 0 }));
+  if ((last.count += 1) > MAX_PRINTED) return;
+  console.error(`[tidewire] ${code}${channel ? ` ${channel}` : ''}: ${message}. ${help}`, ...(cause ? [cause] : []));
+}
+
+/**
+ * Prints a line of the wire without tokens.
+ * @param {string} line
+ * @param {true | ((line: string) => void)} debug  the option
+ */
+export function log(line, debug) {
+  const print = debug === true ? console.debug : debug;
+  print(`[tidewire] ${line.replace(/("(?:token|receipt)":")[^"]*/g, '$1…')}`);
+}

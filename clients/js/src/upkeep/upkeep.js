@@ -1,0 +1,253 @@
+import { bounded, MAX_TOLD } from '../base/bounds.js';
+import { Timer } from '../base/clock.js';
+import { spread } from '../connection/backoff.js';
+import { isRemembered } from '../connection/blocked.js';
+import { TidewireError } from '../errors.js';
+import { CLOSE_ACTIONS } from './close-actions.js';
+import { Heartbeat } from './heartbeat.js';
+import { Rescue } from './rescue.js';
+import { watch } from './wake.js';
+
+/** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
+const STABLE = 10_000;
+/** Milliseconds in which a link must answer after a pause of the page. */
+const WAKE_TIMEOUT = 1_800;
+/** Milliseconds without `welcome` after which the client asks whether WebSockets are blocked. */
+const SLOW = 1_500;
+/** Closes before `welcome` that may come from a proxy. */
+const PROXY_CODES = [1000, 1002, 1005, 1006];
+
+/** What keeps a connection alive, and what follows a failure. It is loaded beside the first connection, and acts on it. */
+export class Upkeep {
+  /** Whether the browser says that there is no network. */
+  isOffline = false;
+  #connection;
+  #rescue;
+  #slow;
+  #pause;
+  #pongTimeout;
+  /** @type {Heartbeat | undefined} of the welcomed link */
+  #heartbeat;
+  #welcomedAt = Infinity;
+  #refreshing = false;
+  /** @type {number | undefined} ms, from `reconnect` */
+  #told;
+  /** @type {(() => void) | undefined} */
+  #unwatch;
+
+  /** @param {import('../connection/connection.js').Connection} connection */
+  constructor(connection) {
+    this.#connection = connection;
+    const { clock } = connection.core;
+    this.#rescue = new Rescue(connection);
+    this.#slow = new Timer(clock);
+    this.#pause = new Timer(clock);
+    this.#pongTimeout = bounded(connection.options.pongTimeout, 1, 3_600_000, 10_000);
+  }
+
+  /** The client connects; it may have begun before this was loaded. */
+  start() {
+    const { address, core, isReady, options } = this.#connection;
+    const { appState, network = typeof globalThis.addEventListener === 'function' ? globalThis : null } = options;
+    this.#unwatch ??= watch(network, appState, { online: this.#online, offline: this.#gone, wake: this.#wake, sleep: this.#sleep });
+    if (isReady && core.welcome) this.welcomed(core.welcome, false);
+    else if (address && this.#connection.status.retryIn === undefined) this.diverts(address);
+  }
+
+  /** The client is closed. */
+  stop() {
+    this.#unwatch?.();
+    this.#unwatch = undefined;
+    this.#rescue.stop();
+    this.isOffline = false;
+  }
+
+  // --- while there is a connection ----------------------------------------------------------------------------------------
+
+  /** Another step begins: what was for the previous one ends. */
+  rest() {
+    const { backoff, core } = this.#connection;
+    if (core.clock.now() - this.#welcomedAt >= STABLE) backoff.attempt = 0;
+    this.#welcomedAt = Infinity;
+    this.#told = undefined;
+    this.#slow.stop();
+    this.#pause.stop();
+    this.#rescue.cancel();
+    this.#heartbeat?.stop();
+    this.#heartbeat = undefined;
+  }
+
+  /** @param {import('../messages.js').Welcome} welcome @param {boolean} again  on this link */
+  welcomed(welcome, again) {
+    const { core, token } = this.#connection;
+    token.expiresIn(welcome.expires_in);
+    if (again) return;
+    this.#slow.stop();
+    this.#rescue.welcomed();
+    this.#welcomedAt = core.clock.now();
+    this.isOffline = false; // even if the browser reports offline
+    const ping = () => core.sender?.send({ type: 'ping', id: core.nextId() });
+    this.#heartbeat = new Heartbeat(core.clock, welcome.heartbeat, this.#pongTimeout, ping, () => this.#connection.drop('no_pong'));
+  }
+
+  /** A frame has come. */
+  heard() {
+    this.#heartbeat?.heard();
+  }
+
+  /** Whether a message was for the connection. @param {any} message */
+  takes({ type, after, channel }) {
+    if (type === 'reconnect') this.#told = bounded(after, 0, MAX_TOLD / 1000, 0) * 1000;
+    else if (type === 'expiring' && channel === undefined) void this.#refresh();
+    else return false;
+    return true;
+  }
+
+  /** Refreshes the token in place. Without a new one, the service closes with 4401 at the end. */
+  async #refresh() {
+    const connection = this.#connection;
+    const { backoff, core, step, token } = connection;
+    if (!token.renewable || this.#refreshing) return;
+    this.#refreshing = true;
+    const isCurrent = () => step === connection.step;
+    try {
+      const renewed = await token.renew();
+      if (isCurrent()) await core.read({ type: 'refresh', token: renewed });
+    } catch (/** @type {any} */ cause) {
+      if (isCurrent()) {
+        core.report(cause?.code === 'token_failed' ? cause : new TidewireError('token_failed', `the token was not refreshed: ${cause?.message}`, { cause }));
+      }
+      if (isCurrent() && cause?.retryable) this.#pause.start(5_000 + backoff.next(), () => void this.#refresh());
+    }
+    this.#refreshing = false;
+  }
+
+  // --- the network and the page ---------------------------------------------------------------------------------------------
+
+  #online = () => {
+    this.isOffline = false;
+    this.fallback?.retry();
+    if (this.#heartbeat) this.#wake();
+    else {
+      this.#connection.backoff.attempt = 0;
+      this.#connection.restart('online');
+    }
+  };
+
+  #gone = () => {
+    this.isOffline = true;
+    this.#leave('offline');
+  };
+
+  #sleep = () => this.#leave('sleep');
+
+  /** @param {string} reason */
+  #leave(reason) {
+    this.#connection.lose();
+    this.#connection.wait(this.#connection.backoffCap, reason);
+  }
+
+  /** The link may be dead, or a try may hang: the page has not run for a while. */
+  #wake = () => {
+    if (this.#heartbeat) this.#heartbeat.ask(Math.min(WAKE_TIMEOUT, this.#pongTimeout));
+    else if (!this.#connection.isYoung()) this.#connection.restart('wake');
+  };
+
+  // --- when a connection or a try fails ---------------------------------------------------------------------------------------
+
+  /** @param {import('../connection/connection.js').End} end */
+  async ended({ code, reason, opened, verdict }) {
+    const connection = this.#connection;
+    const { address, backoff, backoffCap, core, isReady } = connection;
+    const told = this.#told;
+    const isRefused = !opened && code === 1006;
+    // After a time without `welcome`, it has asked already.
+    const isDoubtful = this.#mayFallBack && !isReady && PROXY_CODES.includes(code) && reason !== 'no_welcome';
+    const step = connection.lose(code === 1009);
+    if (step !== connection.step) return;
+    if (this.isOffline) {
+      connection.wait(backoffCap, 'offline');
+      return;
+    }
+    if (!verdict && address && (isRefused || isDoubtful)) {
+      const found = await this.#rescue.ask(address);
+      if (step !== connection.step) return;
+      if (isDoubtful && this.#rescue.isBlocked(found)) {
+        void this.#fallBack(address);
+        return;
+      }
+      if (isRefused) verdict = found;
+    }
+    if (verdict) {
+      this.#rescue.warn(verdict, connection.wasReady ? 0 : backoff.attempt + 1);
+      if (step !== connection.step) return;
+      // The service sends whole seconds: without jitter, all clients with the same delay would reconnect at once.
+      const wait = verdict.after === undefined ? undefined : spread(verdict.after, core.random);
+      this.#act(verdict.action, verdict.reason, verdict.message, wait);
+      return;
+    }
+    const [name, action] = CLOSE_ACTIONS[code] ?? [`CLOSE_${code}`, 'reconnect'];
+    this.#act(action, code === 1006 && reason ? reason : name, reason, told, code);
+  }
+
+  /**
+   * @param {'reconnect' | 'refresh' | 'stop'} action
+   * @param {string} reason
+   * @param {string} message
+   * @param {number} [told]  ms that the service asked to wait
+   * @param {number} [code]
+   */
+  #act(action, reason, message, told, code) {
+    const connection = this.#connection;
+    const { backoff, token } = connection;
+    if (action === 'refresh' && connection.isRenewable) {
+      token.refused();
+      // The first refusal means an expired token. A second one in a row is an error, so the client backs off.
+      if (backoff.attempt === 0) {
+        backoff.attempt = 1;
+        void connection.dial(reason);
+      } else connection.complain(new TidewireError(reason, `the service refuses the token: ${message || reason}`, { retryable: true }), reason, code);
+    } else if (action === 'reconnect') {
+      const own = backoff.next();
+      connection.wait(told ?? own, reason, code);
+    } else connection.stop(reason, new TidewireError(reason, `the connection is refused: ${message || reason}`, { details: { code } }), code);
+  }
+
+  // --- where WebSockets are blocked ---------------------------------------------------------------------------------------
+
+  /** The fallback, while it is used. */
+  get fallback() {
+    return this.#rescue.fallback;
+  }
+
+  /** Whether blocked WebSockets would matter now. */
+  get #mayFallBack() {
+    const { fallback = true, link, ticket, WebSocket = globalThis.WebSocket } = this.#connection.options;
+    return fallback && WebSocket && !link && !ticket && !this.fallback; // a ticket opens a WebSocket only
+  }
+
+  /** A try begins: returns true if there is a better way. @param {URL} address */
+  diverts(address) {
+    if (!this.#mayFallBack) return false;
+    if (isRemembered(address)) {
+      void this.#fallBack(address);
+      return true;
+    }
+    this.#slow.start(SLOW, () => void this.#rescue.doubt(address, () => void this.#fallBack(address)));
+    return false;
+  }
+
+  /** WebSockets are blocked, and the service can be reached: connects over HTTP. @param {URL} address */
+  async #fallBack(address) {
+    const connection = this.#connection;
+    const step = connection.lose();
+    try {
+      await this.#rescue.load(address);
+      if (step !== connection.step) return;
+      this.#rescue.isUsed = true;
+      void connection.dial('blocked');
+    } catch (/** @type {any} */ error) {
+      if (step === connection.step) connection.complain(error, 'blocked');
+    }
+  }
+}
