@@ -495,3 +495,18 @@ test('a channel whose token cannot be had tries again', async (t) => {
   clock.advance(500);
   assert.equal((await peer.expect('subscribe')).token, 'two');
 });
+
+test('`subscribed` settles also for who has asked for it before connect()', async (t) => {
+  const { server, client } = await scene(t);
+  for (const name of ['room:1', 'room:2']) {
+    const early = client.channel(name).subscribed;
+    void client.connect();
+    const peer = await server.peer();
+    await peer.welcome();
+    let request = await peer.expect('subscribe');
+    for (; request.channel !== name; request = await peer.expect('subscribe')) peer.send(subscribed(request));
+    peer.send(subscribed(request, { offset: 3 }));
+    assert.equal((await soon(early, name)).offset, 3);
+    client.close();
+  }
+});

@@ -42,6 +42,8 @@ export class Subscription {
   /** @type {import('../base/deferred.js').Deferred<Info>} settles with the first `subscribed` */
   joined = deferred();
   #core;
+  /** Whether the client was closed, and `joined` rejected if it was pending. */
+  #wasClosed = false;
   /** @type {string | undefined} the id of the pending `subscribe` */
   #request;
   /** @type {import('./own-token.js').OwnToken | undefined} */
@@ -206,12 +208,14 @@ export class Subscription {
     this.interrupted();
     this.delivery.drop();
     this.joined.reject(error);
+    this.#wasClosed = true;
     this.notify('ended', error);
   }
 
-  /** The client connects again. */
+  /** The client connects. Who has asked for `subscribed` before still waits for it, unless it was rejected. */
   reopened() {
-    if (!this.delivery.info) this.joined = deferred();
+    if (this.#wasClosed && !this.delivery.info) this.joined = deferred();
+    this.#wasClosed = false;
   }
 
   /** @param {string} code @param {string} what @param {any} [details] @param {unknown} [cause] */
