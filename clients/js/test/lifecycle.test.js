@@ -6,7 +6,7 @@ import { CLOSE_CODES } from '../src/codes.js';
 import { Tidewire, TidewireError } from '../src/tidewire.js';
 import { Backoff } from '../src/connection/backoff.js';
 import { FEATURES } from '../src/connection/address.js';
-import { Inbox, TestServer, WELCOME, connected, scene } from './support.js';
+import { Inbox, TestServer, WELCOME, connected, scene, turn } from './support.js';
 
 test('hello carries the token; ready follows at once; welcome opens', async (t) => {
   const { server, client, until } = await scene(t);
@@ -139,6 +139,25 @@ test('an expired token is replaced before the next connection', async (t) => {
   again.terminate();
   clock.advance((await until('waiting')).retryIn ?? 0);
   assert.equal((await (await server.peer()).expect('hello')).token, 'token-2');
+});
+
+test('a refresh that fails after its connection was lost does not prevent the next one', async (t) => {
+  let asked = 0;
+  const { server, peer, client, clock, until, retry } = await connected(t, {
+    token: () => ((asked += 1) === 2 ? new Promise(() => {}) : `token-${asked}`),
+  });
+  peer.send({ type: 'expiring', in: 30 });
+  while (asked < 2) await turn();
+  peer.terminate();
+  await retry();
+  const again = await server.peer();
+  await again.welcome();
+  await until('ready');
+  clock.advance(10_000); // the deadline of the token function
+  await turn();
+  again.send({ type: 'expiring', in: 30 });
+  assert.equal((await again.expect('refresh')).token, 'token-3');
+  assert.equal(client.state, 'ready');
 });
 
 test('expiring is answered with refresh, in place', async (t) => {
