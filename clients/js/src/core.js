@@ -158,10 +158,5 @@ export class Core {
   }
 }
 
-/** A random id prefix that is unique for each client; `crypto.randomUUID` would need a secure context. */
-function unique() {
-  const bytes = new Uint8Array(9);
-  if (globalThis.crypto) crypto.getRandomValues(bytes);
-  else bytes.forEach((_, index) => (bytes[index] = Math.random() * 256)); // React Native
-  return Array.from(bytes, (byte) => byte.toString(36).padStart(2, '0')).join('');
-}
+/** A random prefix of ids. Others see it in events, so it need not be a secret. */
+const unique = () => `${Math.random().toString(36)}${Math.random().toString(36)}`.replace(/0\./g, '');

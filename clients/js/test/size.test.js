@@ -7,7 +7,7 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 11_850, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 11_800, 'codes.js': 2_600 };
 /** Bytes that an addition costs a page that has `tidewire.js`, and React for its hooks. @type {Record<string, number>} */
 const ADDITIONS = {
   'collections/index.js': 3_900,

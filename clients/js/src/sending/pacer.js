@@ -32,24 +32,22 @@ export class Pacer {
     this.#subscribes = new Budget(bounded(subscribeRate, 0.01, 1e6, 20), Math.max(1, Math.floor(first * USED)), first, clock);
   }
 
-  /**
-   * Consumes the budget for one message, if the rates allow it now.
-   * @param {Cost} cost
-   */
-  take(cost) {
-    if (cost === 'free') return true;
-    if (cost === 'urgent') return this.#messages.take(-Infinity);
-    if (cost === 'subscribe' && this.#subscribes) return this.#subscribes.take(0);
-    return this.#messages.take(cost === 'signal' ? this.#reserve : 0);
+  /** The budget of a cost, and what it must leave of that. @param {Cost} cost @returns {[Budget, number]} */
+  #of(cost) {
+    if (cost === 'subscribe' && this.#subscribes) return [this.#subscribes, 0];
+    return [this.#messages, cost === 'signal' ? this.#reserve : cost === 'urgent' ? -Infinity : 0];
   }
 
-  /**
-   * Milliseconds until the rates allow a message.
-   * @param {Cost} cost
-   */
+  /** Consumes the budget for one message, if the rates allow it now. @param {Cost} cost */
+  take(cost) {
+    const [budget, reserve] = this.#of(cost);
+    return cost === 'free' || budget.take(reserve);
+  }
+
+  /** Milliseconds until the rates allow a message. @param {Cost} cost */
   wait(cost) {
-    if (cost === 'subscribe' && this.#subscribes) return this.#subscribes.wait(0);
-    return this.#messages.wait(cost === 'signal' ? this.#reserve : 0);
+    const [budget, reserve] = this.#of(cost);
+    return budget.wait(reserve);
   }
 }
 
