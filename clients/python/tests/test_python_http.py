@@ -354,6 +354,17 @@ async def test_call_without_an_answer_ends_at_its_deadline(kind: str) -> None:
         assert late.value.retryable
 
 
+async def test_connection_without_a_peer_does_not_use_up_the_deadline(server: Running) -> None:
+    proxy = Proxy(int(server.url.rpartition(":")[2]))
+    url = f"http://127.0.0.1:{await proxy.start()}"
+    retries = RetryPolicy(1000, base=0.01, max_wait=0.01, attempt_timeout=0.2)
+    async with AsyncTidewire(url, api_key=API_KEY, retries=retries) as client:
+        await client.publish("room:1", "chat.message", HI)
+        proxy.half_open("client")
+        assert (await client.publish("room:1", "chat.message", HI, deadline=DEADLINE)).offset == 2
+    await proxy.close()
+
+
 async def test_calls_above_the_bound_fail_at_once() -> None:
     async with silent_service() as url, AsyncTidewire(url, api_key=API_KEY, max_waiting=3) as client:
         calls = [asyncio.create_task(client.channels(deadline=0.5)) for _ in range(5)]

@@ -89,6 +89,8 @@ class RetryPolicy:
     """Seconds: the wait before the n-th retry is random, up to `base * 2**n`."""
     max_wait: float = 5.0
     """Seconds: the longest such wait. The service can ask for a longer one with Retry-After, within the call's deadline."""
+    attempt_timeout: float = 5.0
+    """Seconds for one attempt: a connection whose other end is gone must not use up the whole deadline."""
     random: Callable[[], float] = field(default=random.random, repr=False)
 
     def wait(self, attempt: int, retry_after: float | None) -> float:
@@ -118,7 +120,7 @@ def attempts(call: Call[T], policy: RetryPolicy, deadline: Deadline) -> Flow[T]:
     """Sends a call until it succeeds, is refused for good, or its deadline or its attempts are used up."""
     attempt = 0
     while True:
-        outcome = yield Send(call, max(deadline.left, 0.001))
+        outcome = yield Send(call, max(min(deadline.left, policy.attempt_timeout), 0.001))
         if isinstance(outcome, Response):
             if 200 <= outcome.status < 300:
                 return _parsed(call, outcome)
@@ -129,11 +131,10 @@ def attempts(call: Call[T], policy: RetryPolicy, deadline: Deadline) -> Flow[T]:
             raise TypeError("a Send has an outcome")
         error.event_id = call.event_id
         attempt += 1
-        if not error.retryable or isinstance(error, DeadlineExceededError) or attempt >= policy.max_attempts:
-            raise error
         wait = policy.wait(attempt - 1, error.retry_after)
-        if wait >= deadline.left:
-            raise error
+        if not error.retryable or attempt >= policy.max_attempts or wait >= deadline.left:
+            is_late = isinstance(error, DeadlineExceededError)
+            raise late(call, deadline.seconds - max(0.0, deadline.left)) if is_late else error
         yield Wait(wait)
 
 
