@@ -15,9 +15,9 @@ const ADDITIONS = {
   'testing/index.js': 17_500,
   'react/index.js': 5_400,
   // Parts of the client that are loaded later.
-  'upkeep/index.js': 4_500,
-  'subscriptions/state.js': 900,
-  'subscriptions/own-token.js': 500,
+  'upkeep/index.js': 4_200,
+  'subscriptions/state.js': 750,
+  'subscriptions/own-token.js': 300,
   'fallback/fallback.js': 5_600,
 };
 

@@ -15,7 +15,7 @@ import { askToken, TokenSource } from './token.js';
  * @typedef {'connecting' | 'ready' | 'reconnecting' | 'offline' | 'closed'} State
  * @typedef {object} Status  frozen; replaced only when something changes
  * @property {State} state
- * @property {string} reason  an error code, the name of a close code, or one of: `new`, `connect`, `retry`, `online`, `wake`, `welcome`,
+ * @property {string} reason  an error code, the name of a close code (`CLOSE_<code>` without `upkeep`), or one of: `new`, `connect`, `retry`, `online`, `wake`, `welcome`,
  *   `client`, `offline`, `sleep`, `blocked`, `websocket`, `stream_cut`, `unreachable`, `token_failed`, `http_<status>`, `no_welcome`, `no_pong`
  * @property {number} [code]  of the close
  * @property {string} [help]  what to do
