@@ -32,6 +32,9 @@ class Peer:
         self._to_service: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._end: LinkClosedError | None = None
         self.is_closed = False
+        self.may_subscribe = asyncio.Event()
+        """While it is not set, the client waits in the send of a subscribe."""
+        self.may_subscribe.set()
 
     # the client's link
 
@@ -39,6 +42,8 @@ class Peer:
         if self._end is not None:
             raise self._end
         content = json.loads(text)
+        if isinstance(content, dict) and content["type"] == "subscribe":
+            await self.may_subscribe.wait()
         for message in content if isinstance(content, list) else [content]:
             self._to_service.put_nowait(message)
 

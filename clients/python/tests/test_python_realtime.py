@@ -154,7 +154,8 @@ ACTS: dict[str, Callable[[Peer, AsyncChannel], Awaitable[Any]]] = {
 async def test_client_sends_the_examples(vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     message, name = vector["message"], vector["name"]
     service = Service()
-    monkeypatch.setattr("tidewire.realtime.connection.DEFAULT_HEARTBEAT", 0.01)
+    if message["type"] == "ping":
+        monkeypatch.setattr("tidewire.realtime.connection.DEFAULT_HEARTBEAT", 0.01)
     own_token = message.get("token") if "channel" in message else None
     user_token = message.get("token", "t") if own_token is None else "t"
     async with service.client(token=lambda: user_token) as client:
@@ -257,6 +258,20 @@ async def test_gap_subscribes_again_from_the_position_and_no_event_comes_twice()
         request = await peer.subscribe(offset=4, events=[event(2), event(3), event(4)], recovered=True)
         assert request["since"]["offset"] == 1
         assert await take(channel, 4) == ["m-1", "m-2", "m-3", "m-4"]
+
+
+async def test_channel_that_is_added_while_another_subscribes_is_not_forgotten() -> None:
+    service = Service()
+    async with service.client() as client:
+        first = asyncio.create_task(client.channel("room:1").ready(DEADLINE))
+        peer = await service.peer()
+        peer.may_subscribe.clear()
+        await peer.welcome()
+        second = asyncio.create_task(client.channel("room:2").ready(DEADLINE))
+        await asyncio.sleep(0)
+        peer.may_subscribe.set()
+        assert {(await peer.subscribe())["channel"] for _ in range(2)} == {"room:1", "room:2"}
+        await asyncio.gather(first, second)
 
 
 async def test_full_queue_leaves_the_channel_and_resumes_when_there_is_place() -> None:
@@ -581,8 +596,10 @@ async def test_deadline_and_bound_of_requests_hold_without_a_connection() -> Non
         assert late.value.event_id
         with pytest.raises(DeadlineExceededError, match="no event"):
             await channel.next(0.01)
-        with pytest.raises(ConfigurationError, match="already"):
-            await client.channel("room:1").ready()
+        second = client.channel("room:1")
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="already"):
+                await second.ready()
         await channel.close()
         assert [one async for one in channel] == []
     with pytest.raises(ConfigurationError, match="closed"):

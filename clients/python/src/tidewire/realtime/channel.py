@@ -90,9 +90,9 @@ class ChannelCore:
         if self._is_closed:
             raise ConfigurationError(f"the channel {self.channel} is closed")
         if not self._is_started:
-            self._is_started = True
             self._error = None
             self.connection.add(self)
+            self._is_started = True
 
     async def ready(self, timeout: float) -> None:
         """Waits until the channel is subscribed."""

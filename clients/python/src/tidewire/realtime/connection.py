@@ -292,10 +292,11 @@ class Connection:
                 raise ConnectionFailedError(f"no welcome within {WELCOME_TIMEOUT:g} s") from None
             self._open(link, welcome)
             await link.send(encode({"type": "ready"}))
+            self._ready.set()  # from here on, `add` subscribes
             for subscriber in tuple(self._subscribers.values()):
-                for message in subscriber.opened():
-                    await link.send(encode(message))
-            self._ready.set()
+                if self._subscribers.get(subscriber.channel) is subscriber:
+                    for message in subscriber.opened():
+                        await link.send(encode(message))
             for message in more:
                 self._dispatch(message)
             await self._serve(link)
@@ -384,6 +385,7 @@ class Connection:
             elif channel is None and self._options.renews:
                 self.spawn(self._refresh())
         elif isinstance(id, str) and id in self._requests:
+            self._backoff.reset()
             future = self._requests[id].future
             if future is not None and not future.done():
                 future.set_result(message)
