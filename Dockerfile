@@ -26,9 +26,11 @@ COPY service service
 COPY demo demo
 COPY clients/js/src clients/js/src
 COPY clients/python clients/python
+WORKDIR /src/clients/python
+RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheels
+WORKDIR /src
 # Nothing is written at run time, so bytecode is made here, and is believed without a look at its source.
 RUN TIDEWIRE_BUILD_NATIVE=always /opt/build/bin/python -m hatchling build -t wheel -d /wheels \
-    && (cd clients/python && /opt/build/bin/python -m hatchling build -t wheel -d /wheels) \
     && /opt/build/bin/python scripts/run_uv.py pip install --no-index --no-deps --python /opt/tidewire /wheels/*.whl \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/tidewire/lib
 
