@@ -158,6 +158,27 @@ test('an emit goes on with the receipt of the next stream, with the same id', as
   assert.equal(client.pending, 0);
 });
 
+test('a new token of another user ends the session, and sends nothing that the first user has published', async (t) => {
+  let user = 'ann';
+  const { client, requests, streams, ready, retry, clock } = scene(t, { token: () => user });
+  const { room, peer } = await ready();
+  const published = room.publish('chat.message', { text: 'hi' });
+  await requests.next('an emit without an answer');
+  user = 'ben';
+  peer.send({ type: 'expiring', in: 10 });
+  await until(() => (clock.advance(1), streams.length > 0));
+  const next = await streams.next('a stream of the new token');
+  next.send({ ...WELCOME, user: 'ben' }, { type: 'receipt', receipt: 'v1.2', expires_in: 300 });
+  await retry();
+  const other = await streams.next('a session of its own');
+  other.send({ ...WELCOME, user: 'ben' }, { type: 'receipt', receipt: 'v1.3', expires_in: 300 });
+  await assert.rejects(soon(published, 'the end of the publish'), { code: 'uncertain', message: /another user/ });
+  assert.equal(client.pending, 0);
+  void room.publish('chat.message', { text: 'mine' }).catch(() => {});
+  await until(() => (clock.advance(100), requests.length > 0));
+  assert.deepEqual((await requests.next('an emit')).body.data, { text: 'mine' });
+});
+
 test('publishes of a channel go one after the other, and what fails on the way is sent again', async (t) => {
   const { requests, ready, clock } = scene(t);
   const { room } = await ready();

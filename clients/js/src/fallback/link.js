@@ -211,6 +211,10 @@ export class HttpLink {
     const welcome = this.#welcome;
     this.#welcome = undefined;
     if (!welcome || this.#ended) return;
+    if (this.#isWelcomed && welcome.user !== this.#core.welcome?.user) {
+      this.end(1012, 'another user'); // what waits here was published by somebody else
+      return;
+    }
     const isFirst = !this.#isWelcomed;
     this.#isWelcomed = true;
     this.#pass(welcome);
