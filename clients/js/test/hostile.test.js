@@ -93,6 +93,25 @@ test('offsets that repeat or go back are dropped', async (t) => {
   assert.equal(events.length, 0);
 });
 
+test('a frame that is far too long ends the connection', async (t) => {
+  const { server, peer, client, clock, until } = await connected(t);
+  const failed = until('waiting');
+  peer.raw('x'.repeat(2 ** 24 + 1));
+  assert.equal((await failed).reason, 'frame_too_long');
+  clock.advance(20_000);
+  await (await server.peer()).welcome();
+  await until('ready');
+  client.close();
+});
+
+test('a refusal without an end is read no further than a problem document is long', async (t) => {
+  const { server, client, until } = await scene(t);
+  server.refusal = { status: 403, isEndless: true };
+  void client.connect();
+  assert.equal((await until('waiting')).reason, 'http_403');
+  assert.ok(server.sent < 2 ** 24, `${server.sent} bytes`);
+});
+
 // --- each field of each message -----------------------------------------------------------------------------------------
 
 /** What JSON can hold in the place of anything. `toString` makes an object that no text can be made of. */

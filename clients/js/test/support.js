@@ -162,14 +162,28 @@ export class Peer {
 export class TestServer {
   /** @type {Inbox<Peer>} */
   peers = new Inbox();
-  /** @type {null | {status: number, headers?: Record<string, string>, code?: string, body?: string}} refuses upgrades and answers plain GETs so */
+  /** @type {null | {status: number, headers?: Record<string, string>, code?: string, body?: string, isEndless?: boolean}} refuses upgrades and answers plain GETs so */
   refusal = null;
+  /** Bytes of endless bodies that were sent. */
+  sent = 0;
   #http = createServer((_, response) => {
-    const { status, headers, code, body } = this.refusal ?? { status: 426, code: 'upgrade_required' };
+    const { status, headers, code, body, isEndless } = this.refusal ?? { status: 426, code: 'upgrade_required' };
     response.writeHead(status, { 'content-type': body ? 'text/html' : 'application/problem+json', ...headers });
-    response.end(body ?? JSON.stringify({ status, code, detail: `refused with ${code}` }));
+    if (isEndless) this.#sendForever(response);
+    else response.end(body ?? JSON.stringify({ status, code, detail: `refused with ${code}` }));
   });
   #sockets = new WebSocketServer({ noServer: true, handleProtocols: () => 'tidewire.v1' });
+
+  /** @param {import('node:http').ServerResponse} response */
+  #sendForever(response) {
+    const chunk = Buffer.alloc(65_536, 32);
+    const send = () => {
+      do this.sent += chunk.length;
+      while (response.write(chunk) && !response.destroyed);
+    };
+    response.on('drain', send);
+    send();
+  }
 
   async start() {
     this.#http.on('upgrade', (request, socket, head) => {

@@ -10,6 +10,10 @@ export function bounded(value, least, most, otherwise) {
   return Math.min(most, Math.max(least, number));
 }
 
+/** Characters of a frame, or bytes of a body: far above the largest of a service. */
+export const MAX_FRAME = 16_777_216;
+/** Bytes of a problem document. */
+export const MAX_PROBLEM = 65_536;
 /** Bounds (ms) of a delay that the service asks for. */
 export const MAX_TOLD = 300_000;
 

@@ -16,7 +16,7 @@ import { askToken, TokenSource } from './token.js';
  * @typedef {object} Status  frozen; replaced only when something changes
  * @property {State} state
  * @property {string} reason  an error code, the name of a close code (`CLOSE_<code>` without `upkeep`), or one of: `new`, `connect`, `retry`, `online`, `wake`, `welcome`,
- *   `client`, `offline`, `sleep`, `blocked`, `websocket`, `stream_cut`, `unreachable`, `token_failed`, `http_<status>`, `no_welcome`, `no_pong`
+ *   `client`, `offline`, `sleep`, `blocked`, `websocket`, `stream_cut`, `unreachable`, `token_failed`, `http_<status>`, `no_welcome`, `no_pong`, `frame_too_long`
  * @property {number} [code]  of the close
  * @property {string} [help]  what to do
  * @property {number} [retryIn]  ms until the next try; absent while one is made
@@ -185,7 +185,7 @@ export class Connection {
   #receive(frame) {
     const { step } = this;
     this.#log(`← ${frame}`);
-    this.#upkeep?.heard();
+    if (this.#upkeep?.heard(frame)) return;
     for (const message of parse(frame)) {
       if (step !== this.step) return;
       if (message.type === 'welcome') this.#welcomed(/** @type {Welcome} */ (message));

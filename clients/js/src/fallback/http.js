@@ -1,3 +1,5 @@
+import { jsonOf } from '../base/body.js';
+import { MAX_PROBLEM } from '../base/bounds.js';
 import { TidewireError } from '../errors.js';
 
 /**
@@ -67,7 +69,7 @@ export class Http {
 /** The problem document of this service in a response; undefined for anything else. @param {Response} response @returns {Promise<Problem | undefined>} */
 export async function problemOf(response) {
   if (!response.headers.get('content-type')?.includes('problem+json')) return undefined;
-  const problem = await response.json().catch(() => undefined);
+  const problem = await jsonOf(response, MAX_PROBLEM).catch(() => undefined);
   return typeof problem?.code === 'string' ? problem : undefined;
 }
 

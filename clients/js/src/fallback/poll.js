@@ -1,4 +1,5 @@
-import { toldWait } from '../base/bounds.js';
+import { jsonOf } from '../base/body.js';
+import { MAX_FRAME, toldWait } from '../base/bounds.js';
 import { Timer, within } from '../base/clock.js';
 import { Backoff, spread } from '../connection/backoff.js';
 import { parse } from '../messages.js';
@@ -101,7 +102,7 @@ export class Polls {
     const response = await within(this.#core.clock, this.#wait * 1000 + WAY_TIME, this.#http.post('poll', request, signal), late);
     if (signal.aborted) return false;
     if (!response.ok) return this.#refused(response, signal);
-    const body = await within(this.#core.clock, WAY_TIME, response.json(), late);
+    const body = await within(this.#core.clock, WAY_TIME, jsonOf(response, MAX_FRAME), late);
     if (signal.aborted) return false;
     this.#refusals = 0;
     this.#isFirst = false;

@@ -1,3 +1,5 @@
+import { jsonOf } from '../base/body.js';
+import { MAX_FRAME } from '../base/bounds.js';
 import { within } from '../base/clock.js';
 import { errorMessage, problemOf, refusal, textOf } from './http.js';
 
@@ -108,7 +110,7 @@ export class Requests {
     this.#ended.signal.addEventListener('abort', end);
     const answered = (async () => {
       const response = await send(asking.signal);
-      if (response.ok) return { body: await response.json() };
+      if (response.ok) return { body: await jsonOf(response, MAX_FRAME) };
       const problem = await problemOf(response);
       if (problem && response.status === 401) this.#session.refused(problem, response.status);
       if (problem) return { problem };

@@ -1,5 +1,4 @@
-/** Characters of one line: far above the largest frame of a service. */
-const MAX_LINE = 16_777_216;
+import { MAX_FRAME } from '../base/bounds.js';
 
 /**
  * Reads `text/event-stream` as it comes. The service sends one line of `data` with each event, so each line counts by itself.
@@ -17,7 +16,7 @@ export class SseReader {
   add(text) {
     const lines = (this.#rest + text).split(/\r\n|\n|\r/);
     this.#rest = lines.pop() ?? '';
-    if (this.#rest.length > MAX_LINE) throw new RangeError('a line of the stream is too long');
+    if (this.#rest.length > MAX_FRAME) throw new RangeError('a line of the stream is too long');
     for (const line of lines) this.#line(line);
   }
 

@@ -1,4 +1,5 @@
-import { toldWait } from '../base/bounds.js';
+import { jsonOf } from '../base/body.js';
+import { MAX_PROBLEM, toldWait } from '../base/bounds.js';
 
 /**
  * Decides what to do after a handshake that failed before `open`. A browser can't read the status of an upgrade, so the client
@@ -44,7 +45,7 @@ export async function probe(address, fetch, signal, byCookie) {
  */
 async function verdict(response, name) {
   const isProblem = response.headers.get('content-type')?.includes('problem+json');
-  const problem = isProblem ? await response.json().catch(() => undefined) : void response.body?.cancel().catch(() => {});
+  const problem = isProblem ? await jsonOf(response, MAX_PROBLEM).catch(() => undefined) : void response.body?.cancel().catch(() => {});
   return verdictOf(problem, response.status, name, response.headers);
 }
 

@@ -1,4 +1,4 @@
-import { bounded, MAX_TOLD } from '../base/bounds.js';
+import { bounded, MAX_FRAME, MAX_TOLD } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
 import { spread } from '../connection/backoff.js';
 import { isRemembered } from '../connection/blocked.js';
@@ -90,9 +90,11 @@ export class Upkeep {
     this.#heartbeat = new Heartbeat(core.clock, welcome.heartbeat, this.#pongTimeout, ping, () => this.#connection.drop('no_pong'));
   }
 
-  /** A frame has come. */
-  heard() {
+  /** A frame has come. Returns true if it is so long that it ends the link. @param {any} frame */
+  heard({ length }) {
     this.#heartbeat?.heard();
+    if (length > MAX_FRAME) this.#connection.drop('frame_too_long');
+    return length > MAX_FRAME;
   }
 
   /** Whether a message was for the connection. @param {any} message */
