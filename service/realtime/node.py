@@ -150,7 +150,7 @@ class Node:
         self.lifecycle.close()
         self.availability.close()
         await self.cluster.close()
-        self.admission.close()
+        await self.admission.close()
         self.streams.close()
         await self.runtime.tasks.close()
         self.streams.hub.close()

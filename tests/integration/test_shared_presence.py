@@ -195,6 +195,24 @@ async def test_cap_holds_on_both_nodes_and_a_leave_frees_a_place(cap: str) -> No
             await node.at_rest()
 
 
+async def test_stopped_node_frees_the_places_of_its_clients_at_once() -> None:
+    """The last ones were counted until the claims of the node expired, for 30 s."""
+    server = await shared_redis()
+    shared: dict[str, Any] = {
+        "broker": {"url": server.url, "prefix": new_prefix(), "timeout": 2.0},
+        "limits": {"connections_per_user": 1},
+    }
+    async with node(**shared) as left:
+        async with node(**shared) as stopping:
+            ann = await Client.open(stopping, "ann")
+            closed = asyncio.create_task(ann.closed())
+            assert await refused(left, "ann") == "connections_per_user"
+            await stopping.service.node.lifecycle.drain()
+            assert await closed == 1012
+        async with left.client("ann"):
+            pass
+
+
 async def until_ordered(server: RedisServer, node: Running, connection: str) -> None:
     """Waits until Redis knows the connection: it orders the connections of two nodes by the reports, which may overtake."""
     order = f"{node.service.settings.broker.prefix}:caps-line:{{default:ann}}"

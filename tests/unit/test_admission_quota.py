@@ -13,7 +13,13 @@ from service.core.quota import Held, HoldChange, QuotaClaim, QuotaScope, Session
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.admission import Admission
 from service.realtime.admission.message_rates import MessageRates
-from service.realtime.admission.quota import RELEASE_DELAY, RENEWAL_INTERVAL, RETRY_INTERVAL, ConnectionQuota
+from service.realtime.admission.quota import (
+    MOVE_DELAY,
+    RELEASE_DELAY,
+    RENEWAL_INTERVAL,
+    RETRY_INTERVAL,
+    ConnectionQuota,
+)
 from service.realtime.admission.slots import ConnectionSlot, SessionSlot
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
@@ -248,6 +254,38 @@ async def test_session_that_another_node_has_taken_is_reported(stage: Stage) -> 
     stage.store.holds.clear()
     await stage.pass_time(2 * RELEASE_DELAY)
     assert stage.store.holds == []
+
+
+async def test_moved_session_counts_for_its_tenant_once_the_other_node_has_released_it(stage: Stage) -> None:
+    stage.store.holder = node_number("another")
+    stage.store.elsewhere = {OF_ACME: 4}  # one of them is the session
+    slot = await open_session(stage, "s", [])
+    await stage.enter(BEN)
+    assert stage.store.claimed == {OF_ACME: 1, OF_BEN: 1}, "the session counts at the other node"
+    assert await stage.refused(BEN) == "connections_per_tenant"
+    stage.store.elsewhere = {OF_ACME: 3}
+    await stage.pass_time(MOVE_DELAY + 0.1)
+    assert stage.store.claimed == {OF_ACME: 2, OF_BEN: 1}
+    assert await stage.refused(BEN) == "connections_per_tenant"
+    slot.release()
+    await stage.pass_time(2 * RELEASE_DELAY)
+    assert stage.store.claimed[OF_ACME] == 1
+
+
+async def test_session_that_ends_while_it_moves_is_subtracted_once(stage: Stage) -> None:
+    stage.store.holder = node_number("another")
+    slot = await open_session(stage, "s", [])
+    slot.release()
+    await stage.enter(BEN)
+    await stage.pass_time(MOVE_DELAY + 0.1)
+    assert stage.store.claimed == {OF_ACME: 1, OF_ANN: 0, OF_BEN: 1}
+
+
+async def test_flush_sends_the_releases_that_wait(stage: Stage) -> None:
+    slot = await stage.enter(ANN)
+    slot.release()
+    await stage.quota.flush()
+    assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0}
 
 
 async def test_session_that_polls_from_another_address_counts_there() -> None:

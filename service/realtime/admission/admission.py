@@ -64,8 +64,9 @@ class Admission:
         """Starts to renew this node's claims in the quota store."""
         self.quota.start()
 
-    def close(self) -> None:
-        """Cancels the timers. Claims in the store expire."""
+    async def close(self) -> None:
+        """Frees the places of connections that have ended, and cancels the timers."""
+        await self.quota.flush()
         self.quota.close()
 
     @property

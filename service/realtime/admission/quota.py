@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -23,6 +25,11 @@ RETRY_INTERVAL = 1.0
 """Seconds between two renewals while the store is away."""
 RELEASE_DELAY = 0.1
 """Seconds that a release waits for others, so that many releases share a few calls of the store."""
+MOVE_DELAY = 0.5
+"""Seconds after which a session that was taken from another node counts here for its tenant. By then, that node has heard of
+the move and counts the session no more. Counted twice meanwhile, it could keep another client out."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds in which the last releases may reach the store when the node ends."""
 MAX_CALL_CLAIMS = 1_000
 """Claims in one call of the store."""
 
@@ -67,7 +74,11 @@ class ConnectionQuota:
         self._rates = rates
         self._metrics = runtime.metrics
         self._released: set[QuotaScope] = set()
-        """Scopes in which this node has fewer connections than the store knows."""
+        """Scopes in which the number of this node's connections has changed since its last claim."""
+        self._moving: Counter[str] = Counter()
+        """Held sessions that do not count here yet, by tenant: they may still count at another node."""
+        self._moves: deque[tuple[float, str]] = deque()
+        """When they count here, the next one first, with their tenant. In monotonic seconds."""
         self._held: dict[QuotaScope, dict[str, Callable[[], None]]] = {}
         """Sessions of long polls that this node holds, by user. What is called when another node has taken the session."""
         self._given_up: list[SessionHold] = []
@@ -76,7 +87,9 @@ class ConnectionQuota:
         self._outage = runtime.outages.log(
             _log, "quota_store_unavailable", "quota_store_available", runtime.clock.monotonic
         )
-        clock, tasks = runtime.clock, runtime.tasks
+        self._clock = clock = runtime.clock
+        tasks = runtime.tasks
+        self._move_ends = DelayedTask(clock, tasks, "quota move", self._end_moves)
         self._releases = DelayedTask(clock, tasks, "quota release", self._send_releases)
         self._renewals = PeriodicTask(clock, tasks, "quota renewal", self._renew, interval=RENEWAL_INTERVAL)
 
@@ -88,7 +101,16 @@ class ConnectionQuota:
     def close(self) -> None:
         """Cancels the timers. Claims in the store expire."""
         self._releases.close()
+        self._move_ends.close()
         self._renewals.close()
+
+    async def flush(self) -> None:
+        """Sends the releases that wait, so that no place stays taken until the claims of this node expire."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._send_releases()
+        except TimeoutError:
+            _log.warning("quota_release_timed_out", seconds=CLOSE_TIMEOUT)
 
     def renew_soon(self) -> None:
         """Schedules a renewal of all claims, because the store may have lost them."""
@@ -156,17 +178,44 @@ class ConnectionQuota:
             self._metrics.limits.caps_unshared.inc()
             return 0
         cap = None if identity.is_anonymous else self._cap(scope)
+        self._moving[identity.tenant] += 1
+        is_moving = False
         try:
             [held] = await self._store.hold_sessions([SessionHold(scope, session, self._node, max_connections=cap)])
         except ServiceError as error:
             self._record_failure(error)
             self._metrics.limits.caps_unshared.inc()
             return 0
-        tenant = QuotaScope(identity.tenant)
+        else:
+            is_moving = held.holder not in (0, self._node)
+        finally:
+            if not is_moving:
+                self._end_move(identity.tenant)
+        if is_moving:
+            self._moves.append((self._clock.monotonic() + MOVE_DELAY, identity.tenant))
+            self._move_ends.schedule(MOVE_DELAY)
+            return held.holder
         if not held.holder and cap is not None and held.total > cap:
             raise self._cap_reached("connections_per_user")
+        tenant = QuotaScope(identity.tenant)
         await self._confirm([self._claim_of(tenant, None if held.holder else self._cap(tenant))])
-        return 0 if held.holder == self._node else held.holder
+        return 0
+
+    def _end_move(self, tenant: str) -> None:
+        self._moving[tenant] -= 1
+        if not self._moving[tenant]:
+            del self._moving[tenant]
+
+    async def _end_moves(self) -> None:
+        """Counts the sessions here that were taken long enough ago."""
+        now = self._clock.monotonic()
+        while self._moves and self._moves[0][0] <= now:
+            _, tenant = self._moves.popleft()
+            self._end_move(tenant)
+            self._released.add(QuotaScope(tenant))
+        if self._moves:
+            self._move_ends.schedule(self._moves[0][0] - now)
+        await self._send_releases()
 
     def drop(self, identity: Identity, session: str, *, is_moved: bool) -> None:
         """Ends a session that `hold` has counted. `is_moved`: it goes on at another node. Call `release` afterwards."""
@@ -192,8 +241,8 @@ class ConnectionQuota:
                 raise self._cap_reached("connections_per_tenant" if is_tenant else "connections_per_user")
 
     def _claim_of(self, scope: QuotaScope, cap: int | None = None) -> QuotaClaim:
-        sessions = self._held.get(scope, ()) if scope.user is not None else ()
-        return QuotaClaim(scope, self.count(scope) - len(sessions), cap)
+        apart = self._moving[scope.tenant] if scope.user is None else len(self._held.get(scope, ()))
+        return QuotaClaim(scope, max(0, self.count(scope) - apart), cap)
 
     def release(self, rates: ConnectionRates, identity: Identity) -> None:
         """Subtracts a connection: on this node at once, over all nodes after RELEASE_DELAY."""
