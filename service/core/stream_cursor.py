@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple
 
 from service.core.broker import DeliveredHead, Snapshot, StreamHead
 from service.core.event import Event
@@ -20,10 +21,19 @@ class EventOrder(Enum):
     """An earlier event is missing, or the stream has a new epoch: read the stream first."""
 
 
+class Repeats(NamedTuple):
+    """Events that were dropped because their offsets were delivered before. Perhaps the store has given these offsets again."""
+
+    position: Position
+    """The last durable event that had passed at the first repeat."""
+    lowest: int
+    """The lowest of their offsets."""
+
+
 class StreamCursor:
     """Passes every durable event once and in order, and every state version once."""
 
-    __slots__ = ("_epoch", "_id", "_lowest_repeat", "_offset", "_state_version")
+    __slots__ = ("_epoch", "_id", "_offset", "_repeats", "_state_version")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.reset(snapshot)
@@ -33,7 +43,7 @@ class StreamCursor:
         position = snapshot.position
         self._epoch, self._offset, self._id = position.epoch, position.offset, position.id
         self._state_version = snapshot.state_version
-        self._lowest_repeat: int | None = None
+        self._repeats: Repeats | None = None
 
     @property
     def position(self) -> Position:
@@ -53,16 +63,35 @@ class StreamCursor:
     @property
     def delivered(self) -> DeliveredHead:
         """The last event and state version that passed, which the store must still have."""
-        return DeliveredHead(self.position, self._state_version, self._lowest_repeat)
+        return DeliveredHead(
+            self.position, self._state_version, None if self._repeats is None else self._repeats.lowest
+        )
+
+    @property
+    def head_to_check(self) -> DeliveredHead:
+        """What shows whether the store has lost the end of the stream. If there are repeats, the event before them: the store
+        has later ones, also if it has given the offsets below them again."""
+        return self.delivered if self._repeats is None else self.delivered._replace(position=self._repeats.position)
+
+    @property
+    def repeats(self) -> Repeats | None:
+        """The repeats that no check has cleared. Each repeat replaces the object."""
+        return self._repeats
 
     def record_repeat(self, event: Event) -> None:
         """Records a dropped event: a duplicate, or another event at the same offset."""
-        if event.offset is not None and (self._lowest_repeat is None or event.offset < self._lowest_repeat):
-            self._lowest_repeat = event.offset
+        if event.offset is None:
+            return
+        before = self._repeats
+        if before is None:
+            self._repeats = Repeats(self.position, event.offset)
+        else:
+            self._repeats = Repeats(before.position, min(before.lowest, event.offset))
 
-    def clear_repeats(self) -> None:
-        """Forgets the repeats, after a check has found the stream in the same epoch."""
-        self._lowest_repeat = None
+    def clear_repeats(self, checked: Repeats | None) -> None:
+        """Forgets the repeats after a check that knew them and has found the stream in the same epoch. Later ones stay."""
+        if self._repeats is checked:
+            self._repeats = None
 
     def has_reached(self, head: StreamHead) -> bool:
         """True if everything up to a head has passed. A head of another epoch is never reached."""

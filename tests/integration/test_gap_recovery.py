@@ -43,6 +43,8 @@ class Lossy(MemoryBroker):
         self.away: ServiceError | None = None
         self.gate: asyncio.Event | None = None
         """Snapshots wait for it, after they are read."""
+        self.check_gate: asyncio.Event | None = None
+        """Heads of streams wait for it, after they are read."""
         self.reads = 0
         self.known: list[DeliveredHead | None] = []
         """What the nodes have said that they know."""
@@ -93,9 +95,12 @@ class Lossy(MemoryBroker):
             stored = self._channels.find(channel)
             if what is None or stored is None or stored.epoch != what.position.epoch:
                 continue
-            if stored.offset < what.position.offset:
+            at = [entry.event.id for entry in stored._stream if entry.event.offset == what.position.offset]
+            if stored.offset < what.position.offset or (at and what.position.id not in (None, *at)):
                 self.begin_epoch(channel, f"{stored.epoch}-again")
         marks = await super().stream_heads(channels, known)
+        if self.check_gate is not None:
+            await self.check_gate.wait()
         return [None if channel == self.unreadable else mark for channel, mark in zip(channels, marks, strict=True)]
 
     async def snapshot(
@@ -649,6 +654,36 @@ async def test_different_event_at_a_delivered_offset_checks_the_stream(stage: St
         assert await stage.offsets(ann, 1) == [3]
         known = [head for head in stage.broker.known if head is not None][-1]
         assert (known.position.offset, known.lowest_repeat) == (3, 2)
+
+
+async def test_events_behind_a_repeated_offset_do_not_hide_the_set_back(stage: Stage) -> None:
+    """The check asked about the newest event, which the store had. One offset had two events, and no client was told."""
+    async with stage.client("ann") as ann:
+        await stage.publish(3)
+        assert await stage.offsets(ann, 3) == [1, 2, 3]
+        stage.broker.set_back(ROOM, to=2)
+        stage.broker.held = []
+        await stage.publish(2)
+        stage.broker.let_go()  # both arrive before the check
+        await stage.turn()
+        await ann.until("subscribed", id=None, recovered=False)
+        known = [head for head in stage.broker.known if head is not None and head.lowest_repeat is not None]
+        assert (known[0].position.id, known[0].lowest_repeat) == ("m-3", 3)
+
+
+async def test_repeat_during_a_check_is_checked_again(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.publish(1)
+        assert await stage.offsets(ann, 1) == [1]
+        stage.broker.doubling = True
+        checks = len(stage.broker.known)
+        stage.broker.check_gate = asyncio.Event()
+        await stage.publish(1)
+        await eventually(lambda: len(stage.broker.known) == checks + 1)
+        await stage.publish(1)
+        stage.broker.check_gate.set()
+        await eventually(lambda: len(stage.broker.known) == checks + 2)
+        assert await stage.offsets(ann, 2) == [2, 3]
 
 
 async def test_join_of_a_stream_that_was_set_back_does_not_wait(stage: Stage) -> None:

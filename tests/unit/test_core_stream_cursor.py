@@ -35,5 +35,19 @@ def test_delivered_head_has_the_lowest_repeat_until_it_is_cleared() -> None:
     for event in (durable(3), durable(2), durable(3), latest(1)):
         at.record_repeat(event)
     seen.append(at.delivered.lowest_repeat)
-    at.clear_repeats()
+    at.clear_repeats(at.repeats)
     assert [*seen, at.delivered.lowest_repeat] == [None, 2, None]
+
+
+def test_check_after_a_repeat_asks_about_the_event_before_it() -> None:
+    at = cursor()
+    at.record_repeat(durable(3))
+    checked = at.repeats
+    at.advance(durable(4))
+    assert (at.head_to_check.position.offset, at.head_to_check.lowest_repeat) == (3, 3)
+    assert at.delivered.position.offset == 4
+    at.record_repeat(durable(4))
+    at.clear_repeats(checked)
+    assert at.head_to_check.position.offset == 3, "the second repeat came after the check had begun"
+    at.clear_repeats(at.repeats)
+    assert (at.head_to_check.position.offset, at.head_to_check.lowest_repeat) == (4, None)

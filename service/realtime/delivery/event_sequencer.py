@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from service.core.broker import Snapshot
 from service.core.event import Event
-from service.core.stream_cursor import EventOrder, StreamCursor
+from service.core.stream_cursor import EventOrder, Repeats, StreamCursor
 
 MAX_WAITING_EVENTS = 1_000
 """Events kept while the stream is read. One more drops them all; the gap then causes another read, which returns them."""
@@ -122,7 +122,7 @@ class EventSequencer:
         if self._cursor is not None:
             self._cursor.record_repeat(event)
 
-    def clear_repeats(self) -> None:
-        """Forgets the repeats, after a check has found the stream in the same epoch."""
+    def clear_repeats(self, checked: Repeats | None) -> None:
+        """Forgets the repeats after a check that knew them and has found the stream in the same epoch. Later ones stay."""
         if self._cursor is not None:
-            self._cursor.clear_repeats()
+            self._cursor.clear_repeats(checked)

@@ -13,6 +13,7 @@ from service.core.backoff import Backoff
 from service.core.broker import Broker, DeliveredHead, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Timer
+from service.core.stream_cursor import Repeats
 from service.errors import ServiceError
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
@@ -127,29 +128,39 @@ class PositionChecker:
     async def _check_requested(self) -> None:
         while self._requested:
             channels = list(islice(self._requested, MAX_CALL_CHANNELS))
-            await self._check(channels, lambda room, _: self._recover(room, "interruption"))
             for channel in channels:
-                self._requested.pop(channel, None)
+                del self._requested[channel]  # a request that comes during the check needs another one
+            try:
+                await self._check(channels, lambda room, _: self._recover(room, "interruption"))
+            except BaseException:
+                self._requested.update(dict.fromkeys(channels))
+                raise
 
     async def _check(self, channels: list[ChannelKey], on_behind: Callable[[Room, StreamHead], None]) -> None:
         for start in range(0, len(channels), MAX_CALL_CHANNELS):
             part = channels[start : start + MAX_CALL_CHANNELS]
-            delivered = [
-                None if (room := self._hub.get(channel)) is None else _delivered_head(room) for channel in part
-            ]
-            for channel, head in zip(part, await self._broker.stream_heads(part, delivered), strict=True):
+            rooms = [self._hub.get(channel) for channel in part]
+            delivered = [None if room is None else _delivered_head(room) for room in rooms]
+            repeats = [None if room is None else _repeats(room) for room in rooms]
+            heads = await self._broker.stream_heads(part, delivered)
+            for channel, head, checked in zip(part, heads, repeats, strict=True):
                 room = self._hub.get(channel)
                 if room is None or head is None or (cursor := room.sequencer.cursor) is None:
                     continue
                 if head.epoch == cursor.head.epoch:
-                    room.sequencer.clear_repeats()
+                    room.sequencer.clear_repeats(checked)
                 if _is_behind(room, head):
                     on_behind(room, head)
 
 
 def _delivered_head(room: Room) -> DeliveredHead | None:
     cursor = room.sequencer.cursor
-    return None if cursor is None or not room.is_listening() else cursor.delivered
+    return None if cursor is None or not room.is_listening() else cursor.head_to_check
+
+
+def _repeats(room: Room) -> Repeats | None:
+    cursor = room.sequencer.cursor
+    return None if cursor is None else cursor.repeats
 
 
 def _is_behind(room: Room, head: StreamHead) -> bool:
