@@ -50,7 +50,7 @@ class Ack(Struct, frozen=True):
 
 
 class Top(Struct, frozen=True):
-    """Where a channel had come to at a moment."""
+    """Where a channel had come to. `at`: a moment before it had."""
 
     epoch: str
     offset: int

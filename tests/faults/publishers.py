@@ -63,7 +63,8 @@ class Log:
         if newest is not None and newest.epoch != ack.epoch:
             self._over.add(newest.epoch)
         if newest is None or newest.epoch != ack.epoch or newest.offset < ack.offset:
-            self.newest[ack.key] = Top(ack.epoch, ack.offset, ack.at)
+            # The acknowledgement may come after the clients were told of the epoch that followed.
+            self.newest[ack.key] = Top(ack.epoch, ack.offset, ack.sent)
 
     def slowest(self, since: float = 0.0) -> float:
         """Seconds from the first try to the acknowledgement, at worst."""
