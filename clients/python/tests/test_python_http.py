@@ -507,7 +507,9 @@ def test_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
     monkeypatch.setenv("no_proxy", "inside.test")
     assert Tidewire("https://events.test")._http.options.proxy == "http://proxy.test:3128"
-    assert Tidewire("https://inside.test")._http.options.proxy is None
+    monkeypatch.setenv("http_proxy", "http://proxy.test:3128")
+    for url in ("https://inside.test", "http://127.0.0.1:8080", "http://[::1]:8080", "http://localhost:8080"):
+        assert Tidewire(url)._http.options.proxy is None
     assert Tidewire("https://events.test", trust_env=False)._http.options.proxy is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -38,8 +39,15 @@ class Address:
         return f"Address({self.http!r})"
 
     def proxy(self) -> str | None:
-        """Returns the proxy that the environment names for this address (HTTPS_PROXY, NO_PROXY …)."""
-        if urllib.request.proxy_bypass(self.host):
+        """Returns the proxy that the environment names for this address (HTTPS_PROXY, NO_PROXY …); none on this machine."""
+        if _is_loopback(self.host) or urllib.request.proxy_bypass(self.host):
             return None
         proxies = urllib.request.getproxies()
         return proxies.get(urlsplit(self.http).scheme) or proxies.get("all")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
