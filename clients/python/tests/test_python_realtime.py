@@ -770,6 +770,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 async def test_client_for_threads_works_in_a_fork_and_ends_with_ctrl_c(server: Running) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FORK, server.url, API_KEY, SECRET, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -811,6 +812,7 @@ async def test_wrong_address_is_explained(server: Running) -> None:
     assert "/ws" in refused.value.help
 
 
+@pytest.mark.slow
 async def test_clients_under_restarts_cuts_and_lost_replies_lose_nothing_and_repeat_nothing() -> None:
     """Ten threads publish, a thread and a task follow, while the service restarts and the network breaks; the store is real."""
     threads, each = 10, 12
