@@ -264,8 +264,8 @@ test('5: without a listener, errors are printed with code, channel and what to d
   peer.send({ type: 'error', id: third.id, code: 'forbidden', message: 'no', retryable: false });
   while (lines().length < 2) await turn();
   assert.deepEqual(lines().sort(), [
-    '[tidewire] forbidden room:3: room:3: no. Grant it in the token or in the contract.',
-    '[tidewire] handler_failed room:1: room:1: a listener of chat.message threw: Error: bug. Correct the listener; the event counts as handled.',
+    '[tidewire] forbidden room:3: room:3: no. Grant it in the token or in the contract. (tidewire/docs/errors.md#forbidden)',
+    '[tidewire] handler_failed room:1: room:1: a listener of chat.message threw: Error: bug. Correct the listener; the event counts as handled. (tidewire/docs/errors.md#handler_failed)',
   ]);
   client.on('error', () => {});
   client.channel('room:4');

@@ -14,7 +14,7 @@ export function print(core, { code, channel, message, help, cause }) {
   let last = printed.get(core);
   if (!last || now - last.since > 1_000) printed.set(core, (last = { since: now, count: 0 }));
   if ((last.count += 1) > MAX_PRINTED) return;
-  console.error(`[tidewire] ${code}${channel ? ` ${channel}` : ''}: ${message}. ${help}`, ...(cause ? [cause] : []));
+  console.error(`[tidewire] ${code}${channel ? ` ${channel}` : ''}: ${message}. ${help} (tidewire/docs/errors.md#${code})`, ...(cause ? [cause] : []));
 }
 
 /**
