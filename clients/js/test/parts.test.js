@@ -7,6 +7,9 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
+import '../src/collections/index.js';
+import { channelState } from '../src/parts.js';
+import { Tidewire } from '../src/tidewire.js';
 import { Inbox, message, scene, subscribed, turn, value } from './support.js';
 
 /** What is imported later, by how it fails. */
@@ -32,8 +35,8 @@ for (const [how, code] of Object.entries(FAILURES)) {
   test(`a client whose later parts never arrive (the import ${how}) connects, delivers, and reconnects`, { timeout: 30_000 }, async (t) => {
     const printed = t.mock.method(console, 'error', () => {});
     let tokens = 0;
-    const { Tidewire } = await without(t, code);
-    const { server, client, clock, until, retry, errors } = await scene(t, { random: () => 0, token: () => `token-${(tokens += 1)}` }, Tidewire);
+    const { Tidewire: Bare } = await without(t, code);
+    const { server, client, clock, until, retry, errors } = await scene(t, { random: () => 0, token: () => `token-${(tokens += 1)}` }, Bare);
     /** Lets the deadlines of imports pass until a promise settles. @template T @param {Promise<T>} promise @returns {Promise<T>} */
     const patiently = async (promise) => {
       let settled = false;
@@ -98,7 +101,7 @@ for (const [how, code] of Object.entries(FAILURES)) {
     // An error goes to the console with its code if nobody listens.
     while (errors.length) assert.equal((await errors.next()).code, 'not_loaded');
     assert.equal(printed.mock.callCount(), 0);
-    const silent = new Tidewire(/** @type {string} */ (server.url), {
+    const silent = new Bare(/** @type {string} */ (server.url), {
       token: 'token-1',
       network: null,
       clock,
@@ -112,3 +115,13 @@ for (const [how, code] of Object.entries(FAILURES)) {
     assert.match(printed.mock.calls[0].arguments[0], /^\[tidewire\] websocket_refused$/);
   });
 }
+
+test('a map and presence load what they need before the first value', async (t) => {
+  const { module } = channelState;
+  t.after(() => (channelState.module = module));
+  for (const use of [(/** @type {any} */ room) => room.map('doc.cursor'), (/** @type {any} */ room) => room.presence]) {
+    channelState.module = undefined;
+    use(new Tidewire('ws://127.0.0.1:1/ws').channel('room:1'));
+    for (const started = performance.now(); !channelState.module; await turn()) assert.ok(performance.now() - started < 5_000);
+  }
+});

@@ -5,6 +5,7 @@
 //   messages.subscribe(() => render(messages.items));
 
 import { Channel, partsOf } from '../channel.js';
+import { channelState } from '../parts.js';
 import { List } from './list.js';
 import { LiveMap } from './map.js';
 import { Presence } from './presence.js';
@@ -24,6 +25,9 @@ export { List, LiveMap, Presence };
 /** @type {WeakMap<Channel<any, any>, Presence>} */
 const presences = new WeakMap();
 
+/** What it will need: the first value or user need not wait for it. @param {Channel<any, any>} channel */
+const loadState = (channel) => void channelState.get(partsOf(channel).core.clock);
+
 /** @type {PropertyDescriptorMap & ThisType<Channel<any, any>>} */
 const additions = {
   list: {
@@ -35,11 +39,13 @@ const additions = {
   map: {
     /** @param {string} type @param {import('./channel-types.js').MapOptions<any>} [options] */
     value(type, options = {}) {
+      loadState(this);
       return new LiveMap(this, type, options);
     },
   },
   presence: {
     get() {
+      loadState(this);
       const presence = presences.get(this) ?? new Presence(this);
       presences.set(this, presence);
       return presence;
