@@ -28,6 +28,7 @@ import { upkeep } from './parts.js';
  * @property {boolean | ((line: string) => void)} [debug]  logs the wire without tokens
  * @property {import('./upkeep/wake.js').AppState} [appState]  React Native's `AppState`
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
+ * @property {true | import('./share/share.js').ShareOptions} [share]  one connection for all tabs of the user
  * @property {boolean} [fallback]  `false`: no streams or polls where WebSockets are blocked
  * @property {import('./connection/link.js').OpenLink} [link]  opens another kind of connection than a WebSocket
  * @property {typeof globalThis.fetch} [fetch]

@@ -21,7 +21,7 @@ import { askToken, TokenSource } from './token.js';
  * @property {string} [help]  what to do
  * @property {number} [retryIn]  ms until the next try; absent while one is made
  * @property {number} attempt  tries since the last connection that lasted
- * @property {'websocket' | 'stream' | 'poll'} transport  how the client is connected, or tries to be
+ * @property {'websocket' | 'stream' | 'poll' | 'shared'} transport  how the client is connected, or tries to be; `shared`: over another tab
  *
  * @typedef {{code: number, reason: string, opened: boolean, verdict?: import('../upkeep/probe.js').Verdict}} End
  *   of a link. `opened`: whether there was one. `verdict`: what the service has answered to a request
@@ -108,9 +108,9 @@ export class Connection {
     this.stop('client', undefined, 1000);
   }
 
-  /** What is used where WebSockets are blocked, while it is. */
-  get fallback() {
-    return this.#upkeep?.fallback;
+  /** What keeps the connection alive, and knows other ways. */
+  get upkeep() {
+    return this.#upkeep;
   }
 
   // --- connecting -------------------------------------------------------------------------------------------------------
@@ -126,7 +126,8 @@ export class Connection {
       if (!address) throw new TidewireError('invalid_url', 'the address is not valid; without a page it must be absolute');
       const token = this.token.used ? await this.token.get() : undefined;
       announce(address, contract, !token && ticket ? await askToken(ticket, 'ticket', this.core.clock) : undefined);
-      if (!this.#upkeep && isRemembered(address)) await this.#loadUpkeep(); // it knows another way
+      if (!this.#upkeep && (this.options.share || isRemembered(address))) await this.#loadUpkeep(); // it knows another way
+      await this.#upkeep?.loadShare();
       if (step !== this.step) return;
       this.address = address;
       if (this.#upkeep?.diverts(address)) return;
@@ -150,7 +151,7 @@ export class Connection {
    */
   #open(address, hello) {
     const { step } = this;
-    const openLink = this.fallback?.open ?? this.openLink;
+    const { openLink } = this.#upkeep ?? this;
     let opened = false;
     /** @type {import('./link.js').Link} */
     let link;
@@ -160,7 +161,8 @@ export class Connection {
     };
     try {
       if (!openLink) throw new TypeError('this platform has none');
-      link = openLink(address, {
+      /** @type {import('./link.js').LinkEvents} */
+      const events = {
         opened: () => {
           if (step !== this.step) return;
           opened = true;
@@ -173,7 +175,8 @@ export class Connection {
         ended: (code, reason, verdict) => {
           if (step === this.step) this.#ended({ code, reason, opened, verdict });
         },
-      });
+      };
+      link = openLink(address, events, hello);
     } catch (cause) {
       // Not a network error: the page's security policy, or a URL that no browser connects to.
       throw new TidewireError(openLink ? 'websocket_refused' : 'no_websocket', `no WebSocket to ${address.host}: ${cause}`, { cause });
@@ -305,7 +308,7 @@ export class Connection {
         return helpFor(change.reason);
       },
       attempt,
-      transport: this.fallback?.transport ?? 'websocket',
+      transport: this.#upkeep?.transport ?? 'websocket',
     });
     this.changedAt = this.core.clock.now();
     this.#log(`${this.status.state} (${change.reason})`);

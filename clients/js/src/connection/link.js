@@ -12,7 +12,8 @@ import { SUBPROTOCOL } from '../messages.js';
  * @property {(frame: unknown) => void} received
  * @property {(code: number, reason: string, verdict?: import('../upkeep/probe.js').Verdict) => void} ended  `verdict`: what the service has answered to a request
  *
- * @typedef {(address: URL, events: LinkEvents) => Link} OpenLink  throws if there can be no such link here
+ * @typedef {(address: URL, events: LinkEvents, hello?: import('../messages.js').ClientMessage) => Link} OpenLink
+ *   throws if there can be no such link here. `hello`: what the client will send
  */
 
 /**

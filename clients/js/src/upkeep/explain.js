@@ -5,14 +5,15 @@ const MAX_LISTED = 50;
 const seconds = (ms) => `${Math.round(ms / 100) / 10} s`;
 
 /** A client's state in plain text. @param {import('../connection/connection.js').Connection} connection */
-export function explain({ changedAt, core, fallback, status, url }) {
+export function explain({ changedAt, core, upkeep, status, url }) {
   const { clock, welcome, registry, publisher, errors } = core;
   const { state, reason, code, help, retryIn, attempt } = status;
   const now = clock.now();
   const subscriptions = [...registry.subscriptions.values()];
   const lines = [
     `${state} (${reason}${code ? ` ${code}` : ''}) for ${seconds(now - changedAt)}: ${String(url).replace(/\?.*/, '')}, user ${welcome?.user || 'unknown'}`,
-    fallback && `WebSockets are blocked: ${fallback.explain()}`,
+    upkeep?.fallback && `WebSockets are blocked: ${upkeep.fallback.explain()}`,
+    upkeep?.share && `shared connection: ${upkeep.share.explain()}`,
     retryIn !== undefined && `next try in ${seconds(changedAt + retryIn - now)}, after ${attempt} failed`,
     (help || reason === 'new') && `what to do: ${help ?? 'call connect()'}`,
     `${publisher.publishes.length} publishes wait for an answer; ${subscriptions.length} channels`,

@@ -1,5 +1,6 @@
 import { bounded, MAX_FRAME, MAX_TOLD } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
+import { Part } from '../base/part.js';
 import { spread } from '../connection/backoff.js';
 import { isRemembered } from '../connection/blocked.js';
 import { TidewireError } from '../errors.js';
@@ -17,10 +18,15 @@ const SLOW = 1_500;
 /** Closes before `welcome` that may come from a proxy. */
 const PROXY_CODES = [1000, 1002, 1005, 1006];
 
+/** One connection for all tabs, for the option `share`. */
+export const share = new Part(() => import('../share/share.js'));
+
 /** What keeps a connection alive, and what follows a failure. It is loaded beside the first connection, and acts on it. */
 export class Upkeep {
   /** Whether the browser says that there is no network. */
   isOffline = false;
+  /** @type {import('../share/share.js').Share | undefined} one connection for all tabs */
+  share;
   #connection;
   #rescue;
   #slow;
@@ -215,6 +221,28 @@ export class Upkeep {
     } else connection.stop(reason, new TidewireError(reason, `the connection is refused: ${message || reason}`, { details: { code } }), code);
   }
 
+  // --- one connection for all tabs ----------------------------------------------------------------------------------------
+
+  /** Loads what the tabs share, if they should. Without it, this tab has a connection of its own. */
+  async loadShare() {
+    const { core, options } = this.#connection;
+    if (!options.share || this.share) return;
+    const loaded = share.module ?? (await share.get(core.clock));
+    if (loaded) this.share ??= new loaded.Share(core, options);
+    else core.report(new TidewireError('not_loaded', 'not shared: the module for it was not loaded'));
+  }
+
+  /** Opens links: over the connection that the tabs share, over HTTP where WebSockets are blocked, or over a WebSocket. */
+  get openLink() {
+    const open = this.fallback?.open ?? this.#connection.openLink;
+    return open && this.share ? this.share.over(open, this.fallback !== undefined) : open;
+  }
+
+  /** How the client is connected, or tries to be. */
+  get transport() {
+    return this.share?.follows ? 'shared' : this.fallback?.transport;
+  }
+
   // --- where WebSockets are blocked ---------------------------------------------------------------------------------------
 
   /** The fallback, while it is used. */
@@ -235,7 +263,10 @@ export class Upkeep {
       void this.#fallBack(address);
       return true;
     }
-    this.#slow.start(SLOW, () => void this.#rescue.doubt(address, () => void this.#fallBack(address)));
+    const doubt = () => {
+      if (!this.share?.follows) void this.#rescue.doubt(address, () => void this.#fallBack(address));
+    };
+    this.#slow.start(SLOW, doubt);
     return false;
   }
 
