@@ -79,7 +79,7 @@ class Follower {
 }
 
 /** Every event that the service has stored, also those that its store has lost since. */
-class Log {
+export class Log {
   /** @type {Map<string, string>} ids by channel, epoch and offset */
   #ids = new Map();
   #service;
@@ -117,11 +117,12 @@ class Log {
   }
 }
 
-/** What a schedule acts on. The methods of `steps` are its steps. */
+/** What a schedule acts on: one client. Its methods are the steps. */
 export class World {
-  service = new TestService();
-  log = new Log(this.service);
+  service;
+  log;
   client;
+  tab;
   isClosed = true;
   /** Whether listeners need 300 ms for an event. */
   isSlow = false;
@@ -129,15 +130,21 @@ export class World {
   faults = [];
   /** @type {Follower[]} */
   #followers = [];
+  #prefix;
   /** @type {Publish[]} in the order of the calls */
   #publishes = [];
   #open = 0;
   /** @type {(() => void) | undefined} ends the dead link */
   #revive;
 
-  constructor() {
-    const { service } = this;
-    this.client = new Tidewire(service.url, { ...service.options, maxPending: MAX_PENDING, maxQueue: 4, requestTimeout: 20_000 });
+  /** @param {TestService} [service] @param {Log} [log] @param {import('./browser.js').Tab} [tab]  for a client that shares its connection @param {string} [prefix]  of ids */
+  constructor(service = new TestService(), log = new Log(service), tab, prefix = 'p') {
+    this.service = service;
+    this.log = log;
+    this.tab = tab;
+    this.#prefix = prefix;
+    const options = { ...service.options, maxPending: MAX_PENDING, maxQueue: 4, requestTimeout: 20_000 };
+    this.client = new Tidewire(service.url, tab?.options(options) ?? options);
     this.client.on('error', ({ code, message }) => this.expect(!/^(handler_|internal$)/.test(code) || /the test refuses/.test(message), message));
     this.client.on('state', ({ state }) => this.expect(!this.isClosed || state === 'closed', `${state} after close()`));
   }
@@ -165,7 +172,7 @@ export class World {
   publish(n, signal) {
     const channel = CHANNELS[n % 2];
     /** @type {Publish} */
-    const publish = { id: `p-${this.#publishes.length}`, channel };
+    const publish = { id: `${this.#prefix}-${this.#publishes.length}`, channel };
     this.#publishes.push(publish);
     this.#open += 1;
     const settle = (/** @type {Partial<Publish>} */ end) => {
@@ -341,18 +348,22 @@ export class World {
 
   offline() {
     this.service.goOffline();
+    this.tab?.network.fire('offline');
   }
 
   online() {
     this.service.goOnline();
+    this.tab?.network.fire('online');
   }
 
   sleep() {
     this.service.sleep();
+    this.tab?.network.fire('pagehide', { persisted: true });
   }
 
   wake() {
     this.service.wake();
+    this.tab?.network.fire('pageshow');
   }
 
   /** @param {number} n */
@@ -368,41 +379,44 @@ export class World {
 
   /** All faults end. Checks that the client comes to rest, and that nothing was lost, repeated, reordered or kept. */
   async finish() {
+    await finishAll(this.service, [this]);
+  }
+
+  /** The faults of this client end. */
+  heal() {
     this.revive();
-    this.service.heal();
-    this.service.goOnline();
+    this.online();
     this.isSlow = false;
     this.connect();
-    const isSettled = () => this.#open === 0 && this.client.state === 'ready' && this.#followers.every(({ handle: { state } }) => state === 'subscribed' || state === 'ended');
-    await this.#until(isSettled, () => this.client.explain());
-    for (const n of [0, 1]) this.backend(n); // shows what is missing
-    const isUpToDate = (/** @type {Follower} */ { handle: { name, state }, position }) => state === 'ended' || (position?.epoch === this.service.position(name).epoch && position.offset === this.service.position(name).offset);
-    await this.#until(() => this.#followers.every(isUpToDate), () => `a handle has not all events: ${JSON.stringify(this.#followers.map(({ handle, position }) => [handle.name, position, this.service.position(handle.name)]))}\n${this.client.explain()}`);
-    this.#checkPublishes();
+  }
+
+  get isSettled() {
+    return this.#open === 0 && this.client.state === 'ready' && this.#followers.every(({ handle: { state } }) => state === 'subscribed' || state === 'ended');
+  }
+
+  get isUpToDate() {
+    return this.#followers.every(({ handle: { name, state }, position }) => {
+      const { epoch, offset } = this.service.position(name);
+      return state === 'ended' || (position?.epoch === epoch && position.offset === offset);
+    });
+  }
+
+  leaveAll() {
     while (this.#followers.length) this.leave(0);
-    const areGone = () => this.service.subscriptions.length === 0 && / 0 channels/.test(this.client.explain());
-    await this.#until(areGone, () => `subscriptions stay: ${JSON.stringify(this.service.subscriptions)}`);
-    this.expect(this.client.pending === 0, 'publishes stay');
-    this.close();
-    await this.service.settled();
-    this.expect(this.service.connections.length === 0, 'the connection stays');
   }
 
-  /** @param {() => boolean} holds @param {() => string} fault */
-  async #until(holds, fault) {
-    for (const ms of [0, 1_000, 5_000, 20_000, 20_000, 20_000, 60_000]) {
-      await this.service.advance(ms);
-      if (holds()) return;
-    }
-    this.expect(false, fault());
+  explain() {
+    const positions = this.#followers.map(({ handle: { name }, position }) => [name, position, this.service.position(name)]);
+    return `${JSON.stringify(positions)}\n${this.client.explain()}`;
   }
 
-  #checkPublishes() {
+  /** @param {boolean} isDead  whether the client has ended without a word */
+  checkPublishes(isDead = false) {
     const streams = this.log.streams();
     for (const { id, channel, ack, ended } of this.#publishes) {
       const found = [...streams].filter(([name, ids]) => name.startsWith(channel) && ids.includes(id));
       if (ack !== undefined) this.expect(found.some(([, ids]) => ids[ack - 1] === id || ids.includes(id)), `${id} is acknowledged, and nowhere`);
-      else this.expect(ENDINGS.includes(ended ?? ''), `${id} ended with ${ended}`);
+      else this.expect(isDead ? ended === undefined || ENDINGS.includes(ended) : ENDINGS.includes(ended ?? ''), `${id} ended with ${ended}`);
       if (ended === 'not_sent' || ended === 'queue_full') this.expect(found.length === 0, `${id} is stored, though ${ended}`);
     }
     const order = new Map(this.#publishes.map(({ id }, index) => [id, index]));
@@ -412,4 +426,37 @@ export class World {
       this.expect(own.every((index, at) => at === 0 || Number(own[at - 1]) < Number(index)), `${name}: out of order: ${own}`);
     }
   }
+}
+
+/**
+ * All faults end. Checks that the clients come to rest, and that nothing was lost, repeated, reordered or kept.
+ * @param {TestService} service
+ * @param {World[]} worlds
+ * @param {number} connections  that they need
+ */
+export async function finishAll(service, worlds, connections = worlds.length) {
+  const until = async (/** @type {() => boolean} */ holds, /** @type {string} */ fault) => {
+    for (const ms of [0, 1_000, 5_000, 20_000, 20_000, 20_000, 60_000]) {
+      await service.advance(ms);
+      if (holds()) return;
+    }
+    worlds[0].expect(false, `${fault}: ${JSON.stringify(service.subscriptions)}\n${worlds.map((world) => world.explain()).join('\n')}`);
+  };
+  service.heal();
+  for (const world of worlds) world.heal();
+  await until(() => worlds.every(({ isSettled }) => isSettled), 'a client does not come to rest');
+  for (const n of [0, 1]) worlds[0].backend(n); // shows what is missing
+  await until(() => worlds.every(({ isUpToDate }) => isUpToDate), 'a handle has not all events');
+  worlds[0].expect(service.connections.length === connections, `${service.connections.length} connections, not ${connections}: ${worlds.map((world) => world.explain()).join("\n")}`);
+  for (const world of worlds) {
+    world.checkPublishes();
+    world.leaveAll();
+  }
+  await until(() => service.subscriptions.length === 0 && worlds.every(({ client }) => / 0 channels/.test(client.explain())), 'subscriptions stay');
+  for (const world of worlds) {
+    world.expect(world.client.pending === 0, 'publishes stay');
+    world.close();
+  }
+  await service.settled();
+  worlds[0].expect(service.connections.length === 0, 'the connection stays');
 }
