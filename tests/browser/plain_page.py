@@ -42,6 +42,11 @@ class PlainPage:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    async def becomes(self, condition: str) -> None:
+        """Waits until the condition is true, as often as the page can answer."""
+        while not await self.evaluate(condition):  # noqa: ASYNC110  # the page reports no event
+            await asyncio.sleep(0.01)
+
     async def freeze(self) -> None:
         """Hides and freezes the page, as Chromium does with tabs that nobody looks at."""
         await self.send("Page.setWebLifecycleState", state="frozen")

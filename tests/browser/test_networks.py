@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page
 
 from tests.browser.conftest import running_chromium
 from tests.browser.firefox import Firefox, FirefoxPage
-from tests.browser.plain_page import PlainPage, plain_page
+from tests.browser.plain_page import plain_page
 from tests.browser.site import Site, site
 from tests.browser.sleep import asleep
 from tests.browser.tabs import AnyBrowser, Tab
@@ -165,7 +165,7 @@ async def test_dead_connection_is_noticed_soon_after_a_page_is_thawed(chromium: 
         proxied(server) as (proxy, port),
         plain_page(chromium, f"{origin.origin}/?url=ws://127.0.0.1:{port}/ws&ttl=3600") as page,
     ):
-        await becomes(page, "globalThis.subscribed?.length === 1")
+        await page.becomes("globalThis.subscribed?.length === 1")
         await page.evaluate("globalThis.events = []")
         for name in ("freeze", "resume"):
             await page.evaluate(f"document.addEventListener('{name}', () => events.push('{name}'))")
@@ -174,15 +174,9 @@ async def test_dead_connection_is_noticed_soon_after_a_page_is_thawed(chromium: 
         await say(server, "while it was frozen")
         thawed = time.monotonic()
         await page.thaw()
-        await becomes(page, "subscribed.length === 2")
+        await page.becomes("subscribed.length === 2")
         assert (time.monotonic() - thawed) * 1000 < NOTICED
         assert await page.evaluate("[events, subscribed]") == [["freeze", "resume"], [None, True]]
-
-
-async def becomes(page: PlainPage, condition: str) -> None:
-    """Waits until the condition is true, as often as the page can answer."""
-    while not await page.evaluate(condition):  # noqa: ASYNC110  # the page reports no event
-        await asyncio.sleep(0.01)
 
 
 async def test_dead_connection_is_noticed_soon_after_a_tab_is_shown(firefox: Firefox) -> None:
