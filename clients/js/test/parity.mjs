@@ -172,7 +172,7 @@ function summary(messages) {
   };
   const plain = (/** @type {any} */ message) => {
     const { type, at, epoch, limits, connection, features, expires_in, details, message: text, presence, ...rest } = message;
-    const own = /^[0-9a-z]{18}-/.test(rest.id ?? '') || type.startsWith('presence.') || type === 'chat.typing' || type === 'event.removed';
+    const own = /^[0-9a-z]{16,}-/.test(rest.id ?? '') || type.startsWith('presence.') || type === 'chat.typing' || type === 'event.removed';
     const result = { type, ...rest, id: own ? 'generated' : rest.id };
     if (result.ttl) result.ttl = result.ttl > 29_000;
     if (rest.last?.startsWith('removed-')) result.last = 'generated';
