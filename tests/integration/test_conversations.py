@@ -40,6 +40,7 @@ NOT_OVER_A_CONNECTION = {
     ErrorCode.INVALID_RECEIPT: "answers HTTP",
     ErrorCode.INVALID_API_KEY: "the backend API's",
     ErrorCode.ORIGIN_REFUSED: "answers an upgrade",
+    ErrorCode.HOOK_UNAVAILABLE: "needs a contract with a hook: tests/integration/test_hooks.py",
     ErrorCode.OVERLOADED: "answers an upgrade",
     ErrorCode.DRAINING: "answers an upgrade",
     ErrorCode.NOT_FOUND: "answers HTTP",

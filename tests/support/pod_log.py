@@ -6,12 +6,17 @@ python -m tests.support.pod_log
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import time
 
+from service.core.hooks import Hook, HookError, ReadQuestion
 from service.errors import ErrorCode, ServiceError
 from service.telemetry import log
+from tests.support.backend import SECRET as WHSEC
 from tests.support.harness import API_KEY, Running, serving
 
+ENDPOINT = {"name": "moderation", "url": "http://127.0.0.1:1/", "tenants": ["default"], "secrets": [WHSEC]}
+"""Nothing listens there."""
 FILLER = 40
 """Lines after the searched ones, so that a command that reads only the end of a log misses them."""
 
@@ -19,9 +24,10 @@ FILLER = 40
 async def main() -> None:
     """Causes all failures, one after another."""
     log.configure("info", "json")
-    async with serving() as server:
+    async with serving(hooks={"endpoints": [ENDPOINT]}) as server:
         await _faulty_request(server)
         await _broker_outage(server)
+        await _hook(server)
         _clocks(server)
         await _dead_task(server)
         for number in range(FILLER):
@@ -54,6 +60,11 @@ async def _broker_outage(server: Running) -> None:
     await node.availability.health.check()
     node.broker.check = answers  # type: ignore[method-assign]  # as it was
     await node.availability.health.check()
+
+
+async def _hook(server: Running) -> None:
+    with suppress(HookError):
+        await server.service.hooks.ask(Hook("moderation"), ReadQuestion("default", "ann", "room:1", "subscribe"))
 
 
 def _clocks(server: Running) -> None:
