@@ -65,6 +65,12 @@ class Decisions:
             raise refusal("this channel", "$.channel", answer)
         return None
 
+    async def wait_for_read(self, identity: Identity, channel: str, right: Right) -> None:
+        """Does what `check_read` does, with its wait. Raises ServiceError."""
+        waiting = self.check_read(identity, channel, right)
+        if waiting is not None:
+            await waiting
+
     async def check_subscribes(self, identity: Identity, channels: Iterable[str]) -> None:
         """Asks about several subscribes at once. Raises the first ServiceError, with the name of the channel."""
         results = await asyncio.gather(
@@ -76,9 +82,7 @@ class Decisions:
 
     async def _check_subscribe(self, identity: Identity, channel: str) -> None:
         try:
-            waiting = self.check_read(identity, channel, Right.SUBSCRIBE)
-            if waiting is not None:
-                await waiting
+            await self.wait_for_read(identity, channel, Right.SUBSCRIBE)
         except ServiceError as error:
             raise ServiceError(error.code, error.message, **{**error.details, "channel": channel}) from error
 

@@ -26,7 +26,7 @@ _HEADERS = {
     "Content-Type": "application/json",
 }
 _BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-"""A kept connection that the backend has closed meanwhile looks so. The question is asked again, with the same id."""
+"""Raised for a kept connection that the backend has closed meanwhile. The question is asked again, with the same id."""
 
 
 @dataclass(frozen=True, slots=True)

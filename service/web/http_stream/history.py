@@ -88,9 +88,7 @@ async def _read(request: web.Request, node: Node, config: HttpConfig, network: s
     node.admission.check_sender(network, identity, node.cluster.membership.node_count)
     query = parse_query(request, HistoryQuery)
     spec = node.gate.authorise(identity, query.channel, Right.HISTORY).spec
-    asking = node.decisions.check_read(identity, query.channel, Right.HISTORY)
-    if asking is not None:
-        await asking
+    await node.decisions.wait_for_read(identity, query.channel, Right.HISTORY)
     channel = ChannelKey(identity.tenant, query.channel)
     part = await node.streams.history.read(channel, spec, query.after, query.before, query.limit)
     newest = part.position

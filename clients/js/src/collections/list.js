@@ -286,7 +286,7 @@ export class List extends Collection {
   }
 
   #moved() {
-    return this.problem('conflict', 'the channel has begun anew meanwhile', { retryable: true });
+    return this.problem('conflict', 'the channel has a new epoch meanwhile', { retryable: true });
   }
 
   /** Those of the types of the list. @param {Event[]} events */

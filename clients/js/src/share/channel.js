@@ -19,7 +19,7 @@ import { nameOf } from '../subscriptions/values.js';
  * @property {(answered: (reply: any) => void) => string} nextId  of a request, whose answer goes to this function
  * @property {(channel: string) => void} unsubscribe
  * @property {(channel: SharedChannel, isSubscribed: boolean) => void} forget
- * @property {(join: Join, channel: string) => void} again  a subscribe begins anew
+ * @property {(join: Join, channel: string) => void} again  the tab's `subscribe` is handled from the start
  */
 
 /** Durable events that are kept for tabs that come back, and their characters. */

@@ -350,7 +350,7 @@ export class SharedLink {
     this.#line?.close();
   }
 
-  /** A page that is frozen or left answers nobody. */
+  /** A page that is frozen or left sends no answers. */
   #watch() {
     const page = globalThis.document;
     const { network } = this.#share;

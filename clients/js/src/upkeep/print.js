@@ -5,7 +5,7 @@ const MAX_PRINTED = 30;
 const printed = new WeakMap();
 
 /**
- * Prints an error that nobody listens for.
+ * Prints an error that has no listener.
  * @param {import('../core.js').Core} core
  * @param {import('../errors.js').TidewireError} error
  */

@@ -13,9 +13,7 @@ async def handle(node: Node, connection: Connection, command: History) -> None:
     """Replies with `history`: a page of at most `outbox.recovery_bytes`. `more` is true if another page follows."""
     identity = connection.session.identity_in(command.channel)
     spec = node.gate.authorise(identity, command.channel, Right.HISTORY).spec
-    asking = node.decisions.check_read(identity, command.channel, Right.HISTORY)
-    if asking is not None:
-        await asking
+    await node.decisions.wait_for_read(identity, command.channel, Right.HISTORY)
     channel = ChannelKey(identity.tenant, command.channel)
     part = await node.streams.history.read(channel, spec, command.after, command.before, command.limit)
     connection.reply(

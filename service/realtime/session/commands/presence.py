@@ -13,8 +13,6 @@ async def handle(node: Node, connection: Connection, command: Presence) -> None:
     """Replies with `presence`."""
     identity = connection.session.identity_in(command.channel)
     node.gate.authorise(identity, command.channel, Right.PRESENCE)
-    asking = node.decisions.check_read(identity, command.channel, Right.PRESENCE)
-    if asking is not None:
-        await asking
+    await node.decisions.wait_for_read(identity, command.channel, Right.PRESENCE)
     view = await node.streams.presence.view(ChannelKey(identity.tenant, command.channel))
     connection.reply(PresenceReply(id=command.id, channel=command.channel, presence=view))
