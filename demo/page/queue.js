@@ -107,6 +107,8 @@ function order(a, b) {
 /** Sorts the rows, and moves only those in a wrong place, so that focus and scroll position stay. */
 export function arrange() {
   const wanted = search.value.trim().toLowerCase();
+  const { activeElement } = document;
+  const focusedAt = visible().findIndex((row) => row === activeElement);
   const shown = [...chats.values()].filter(({ customer, topic, preview }) => !wanted || `${customer} ${topic} ${preview}`.toLowerCase().includes(wanted));
   for (const [group, { element, list, count }] of sections) {
     const members = shown.filter((chat) => groupOf(chat) === group).sort(order);
@@ -127,7 +129,14 @@ export function arrange() {
   document.title = unread ? `(${unread}) Support console` : 'Support console';
   byId('tab-unread').hidden = unread === 0;
   setText(byId('tab-unread'), String(unread));
+  if (focusedAt >= 0) keepFocus(/** @type {HTMLElement} */ (activeElement), focusedAt);
   rove();
+}
+
+/** Focuses the row that had the focus or, if that is no longer shown, the one in its place. @param {HTMLElement} row @param {number} at */
+function keepFocus(row, at) {
+  const all = visible();
+  if (!all.includes(row)) all[Math.min(at, all.length - 1)]?.focus({ preventScroll: true });
 }
 
 /** @param {Element} list @param {HTMLElement} item @param {number} index */
@@ -197,8 +206,7 @@ export function firstChat() {
 /** @param {Chat} chat */
 function apply(chat) {
   if (chat.status === 'gone') {
-    chats.delete(chat.chat);
-    rows.get(chat.chat)?.element.remove();
+    chats.delete(chat.chat); // `arrange` removes its row
     rows.delete(chat.chat);
     return;
   }

@@ -17,6 +17,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 OUTAGE = 6.0
 """Seconds without a network: more than `deadlines.presence_leave`, after which the agent has left for the others."""
 
+CLOSE_FOCUSED_CHAT = """async () => {
+  const { chats, arrange } = await import(new URL('queue.js', document.querySelector('script[type=module]').src));
+  const { chat } = document.activeElement.dataset;
+  chats.set(chat, { ...chats.get(chat), status: 'closed' });
+  arrange();
+}"""
+
 
 async def open_chat(page: Page, chat: str) -> None:
     await page.locator(f'[data-testid="queue-item"][data-chat="{chat}"]').click()
@@ -152,9 +159,14 @@ async def test_console_works_by_keyboard(demo: Demo, browser: Browser) -> None:
     await page.keyboard.press("/")
     await expect(page.get_by_test_id("search")).to_be_focused()
     await page.keyboard.press("Escape")
+    await page.get_by_test_id("queue-item").nth(1).wait_for()
     await page.get_by_test_id("queue-item").first.focus()
+    first = await page.evaluate("document.activeElement.dataset.chat")
     await page.keyboard.press("ArrowDown")
-    await expect(page.get_by_test_id("queue-item").nth(1)).to_be_focused()
+    await expect(page.locator(f".row:focus:not([data-chat='{first}'])")).to_have_count(1)
+    # Chats are claimed and closed meanwhile: the focus stays in the list.
+    await page.evaluate(CLOSE_FOCUSED_CHAT)
+    await expect(page.locator(".row:focus")).to_have_count(1)
     await page.keyboard.press("Enter")
     await expect(page.get_by_test_id("composer")).to_be_visible()
     await page.get_by_test_id("composer").focus()

@@ -8,9 +8,11 @@ import test from 'node:test';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
 import '../src/collections/index.js';
-import { channelState } from '../src/parts.js';
+import { systemClock } from '../src/base/clock.js';
+import { deferred } from '../src/base/deferred.js';
+import { channelState, upkeep } from '../src/parts.js';
 import { Tidewire } from '../src/tidewire.js';
-import { Inbox, message, scene, subscribed, turn, value } from './support.js';
+import { Inbox, message, scene, subscribed, turn, value, WELCOME } from './support.js';
 
 /** What is imported later, by how it fails. */
 const FAILURES = { rejects: 'throw new Error("gone")', hangs: 'await new Promise(() => {})' };
@@ -124,4 +126,22 @@ test('a map and presence load what they need before the first value', async (t) 
     use(new Tidewire('ws://127.0.0.1:1/ws').channel('room:1'));
     for (const started = performance.now(); !channelState.module; await turn()) assert.ok(performance.now() - started < 5_000);
   }
+});
+
+test('a token that expires before `upkeep` has arrived is refreshed in place', async (t) => {
+  const arrival = deferred();
+  const loaded = await upkeep.get(systemClock);
+  const { module } = upkeep;
+  upkeep.module = undefined;
+  t.after(() => (upkeep.module = module));
+  t.mock.method(upkeep, 'get', () => arrival.promise);
+  let tokens = 0;
+  const { server, client, until } = await scene(t, { token: () => `token-${(tokens += 1)}` });
+  void client.connect();
+  const peer = await server.peer();
+  await peer.welcome({ ...WELCOME, expires_in: 59 });
+  peer.send({ type: 'expiring', in: 59 });
+  await until('ready');
+  arrival.resolve(loaded);
+  assert.equal((await peer.expect('refresh')).token, 'token-2');
 });

@@ -15,6 +15,8 @@ const STABLE = 10_000;
 const WAKE_TIMEOUT = 1_800;
 /** Milliseconds without `welcome` after which the client asks whether WebSockets are blocked. */
 const SLOW = 1_500;
+/** Seconds before the token expires at which the service sends `expiring`. */
+const EXPIRY_NOTICE = 60;
 /** Closes before `welcome` that may come from a proxy. */
 const PROXY_CODES = [1000, 1002, 1005, 1006];
 
@@ -53,11 +55,18 @@ export class Upkeep {
 
   /** The client connects; it may have begun before this was loaded. */
   start() {
-    const { address, core, isReady, options } = this.#connection;
-    const { appState, network = typeof globalThis.addEventListener === 'function' ? globalThis : null } = options;
+    const {
+      address,
+      core: { welcome },
+      isReady,
+      options,
+    } = this.#connection;
+    const { appState, network = 'addEventListener' in globalThis ? globalThis : null } = options;
     this.#unwatch ??= watch(network, appState, { online: this.#online, offline: this.#gone, wake: this.#wake, sleep: this.#sleep });
-    if (isReady && core.welcome) this.welcomed(core.welcome, false);
-    else if (address && this.#connection.status.retryIn === undefined) this.diverts(address);
+    if (isReady && welcome) {
+      this.welcomed(welcome, false);
+      if ((welcome.expires_in ?? Infinity) <= EXPIRY_NOTICE) void this.#refresh(); // nobody was there for `expiring`
+    } else if (address && this.#connection.status.retryIn === undefined) this.diverts(address);
   }
 
   /** The client is closed. */
