@@ -133,29 +133,31 @@ async def running_chromium(ignore: Sequence[str] = ()) -> AsyncIterator[Browser]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """An agent's page, and what went wrong in it."""
+    """A user's page, and what went wrong in it."""
 
     page: Page
     faults: list[str]
 
 
-async def open_window(browser: Browser, url: str, user: str, *, dark: bool = False, width: int = 1440) -> Window:
-    """Opens the console for an agent and waits until it is online."""
+async def open_window(
+    browser: Browser, url: str, user: str, page: str = "console", *, dark: bool = False, width: int = 1440
+) -> Window:
+    """Opens the page of a demo for a user and waits until it is online."""
     context = await browser.new_context(
         color_scheme="dark" if dark else "light", viewport={"width": width, "height": 900}, reduced_motion="reduce"
     )
-    page = await context.new_page()
-    page.set_default_timeout(PATIENCE)
+    tab = await context.new_page()
+    tab.set_default_timeout(PATIENCE)
     expect.set_options(timeout=PATIENCE)
     faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on(
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on(
         "console",
         lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None,
     )
-    await page.goto(f"{url}/?user={user}")
-    await page.get_by_test_id("connection").get_by_text("Online").wait_for()
-    return Window(page, faults)
+    await tab.goto(f"{url}/demo/{page}/?user={user}")
+    await tab.get_by_test_id("connection").get_by_text("Online").wait_for()
+    return Window(tab, faults)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

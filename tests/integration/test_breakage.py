@@ -268,8 +268,10 @@ async def test_messages_for_a_closed_connection_are_not_counted_as_waiting(serve
 async def test_demo_pages_have_their_headers_and_serve_no_other_path(tmp_path: Path) -> None:
     """Its assets lacked the headers, so the same page could be framed at another address; a long name was a fault of
     ours."""
-    page, client = tmp_path / "demo" / "page", tmp_path / "client"
-    for file in (page / "index.html", page / "parts" / "main.js", client / "client.js", tmp_path / "demo" / "secret"):
+    pages, client = tmp_path / "demo" / "pages", tmp_path / "client"
+    files = (pages / "start" / "index.html", pages / "board" / "index.html", pages / "board" / "parts" / "main.js")
+    contract = tmp_path / "demo" / "contract.yaml"
+    for file in (*files, contract, client / "client.js", tmp_path / "demo" / "secret"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("served")
     config = settings()
@@ -277,7 +279,14 @@ async def test_demo_pages_have_their_headers_and_serve_no_other_path(tmp_path: P
     routes = demo.routes(tmp_path / "demo", client, lambda user: f"a token for {user}")
     service = Service(config, load(config.contract), extra_routes=routes)
     async with running(service) as (port, _), aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
-        for path in ("/", "/demo/index.html", "/demo/parts/main.js", "/client/client.js"):
+        for path in (
+            "/",
+            "/demo/board/",
+            "/demo/board",
+            "/demo/board/parts/main.js",
+            "/demo/contract.yaml",
+            "/client/client.js",
+        ):
             async with http.get(path) as response:
                 assert (response.status, await response.text()) == (200, "served"), path
                 assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"], path

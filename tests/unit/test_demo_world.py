@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from demo.world import ACTIVE, BY_HAND, KEPT_CLOSED, World
+from demo.simulations.world import ACTIVE, BY_HAND, KEPT_CLOSED, World
 from service.assets import demo_folder
 from service.contract.gate import Gate
 from service.contract.load import load

@@ -1,11 +1,11 @@
 // The open conversation: messages, presence, typing, and the composer.
 
 import { caughtUp } from './connection.js';
-import { byId, h, setText } from './dom.js';
+import { byId, h, setText } from '../shared/dom.js';
 import { MessageList } from './messages.js';
 import { avatar, firstName, learn, nameOf } from './people.js';
 import { chats } from './queue.js';
-import { client, me } from './session.js';
+import { client, me } from '../shared/session.js';
 
 const PAGE = 30;
 /** Time after which a typing signal expires (ms). */

@@ -1,7 +1,7 @@
 // Shows the state of the connection.
 
-import { byId, setText } from './dom.js';
-import { client } from './session.js';
+import { byId, setText } from '../shared/dom.js';
+import { client } from '../shared/session.js';
 
 const pill = /** @type {HTMLElement} */ (document.querySelector('.connection'));
 const text = byId('connection-text');

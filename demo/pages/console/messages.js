@@ -1,8 +1,8 @@
 // The message list: stored messages in stream order, then pending ones.
 
-import { byId, h, icon } from './dom.js';
+import { byId, h, icon } from '../shared/dom.js';
 import { avatar, nameOf } from './people.js';
-import { me } from './session.js';
+import { me } from '../shared/session.js';
 import { dayOf, timeOf } from './time.js';
 
 /** Consecutive lines of one sender within this time (ms) form a group. */

@@ -17,16 +17,16 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** @param {string} name */
-export function icon(name) {
-  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-  svg.setAttribute('class', 'icon');
-  svg.setAttribute('aria-hidden', 'true');
-  const use = document.createElementNS('http://www.w3.org/2000/svg', 'use');
-  use.setAttribute('href', `#i-${name}`);
-  svg.append(use);
-  return svg;
+/** The same for SVG. @param {string} tag @param {Record<string, string | number>} [attributes] @param {...Node} children @returns {any} */
+export function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
+  element.append(...children);
+  return element;
 }
+
+/** A symbol `i-<name>` of the page. @param {string} name */
+export const icon = (name) => svg('svg', { class: 'icon', 'aria-hidden': 'true' }, svg('use', { href: `#i-${name}` }));
 
 /** @param {string} id */
 export const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -48,7 +48,7 @@ export function toast(text, action) {
     };
     item.append(h('button', { type: 'button', class: 'link', onclick: act }, action.label));
   }
-  const region = byId('toasts');
+  const region = document.querySelector('.toasts') ?? document.body.appendChild(h('div', { class: 'toasts', role: 'status' }));
   region.append(item);
   while (region.children.length > 3) region.firstElementChild?.remove();
   setTimeout(close, 7_000);

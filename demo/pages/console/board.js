@@ -1,7 +1,7 @@
 // The metrics board; each metric has a sparkline.
 
-import { byId, h, setText } from './dom.js';
-import { client } from './session.js';
+import { byId, h, setText, svg as element } from '../shared/dom.js';
+import { client } from '../shared/session.js';
 
 /**
  * `range`: the smallest range of values that the curve's height shows, so that a small change looks small.
@@ -21,9 +21,9 @@ const HEIGHT = 28;
 const tiles = new Map();
 
 for (const [metric, { label, unit }] of Object.entries(METRICS)) {
-  const svg = svgElement('svg', { class: 'spark', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
-  const area = svgElement('path', { class: 'fill' });
-  const line = svgElement('path', { class: 'stroke' });
+  const svg = element('svg', { class: 'spark', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
+  const area = element('path', { class: 'fill' });
+  const line = element('path', { class: 'stroke' });
   svg.append(area, line);
   const value = h('span', { class: 'value', 'data-testid': 'metric-value' }, '–');
   const tile = h(
@@ -35,13 +35,6 @@ for (const [metric, { label, unit }] of Object.entries(METRICS)) {
   tile.append(svg);
   byId('metrics').append(tile);
   tiles.set(metric, { value, line, area });
-}
-
-/** @param {string} name @param {Record<string, string>} attributes @returns {any} */
-function svgElement(name, attributes) {
-  const element = document.createElementNS('http://www.w3.org/2000/svg', name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
 }
 
 /** @param {import('/client/messages.js').Event} event */

@@ -2,10 +2,10 @@
 
 import './board.js';
 import { leave, openChat, refresh, startConversation } from './conversation.js';
-import { byId } from './dom.js';
+import { byId } from '../shared/dom.js';
 import { nameOf } from './people.js';
 import { arrange, chats, firstChat, focusQueue, setCurrent, setLooking, startQueue } from './queue.js';
-import { client, me } from './session.js';
+import { client, me } from '../shared/session.js';
 import { startTeam } from './team.js';
 
 const narrow = matchMedia('(max-width: 719px)');
@@ -113,8 +113,4 @@ dark.addEventListener('change', showTheme);
 showTheme();
 
 addEventListener('pagehide', leave);
-addEventListener('pageshow', (event) => event.persisted && location.reload());
 client.connect();
-
-// For use in the browser's console.
-Object.assign(globalThis, { tidewire: client });

@@ -1,11 +1,11 @@
-// The agent's identity and the connection.
+// Who this window is, and its connection. `?user=` names another user.
 
 import { Tidewire } from '/client/tidewire.js';
 
 const params = new URLSearchParams(location.search);
 export const me = /^[a-z0-9][a-z0-9-]{0,31}$/.test(params.get('user') ?? '') ? String(params.get('user')) : 'agent-1';
 
-/** The agent's info in the newest token. @type {{name?: string}} */
+/** The user's info in the newest token. @type {{name?: string}} */
 export let info = {};
 
 async function token() {
@@ -30,3 +30,10 @@ function claims(token) {
 }
 
 export const client = new Tidewire('/ws', { token });
+
+/** The address of this page as another user. @param {string} [other] */
+export const asOther = (other = me === 'agent-1' ? 'agent-2' : 'agent-1') => `?user=${other}`;
+
+addEventListener('pageshow', (event) => event.persisted && location.reload());
+// For use in the browser's console.
+Object.assign(globalThis, { tidewire: client });

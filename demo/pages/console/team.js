@@ -1,9 +1,9 @@
 // The online team, and the agent's inbox.
 
 import { caughtUp } from './connection.js';
-import { byId, h, icon, setText, toast } from './dom.js';
+import { byId, h, icon, setText, toast } from '../shared/dom.js';
 import { avatar, learn, nameOf } from './people.js';
-import { client, info, me } from './session.js';
+import { client, info, me } from '../shared/session.js';
 import { timeOf } from './time.js';
 
 const MOST_ITEMS = 20;

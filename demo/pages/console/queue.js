@@ -1,9 +1,9 @@
 // The queue: chats in groups, the longest-waiting first.
 
 import { caughtUp } from './connection.js';
-import { byId, h, icon, setText } from './dom.js';
+import { byId, h, icon, setText } from '../shared/dom.js';
 import { avatar, firstName } from './people.js';
-import { client, me } from './session.js';
+import { client, me } from '../shared/session.js';
 import { heardAt, serviceNow, span } from './time.js';
 
 /**

@@ -1,6 +1,6 @@
 // Names and avatars. Online users have a name from presence; for others the user id is shown.
 
-import { h } from './dom.js';
+import { h } from '../shared/dom.js';
 
 /** @type {Map<string, string>} */
 const names = new Map();
