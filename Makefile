@@ -5,7 +5,7 @@ BIN := .venv/bin
 # More processes than two cores: many tests wait for a store, a browser or a timer.
 WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --durations=20
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-cluster test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick bench-growth check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-cluster test-e2e test-docs dashboards-look test-image image dist lint-deploy docs docs-serve kind kind-down loadtest bench bench-quick bench-growth check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,17 +14,17 @@ run: ## start the service with its demo
 	@scripts/setup.sh run
 	@exec $(BIN)/tidewire serve --demo
 
-test: ## run every test except test-e2e and test-cluster; of faults, Autobahn and the chart a selection
+test: ## run every test except test-e2e, test-cluster and test-docs; of faults, Autobahn and the chart a selection
 	@scripts/setup.sh test
 	@if [ -f clients/js/package.json ]; then npm --prefix clients/js run --silent test; fi
 	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
 	@scripts/setup.sh nginx || echo "make: the tests behind nginx will be skipped" >&2
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone and not load and not e2e and not cluster"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone and not load and not e2e and not cluster and not docs"
 	$(PYTEST) -m "alone or load"
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster and not docs"
 
 test-faults: ## run every fault scenario on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory TRANSPORTS=websocket,stream,sse,poll PUBLISHERS=api,websocket,emit PATIENCE=n
 	@scripts/setup.sh quick
@@ -65,7 +65,7 @@ loadtest: ## run a load test with k6 against a running service; URL=ws://…/ws 
 	@scripts/setup.sh k6
 	@scripts/loadtest.sh
 
-dist: ## build the release packages for PyPI and npm in dist/; PARTS=native
+dist: ## build the release packages for PyPI and npm in dist/; PARTS=native REPOSITORY=address of the repository
 	@scripts/setup.sh dev
 	@scripts/setup.sh deploy
 	@scripts/setup.sh client
@@ -75,6 +75,21 @@ lint-deploy: ## check the Dockerfile, the workflows, shell scripts and rendered 
 	@scripts/setup.sh deploy
 	@scripts/setup.sh chart
 	scripts/lint_deploy.sh
+
+test-docs: ## run the code of the documentation, as its pages print it: commands in a shell, files in Chromium
+	@scripts/setup.sh test
+	$(PYTEST) -n $(WORKERS) tests/docs
+
+docs: ## build the site of the documentation in build/site, and check its links
+	@scripts/setup.sh docs
+	$(BIN)/python scripts/docs_site.py build/docs
+	.venv-docs/bin/zensical build --strict --clean --config-file build/docs/zensical.toml
+	rm -rf build/site && mv build/docs/site build/site
+	$(BIN)/lychee --offline --include-fragments --no-progress --root-dir $(CURDIR)/build/site --index-files index.html --exclude 'png#only-' 'build/site/**/*.html'
+
+docs-serve: docs ## show that site on http://127.0.0.1:8000; PORT=n
+	@echo "http://127.0.0.1:$(or $(PORT),8000)/"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site $(or $(PORT),8000)
 
 dashboards-look: ## simulate a day with a real Prometheus and draw every dashboard (2 min): build/dashboards, docs/images
 	@scripts/setup.sh look
@@ -134,6 +149,6 @@ upgrade: ## write requirements/*.lock with the newest versions
 clean: ## remove everything that make can create again
 	@# Without root, some files of an image's layers belong to other users of the container.
 	@[ ! -d build/image ] || [ "$$(id -u)" = 0 ] || podman unshare rm -rf build/image
-	rm -rf .venv .venv-deploy build dist clients/js/node_modules clients/js/bin tests/asyncapi/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv .venv-deploy .venv-docs build dist clients/js/node_modules docs/site/node_modules clients/js/bin tests/asyncapi/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .coverage .tidewire service/web/ws/_native.*
 	find service tests scripts demo clients/python -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@
 #   scripts/setup.sh k6     all of dev, k6
 #   scripts/setup.sh client the JavaScript client's packages
 #   scripts/setup.sh deploy .venv-deploy with the linters of Dockerfile, workflows and packages
+#   scripts/setup.sh docs   all of dev, .venv-docs with what builds the site of the documentation, and the scripts that the site serves
 #   scripts/setup.sh image  all of dev, buildah and podman, the tools for a base image
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) with pip >= 22.3 or ensurepip. They install uv; uv installs the rest
@@ -315,18 +316,20 @@ install_haproxy() {
         die "the end-to-end tests need HAProxy (Debian: apt-get install haproxy)"
 }
 
-# Programs whose dependencies conflict with ours, in a separate environment.
-install_deploy() {
+# install_apart NAME: installs requirements/NAME.lock into .venv-NAME: programs that are never imported, and whose dependencies
+# need not fit ours.
+install_apart() {
     make_venv
-    local lock=requirements/deploy.lock stamp=.venv-deploy/tidewire.stamp wanted
-    wanted=$(fingerprint $lock)
-    if is_usable .venv-deploy/bin/python && is_current $stamp "$wanted"; then
+    local lock=requirements/$1.lock folder=.venv-$1 wanted
+    local stamp=$folder/tidewire.stamp
+    wanted=$(fingerprint "$lock")
+    if is_usable "$folder/bin/python" && is_current "$stamp" "$wanted"; then
         return
     fi
     say "installing $lock"
-    uv venv --quiet --clear --python .venv/bin/python .venv-deploy
-    sync .venv-deploy $lock
-    echo "$wanted" >$stamp
+    uv venv --quiet --clear --python .venv/bin/python "$folder"
+    sync "$folder" "$lock"
+    echo "$wanted" >"$stamp"
 }
 
 # find_go: prints the path of go: the machine's, or that of requirements/go.lock.
@@ -427,7 +430,13 @@ case ${1:-} in
         install_cluster
         ;;
     client) install_javascript ;;
-    deploy) install_deploy ;;
+    deploy) install_apart deploy ;;
+    docs)
+        install_dev
+        install_apart docs
+        has_node || die "the site of the documentation needs Node.js >= 20 with npm"
+        npm_ci docs/site
+        ;;
     image)
         install_dev
         install_image
@@ -439,5 +448,5 @@ case ${1:-} in
         install_browser
         install_prometheus
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | cluster | look | k6 | client | deploy | image" ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | cluster | look | k6 | client | deploy | docs | image" ;;
 esac
