@@ -1,4 +1,4 @@
-"""History pages behind a cache: nginx with `proxy_cache`, as a CDN has it."""
+"""History pages behind a cache: nginx with `proxy_cache`, as a CDN has it, and as docs/history-pages.md configures it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.docs.blocks import DOCS, blocks
 from tests.e2e.programs import WHOLE, program
 from tests.stores.process import HOST, MissingProgramError, Server, until
 from tests.support.api_client import ask
@@ -34,27 +35,21 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
-  proxy_cache_path {folder}/cache keys_zone=pages:1m;
+  {cache}
   server {{
     listen 127.0.0.1:{port};
-    location /history/ {{
-      proxy_pass http://127.0.0.1:{origin};
-      proxy_http_version 1.1;
-      proxy_cache pages;
-      proxy_cache_lock on;
-      proxy_cache_revalidate on;
-      add_header X-Cache $upstream_cache_status always;
-      gzip on;
-      gzip_types application/json;
-    }}
+    add_header X-Cache $upstream_cache_status always;
+    {pages}
     location = /history {{
       proxy_pass http://127.0.0.1:{origin};
-      proxy_cache pages;
-      add_header X-Cache $upstream_cache_status always;
+      proxy_cache pages;  # no page: nothing may be kept, even so
     }}
   }}
 }}
 """
+
+
+[BLOCK] = [block.text for block in blocks(DOCS / "history-pages.md") if block.language == "nginx"]
 
 
 class CachingNginx(Server):
@@ -66,7 +61,17 @@ class CachingNginx(Server):
 
     def _prepare(self) -> None:
         user, group = getpwuid(os.getuid()).pw_name, getgrgid(os.getgid()).gr_name  # else root's worker becomes nobody
-        text = _CONFIGURATION.format(folder=self.folder, port=self.port, origin=self._origin, user=user, group=group)
+        local = BLOCK.replace("/var/cache/nginx", str(self.folder)).replace("tidewire;", f"127.0.0.1:{self._origin};")
+        cache, _, locations = local.partition("\n\n")
+        text = _CONFIGURATION.format(
+            folder=self.folder,
+            port=self.port,
+            origin=self._origin,
+            user=user,
+            group=group,
+            cache=cache,
+            pages=locations.partition("location = /history")[0],
+        )
         (self.folder / "nginx.conf").write_text(text)
 
     def _command_line(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""README, "Use it for your own application": its words in a real browser, on a page from another origin than the service's."""
+"""docs/start/own-application.md: its words in a real browser, on a page from another origin than the service's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support import harness
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE_TEXT = (Path(__file__).parents[2] / "docs" / "start" / "own-application.md").read_text(encoding="utf-8")
 ADDRESS = "wss://example.com/ws"
 PAGE = """<!doctype html><link rel="icon" href="data:,"><script>
   const shown = [], reloaded = [];
@@ -25,11 +25,11 @@ PAGE = """<!doctype html><link rel="icon" href="data:,"><script>
 
 def block(language: str) -> str:
     """The only block of that language."""
-    [found] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    [found] = re.findall(rf"```{language}\n(.*?)```", PAGE_TEXT, re.DOTALL)
     return str(found)
 
 
-async def test_readme_chapter_works_as_written(tmp_path: Path, browser: Browser) -> None:
+async def test_page_about_your_application_works_as_written(tmp_path: Path, browser: Browser) -> None:
     contract = tmp_path / "contract.yaml"
     contract.write_text(block("yaml"))
     snippet = block("js")
