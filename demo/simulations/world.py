@@ -190,7 +190,8 @@ class World:
         if now >= self._board_at:
             self._board_at = now + 1.0
             self.board.waits = [now - chat.asked_at for chat in self._played() if chat.status == "waiting"]
-            for metric in self.board.metrics(self._played(), now):
+            shown = [chat for chat in self.chats.values() if chat.messages or not chat.played]
+            for metric in self.board.metrics(shown, now):
                 self._publisher.publish("board:main", "board.metric", metric)
 
     def hear(self, event: dict[str, Any], now: float) -> None:

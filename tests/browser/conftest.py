@@ -49,13 +49,34 @@ class Demo:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def demo(tmp_path: Path) -> AsyncIterator[Demo]:
+    """A demo service for one test."""
+    async with running_demo(tmp_path) as demo:
+        yield demo
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def demo_of_file(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
+    async with running_demo(tmp_path_factory.mktemp("demo")) as demo:
+        yield demo
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shared_demo(demo_of_file: Demo) -> AsyncIterator[Demo]:
+    """A demo service for all tests of a file. What they publish stays; the network is whole for each."""
+    yield demo_of_file
+    demo_of_file.proxy.heal()
+
+
+@asynccontextmanager
+async def running_demo(folder: Path) -> AsyncIterator[Demo]:
+    """Runs the demo service in a folder. At its end, nothing may have been logged as an error."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "service",
         "serve",
         "--demo",
-        cwd=tmp_path,
+        cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=os.environ
@@ -76,7 +97,7 @@ async def demo(tmp_path: Path) -> AsyncIterator[Demo]:
             port = await _port(process.stdout, lines)
         drain = asyncio.create_task(_drain(process.stdout, lines))
         proxy = Proxy(port)
-        yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{await proxy.start()}", proxy, tmp_path)
+        yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{await proxy.start()}", proxy, folder)
     finally:
         if proxy is not None:
             await proxy.close()
@@ -140,7 +161,14 @@ class Window:
 
 
 async def open_window(
-    browser: Browser, url: str, user: str, page: str = "console", *, dark: bool = False, width: int = 1440
+    browser: Browser,
+    url: str,
+    user: str,
+    page: str = "console",
+    *,
+    fragment: str = "",
+    dark: bool = False,
+    width: int = 1440,
 ) -> Window:
     """Opens the page of a demo for a user and waits until it is online."""
     context = await browser.new_context(
@@ -155,7 +183,7 @@ async def open_window(
         "console",
         lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None,
     )
-    await tab.goto(f"{url}/demo/{page}/?user={user}")
+    await tab.goto(f"{url}/demo/{page}/?user={user}#{fragment}")
     await tab.get_by_test_id("connection").get_by_text("Online").wait_for()
     return Window(tab, faults)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +23,18 @@ CLOSE_FOCUSED_CHAT = """async () => {
   const { chat } = document.activeElement.dataset;
   chats.set(chat, { ...chats.get(chat), status: 'closed' });
   arrange();
+}"""
+
+OVERLAPS = """names => {
+  const all = (name) => [...document.querySelectorAll(name)].filter((one) => one.checkVisibility());
+  const boxes = names.flatMap((name) => all(name).map((one) => ({ name, box: one.getBoundingClientRect() })));
+  const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  return boxes.flatMap((a, n) => boxes.slice(n + 1).filter((b) => meet(a.box, b.box)).map((b) => `${a.name} ${b.name}`));
+}"""
+COUNTS = """() => {
+  const of = (name) => Number(/\\d+/.exec(document.querySelector(name).textContent)?.[0] ?? 0);
+  return [of('#queue-count'), of('[data-metric=waiting] [data-testid=metric-value]'), of('[data-testid=tab-waiting]'),
+          of('[data-group=waiting] .count')];
 }"""
 
 
@@ -47,8 +60,8 @@ async def first_chat(page: Page) -> str:
     return chat
 
 
-async def test_two_agents_exchange_chat_typing_and_presence(demo: Demo, browser: Browser) -> None:
-    one, two = [await open_window(browser, demo.url, user) for user in ("agent-1", "agent-2")]
+async def test_two_agents_exchange_chat_typing_and_presence(shared_demo: Demo, browser: Browser) -> None:
+    one, two = [await open_window(browser, shared_demo.url, user) for user in ("agent-1", "agent-2")]
     chat = await first_chat(one.page)
     await open_chat(one.page, chat)
     await open_chat(two.page, chat)
@@ -71,16 +84,16 @@ async def test_two_agents_exchange_chat_typing_and_presence(demo: Demo, browser:
     assert one.faults == two.faults == []
 
 
-async def test_seconds_without_a_network_lose_and_repeat_nothing(demo: Demo, browser: Browser) -> None:
-    one = await open_window(browser, demo.proxied, "agent-1")
-    two = await open_window(browser, demo.url, "agent-2")
+async def test_seconds_without_a_network_lose_and_repeat_nothing(shared_demo: Demo, browser: Browser) -> None:
+    one = await open_window(browser, shared_demo.proxied, "agent-1")
+    two = await open_window(browser, shared_demo.url, "agent-2")
     chat = await first_chat(one.page)
     await open_chat(one.page, chat)
     await open_chat(two.page, chat)
     await write(two.page, "before the outage")
     await expect(line(one.page, "before the outage")).to_have_count(1)
 
-    demo.proxy.cut()
+    shared_demo.proxy.cut()
     outage = asyncio.create_task(asyncio.sleep(OUTAGE))
     await expect(one.page.get_by_test_id("connection")).not_to_contain_text("Online")
     await write(one.page, "written while offline")
@@ -89,7 +102,7 @@ async def test_seconds_without_a_network_lose_and_repeat_nothing(demo: Demo, bro
         await expect(line(two.page, f"during the outage {number}")).to_have_count(1)
     await outage
     assert await line(one.page, "during the outage 0").count() == 0
-    demo.proxy.heal()
+    shared_demo.proxy.heal()
 
     await expect(one.page.get_by_test_id("connection")).to_contain_text("Online", timeout=30_000)
     for number in range(8):
@@ -102,18 +115,18 @@ async def test_seconds_without_a_network_lose_and_repeat_nothing(demo: Demo, bro
     ]
     assert texts == [f"during the outage {number}" for number in range(8)], "all, once, in order"
     assert await line(one.page, "written while offline").count() == 1
-    assert demo.proxy.refused > 0
+    assert shared_demo.proxy.refused > 0
     assert one.faults == two.faults == []
 
 
-async def test_open_page_shows_a_backend_publish(demo: Demo, browser: Browser) -> None:
-    window = await open_window(browser, demo.url, "agent-1")
+async def test_open_page_shows_a_backend_publish(shared_demo: Demo, browser: Browser) -> None:
+    window = await open_window(browser, shared_demo.url, "agent-1")
     await open_chat(window.page, "1")
-    key = (demo.folder / ".tidewire" / "api-key").read_text()
+    key = (shared_demo.folder / ".tidewire" / "api-key").read_text()
     async with (
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as backend,
         backend.post(
-            f"{demo.url}/api/v1/channels/room:1/events",
+            f"{shared_demo.url}/api/v1/channels/room:1/events",
             json={"type": "chat.message", "data": {"text": "hello from the backend"}},
         ) as answer,
     ):
@@ -122,8 +135,8 @@ async def test_open_page_shows_a_backend_publish(demo: Demo, browser: Browser) -
     assert window.faults == []
 
 
-async def test_board_updates_without_a_reload(demo: Demo, browser: Browser) -> None:
-    window = await open_window(browser, demo.url, "agent-1")
+async def test_board_updates_without_a_reload(shared_demo: Demo, browser: Browser) -> None:
+    window = await open_window(browser, shared_demo.url, "agent-1")
     values = window.page.get_by_test_id("metric-value")
     await expect(values.first).not_to_have_text("–")
     seen = {tuple(await values.all_inner_texts())}
@@ -134,11 +147,11 @@ async def test_board_updates_without_a_reload(demo: Demo, browser: Browser) -> N
     assert window.faults == []
 
 
-async def test_no_width_or_theme_overflows(demo: Demo, browser: Browser, request: pytest.FixtureRequest) -> None:
+async def test_no_width_or_theme_overflows(shared_demo: Demo, browser: Browser, request: pytest.FixtureRequest) -> None:
     shots = Path(request.config.rootpath) / "build" / "screenshots"
     shots.mkdir(parents=True, exist_ok=True)
     for width, dark in product((390, 900, 1440), (False, True)):
-        window = await open_window(browser, demo.url, "agent-1", dark=dark, width=width)
+        window = await open_window(browser, shared_demo.url, "agent-1", dark=dark, width=width)
         page = window.page
         await page.get_by_test_id("queue-item").first.click()
         await expect(page.get_by_test_id("composer")).to_be_visible()
@@ -152,8 +165,8 @@ async def test_no_width_or_theme_overflows(demo: Demo, browser: Browser, request
         await page.context.close()
 
 
-async def test_console_works_by_keyboard(demo: Demo, browser: Browser) -> None:
-    window = await open_window(browser, demo.url, "agent-1")
+async def test_console_works_by_keyboard(shared_demo: Demo, browser: Browser) -> None:
+    window = await open_window(browser, shared_demo.url, "agent-1")
     page = window.page
     await page.get_by_test_id("queue-item").first.wait_for()
     await page.keyboard.press("/")
@@ -176,3 +189,61 @@ async def test_console_works_by_keyboard(demo: Demo, browser: Browser) -> None:
     await page.keyboard.press("Enter")
     await expect(page.get_by_test_id("message-text").filter(has_text="second line")).to_have_count(1)
     assert window.faults == []
+
+
+async def test_narrow_header_and_toast_cover_nothing(shared_demo: Demo, browser: Browser) -> None:
+    one = await open_window(browser, shared_demo.url, "agent-1", width=390)
+    page = one.page
+    chat = await first_chat(page)
+    await open_chat(page, chat)
+    for user in ("agent-2", "agent-3"):
+        other = await open_window(browser, shared_demo.url, user)
+        await open_chat(other.page, chat)
+    await expect(page.get_by_test_id("presence-member")).to_have_count(3)
+    key = (shared_demo.folder / ".tidewire" / "api-key").read_text()
+    item = {"kind": "assigned", "chat": chat, "customer": "Maya", "text": "Maya was assigned to you"}
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as backend,
+        backend.post(
+            f"{shared_demo.url}/api/v1/channels/inbox:agent-1/events", json={"type": "inbox.item", "data": item}
+        ) as answer,
+    ):
+        assert answer.status == 200
+    toast = page.get_by_test_id("toast").filter(has_text="Maya was assigned to you")
+    await expect(toast).to_be_visible()
+    parts = ["#back", "#chat-title", ".status", "#presence", "#actions button", "#send", ".toast"]
+    assert await page.evaluate(OVERLAPS, parts) == []
+    await toast.get_by_role("button", name="Dismiss").click()
+    await expect(toast).to_have_count(0)
+    assert one.faults == []
+
+
+async def test_first_visit_explains_itself_and_reload_keeps_the_tick(shared_demo: Demo, browser: Browser) -> None:
+    one = await open_window(browser, shared_demo.proxied, "agent-1")
+    page = one.page
+    await expect(page.locator("#chat-empty")).to_contain_text("you are one of its agents")
+    await page.locator('[data-testid="queue-item"][data-status="waiting"]').first.wait_for()
+    await page.wait_for_function(
+        f"() => {{ const all = ({COUNTS})(); return all[0] > 0 && all.every((one) => one === all[0]); }}"
+    )
+    await page.get_by_test_id("open-first").click()
+    await write(page, "This keeps its tick")
+    said = page.get_by_test_id("message").filter(has=line(page, "This keeps its tick"))
+    await expect(said.locator(".delivery")).to_contain_text("Sent")
+    await page.reload()
+    await expect(said.locator(".delivery")).to_contain_text("Sent")
+    assert re.fullmatch(r"[1-9]\d?:\d\d", await said.locator("time").inner_text())
+    chat = (await page.evaluate("location.hash")).removeprefix("#")
+    assert chat not in await page.locator("#chat-about").inner_text()
+
+    buttons = page.locator("#actions button")
+    await expect(buttons.first).to_be_enabled()
+    green = "getComputedStyle(document.querySelector('.team .avatar'), '::after').backgroundColor"
+    online = await page.evaluate(green)
+    shared_demo.proxy.cut()
+    await expect(buttons.first).to_be_disabled()
+    assert await page.evaluate(green) != online
+    shared_demo.proxy.heal()
+    await expect(buttons.first).to_be_enabled()
+    assert await page.evaluate(green) == online
+    assert one.faults == []

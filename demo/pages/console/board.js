@@ -1,4 +1,4 @@
-// The metrics board; each metric has a sparkline.
+// The numbers of the team; each has a curve of the last seconds, with its lowest and highest value.
 
 import { byId, h, setText, svg as element } from '../shared/dom.js';
 import { client } from '../shared/session.js';
@@ -17,7 +17,10 @@ const METRICS = {
 const WIDTH = 100;
 const HEIGHT = 28;
 
-/** @type {Map<string, {value: HTMLElement, line: SVGPathElement, area: SVGPathElement}>} */
+/** The queue counts these itself, so that no two numbers on the page differ. */
+const COUNTED = new Set(['waiting', 'open']);
+
+/** @type {Map<string, {value: HTMLElement, scale: HTMLElement, line: SVGPathElement, area: SVGPathElement}>} */
 const tiles = new Map();
 
 for (const [metric, { label, unit }] of Object.entries(METRICS)) {
@@ -26,25 +29,37 @@ for (const [metric, { label, unit }] of Object.entries(METRICS)) {
   const line = element('path', { class: 'stroke' });
   svg.append(area, line);
   const value = h('span', { class: 'value', 'data-testid': 'metric-value' }, '–');
+  const scale = h('span', { class: 'scale', 'data-testid': 'metric-scale', title: 'Lowest and highest of the last 30 seconds' });
   const tile = h(
     'div',
     { class: 'metric', 'data-testid': 'metric', dataset: { metric } },
     h('dt', {}, label),
     h('dd', {}, value, unit ? h('span', { class: 'unit' }, unit) : null),
   );
-  tile.append(svg);
+  tile.append(svg, scale);
   byId('metrics').append(tile);
-  tiles.set(metric, { value, line, area });
+  tiles.set(metric, { value, scale, line, area });
 }
 
 /** @param {import('/client/messages.js').Event} event */
 function show({ data: { metric, value, recent } }) {
   const tile = tiles.get(metric);
   if (!tile) return;
-  setText(tile.value, METRICS[metric].show?.(value) ?? String(value));
+  const { show: write = String } = METRICS[metric];
+  if (!COUNTED.has(metric)) setText(tile.value, write(value));
+  const [low, high] = [Math.min(...recent), Math.max(...recent)].map(write);
+  setText(tile.scale, low === high ? `steady at ${low}` : `${low} to ${high}`);
   const path = curve(recent, METRICS[metric].range);
   tile.line.setAttribute('d', path);
   tile.area.setAttribute('d', `${path}L${WIDTH} ${HEIGHT}L0 ${HEIGHT}Z`);
+}
+
+/** @param {import('./queue.js').Counts} counts */
+export function showCounts(counts) {
+  for (const [metric, count] of Object.entries(counts)) {
+    const tile = tiles.get(metric);
+    if (tile) setText(tile.value, String(count));
+  }
 }
 
 /** @param {number[]} values oldest first @param {number} least */

@@ -12,6 +12,8 @@ const PAGE = 30;
 const TYPING = 6_000;
 /** Minimum interval between our own typing signals (ms). */
 const TELL_TYPING = 2_500;
+/** Agents that are shown in the header; the others are counted. */
+const MAX_FACES = 4;
 const NOT_PEOPLE = new Set(['support-bot']);
 
 const composer = /** @type {HTMLTextAreaElement} */ (byId('composer'));
@@ -189,12 +191,13 @@ function fit() {
 function showPresence() {
   const users = here.map(({ user }) => user).sort((a, b) => Number(b === me) - Number(a === me));
   byId('presence').replaceChildren(
-    ...users.slice(0, 5).map((user) => {
+    ...users.slice(0, MAX_FACES).map((user) => {
       const face = avatar(user, { label: true });
       face.dataset.testid = 'presence-member';
       face.dataset.user = user;
       return face;
     }),
+    ...(users.length > MAX_FACES ? [h('span', { class: 'more', title: users.slice(MAX_FACES).map(nameOf).join(', ') }, `+${users.length - MAX_FACES}`)] : []),
   );
 }
 
@@ -212,12 +215,12 @@ export function refresh() {
   if (!facts) return;
   list.customer = facts.customer_id;
   setText(byId('chat-title'), facts.customer);
-  const whose = facts.agent === me ? 'yours' : facts.agent ? `with ${nameOf(facts.agent)}` : 'nobody yet';
+  const whose = facts.agent === me ? 'yours' : facts.agent ? `with ${nameOf(facts.agent)}` : '';
   const states = { waiting: 'Waiting', claimed: 'In progress', closed: 'Closed', gone: 'Closed' };
   byId('chat-about').replaceChildren(
     h('span', { class: 'status', dataset: { status: facts.status }, 'data-testid': 'chat-status' }, states[facts.status]),
     h('span', { class: 'about-topic' }, facts.topic),
-    h('span', { class: 'about-more' }, `${facts.chat}, ${whose}`),
+    h('span', { class: 'about-more' }, whose),
   );
   const closed = facts.status === 'closed' || facts.status === 'gone';
   const actions = closed ? ['reopen'] : facts.status === 'waiting' ? ['claim'] : facts.agent === me ? ['close'] : ['take', 'close'];
@@ -226,9 +229,20 @@ export function refresh() {
     byId('actions').dataset.shown = `${chat} ${wanted}`;
     byId('actions').replaceChildren(...wanted.split(',').filter(Boolean).map(actionButton));
   }
+  setConnected();
   byId('composer-form').hidden = closed;
   byId('closed-note').hidden = !closed;
   composer.placeholder = `Reply to ${nameOf(facts.customer_id)}`;
+}
+
+/** Without a connection, the buttons wait for it: who clicks wants to see the result. Lines may be written; they are sent later. */
+function setConnected() {
+  const isConnected = client.state === 'ready';
+  document.body.dataset.connected = String(isConnected);
+  for (const button of byId('actions').querySelectorAll('button')) {
+    button.disabled = !isConnected || busy;
+    button.title = isConnected ? '' : 'There is no connection';
+  }
 }
 
 /** @param {string} name */
@@ -237,20 +251,23 @@ function actionButton(name) {
   const button = /** @type {HTMLButtonElement} */ (h('button', { type: 'button', class: primary ? 'primary' : 'plain', 'data-testid': testid }, label));
   button.addEventListener('click', async () => {
     if (!room || busy) return;
-    busy = button.disabled = true;
+    busy = true;
+    setConnected();
     try {
       await room.publish('chat.status', { status }); // the queue shows the result
       if (status === 'claimed') composer.focus();
     } catch (error) {
       list.note(`Not done: ${/** @type {Error} */ (error).message}`, Date.now());
     } finally {
-      busy = button.disabled = false;
+      busy = false;
+      setConnected();
     }
   });
   return button;
 }
 
 export function startConversation() {
+  client.on('state', setConnected);
   byId('earlier').addEventListener('click', () => void loadEarlier());
   byId('jump').addEventListener('click', () => list.toEnd());
   byId('composer-form').addEventListener('submit', (event) => {

@@ -1,6 +1,6 @@
 // The console: connects queue, conversation, board and team on one page.
 
-import './board.js';
+import { showCounts } from './board.js';
 import { leave, openChat, refresh, startConversation } from './conversation.js';
 import { byId } from '../shared/dom.js';
 import { nameOf } from './people.js';
@@ -9,6 +9,8 @@ import { client, me } from '../shared/session.js';
 import { startTeam } from './team.js';
 
 const narrow = matchMedia('(max-width: 719px)');
+/** Whether this browser has opened a chat before: until then, the middle says what this is. */
+const KNOWN = 'tidewire.console.known';
 let opened = false;
 
 /** Selects the pane that a narrow screen shows. @param {'queue' | 'chat' | 'board'} view */
@@ -30,6 +32,7 @@ function look() {
 function open(chat, { focus = true } = {}) {
   if (!chats.has(chat)) return;
   opened = true;
+  localStorage.setItem(KNOWN, 'yes');
   openChat(chat);
   setCurrent(chat);
   history.replaceState(null, '', `#${chat}`);
@@ -45,8 +48,9 @@ startQueue({
     if (opened || chat.status === 'gone') return;
     const asked = location.hash.slice(1);
     if (chats.has(asked)) open(asked, { focus: true });
-    else if (!narrow.matches) open(firstChat() ?? '', { focus: false });
+    else if (!narrow.matches && localStorage.getItem(KNOWN)) open(firstChat() ?? '', { focus: false });
   },
+  onCounts: showCounts,
 });
 startConversation();
 startTeam({
@@ -67,6 +71,7 @@ second.title = `Opens the console as ${nameOf(other)} in another window`;
 for (const tab of document.querySelectorAll('.tabs button')) {
   tab.addEventListener('click', () => show(/** @type {any} */ (tab).dataset.go));
 }
+byId('open-first').addEventListener('click', () => open(firstChat() ?? ''));
 byId('back').addEventListener('click', () => {
   show('queue');
   focusQueue();

@@ -3,7 +3,7 @@
 import { byId, h, icon } from '../shared/dom.js';
 import { avatar, nameOf } from './people.js';
 import { me } from '../shared/session.js';
-import { dayOf, timeOf } from './time.js';
+import { dayOf, fullTimeOf, timeOf } from './time.js';
 
 /** Consecutive lines of one sender within this time (ms) form a group. */
 const TOGETHER = 4 * 60_000;
@@ -54,7 +54,7 @@ export class MessageList {
     Object.assign(line, { at: event.at, offset: event.offset });
     this.#insert(line);
     if (own) this.mark(own, 'sent');
-    this.#arrange();
+    else this.#arrange();
     if (this.#lines.length > MOST && stick) this.#lines.splice(0, this.#lines.length - MOST).forEach(({ element }) => element.remove());
     if (stick || event.from === me) this.toEnd();
     else this.#jump.hidden = line.note;
@@ -83,11 +83,7 @@ export class MessageList {
   mark(line, state, reason) {
     const { element } = line;
     if (element.dataset.state === 'sent' && line.offset !== undefined && state !== 'sent') return;
-    element.dataset.state = state;
-    const place = /** @type {HTMLElement} */ (element.querySelector('.delivery'));
-    const words = { pending: 'Sending', sent: 'Sent', failed: 'Not sent' }[state];
-    const sign = icon({ pending: 'clock', sent: 'check', failed: 'alert' }[state]);
-    place.replaceChildren(sign, h('span', { class: state === 'failed' ? '' : 'sr' }, words));
+    const place = sign(element, state);
     element.querySelector('.retry')?.remove();
     if (state === 'failed') {
       place.title = reason ?? '';
@@ -123,7 +119,7 @@ export class MessageList {
   /** @param {string} id @param {string} from @param {number} at @param {string} text */
   #bubble(id, from, at, text) {
     const side = from === me ? 'mine' : from === this.customer ? 'customer' : 'colleague';
-    return h(
+    const element = h(
       'li',
       { class: `line ${side}`, 'data-testid': 'message', dataset: { id, from, state: 'sent' } },
       avatar(from),
@@ -132,9 +128,11 @@ export class MessageList {
         { class: 'said' },
         h('span', { class: 'sender' }, nameOf(from)),
         h('p', { class: 'bubble', 'data-testid': 'message-text' }, text),
-        h('span', { class: 'meta' }, h('time', { datetime: new Date(at).toISOString() }, timeOf(at)), h('span', { class: 'delivery' })),
+        h('span', { class: 'meta' }, h('time', { datetime: new Date(at).toISOString(), title: fullTimeOf(at) }, timeOf(at)), h('span', { class: 'delivery' })),
       ),
     );
+    if (side === 'mine') sign(element, 'sent');
+    return element;
   }
 
   /** @param {string} id @param {string} from @param {number} at @param {any} data */
@@ -168,6 +166,15 @@ export class MessageList {
       line.element.classList.toggle('followed', together(line, next) && line.element.dataset.state === 'sent');
     });
   }
+}
+
+/** Shows what became of a line of ours. Returns where it does. @param {HTMLElement} element @param {'pending' | 'sent' | 'failed'} state */
+function sign(element, state) {
+  element.dataset.state = state;
+  const place = /** @type {HTMLElement} */ (element.querySelector('.delivery'));
+  const words = { pending: 'Sending', sent: 'Sent', failed: 'Not sent' }[state];
+  place.replaceChildren(icon({ pending: 'clock', sent: 'check', failed: 'alert' }[state]), h('span', { class: state === 'failed' ? '' : 'sr' }, words));
+  return place;
 }
 
 /** @param {Line | undefined} a @param {Line | undefined} b */

@@ -9,6 +9,7 @@ import { heardAt, serviceNow, span } from './time.js';
 /**
  * @typedef {{chat: string, customer: string, customer_id: string, topic: string, preview: string,
  *            status: 'waiting' | 'claimed' | 'closed' | 'gone', agent?: string, waiting_since: number | null, messages: number}} Chat
+ * @typedef {{waiting: number, open: number}} Counts  chats that wait, and that an agent has; everything on the page that counts chats shows these
  */
 
 const GROUPS = /** @type {const} */ (['waiting', 'mine', 'others', 'closed']);
@@ -24,8 +25,8 @@ let seen = JSON.parse(localStorage.getItem(SEEN) ?? '{}');
 /** @type {string | undefined} */
 let current;
 let looking = true;
-/** @type {{onOpen: (chat: string) => void, onChange: (chat: Chat) => void}} */
-let page = { onOpen: () => {}, onChange: () => {} };
+/** @type {{onOpen: (chat: string) => void, onChange: (chat: Chat) => void, onCounts: (counts: Counts) => void}} */
+let page = { onOpen: () => {}, onChange: () => {}, onCounts: () => {} };
 
 /** @param {Chat} chat */
 function groupOf({ status, agent }) {
@@ -123,14 +124,19 @@ export function arrange() {
   }
   nothing.hidden = shown.length > 0 || chats.size === 0;
   for (const chat of chats.values()) rows.get(chat.chat)?.update(chat);
-  const open = [...chats.values()].filter(({ status }) => status !== 'closed').length;
-  setText(byId('queue-count'), open ? `${open} open` : '');
-  const unread = [...chats.values()].filter((chat) => chat.chat !== current && unreadOf(chat) > 0).length;
-  document.title = unread ? `(${unread}) Support console` : 'Support console';
-  byId('tab-unread').hidden = unread === 0;
-  setText(byId('tab-unread'), String(unread));
+  showCounts();
   if (focusedAt >= 0) keepFocus(/** @type {HTMLElement} */ (activeElement), focusedAt);
   rove();
+}
+
+function showCounts() {
+  const count = (/** @type {string} */ wanted) => [...chats.values()].filter(({ status }) => status === wanted).length;
+  const [waiting, open] = [count('waiting'), count('claimed')];
+  setText(byId('queue-count'), `${waiting} waiting, ${open} in progress`);
+  document.title = waiting ? `(${waiting}) Support console` : 'Support console';
+  byId('tab-waiting').hidden = waiting === 0;
+  setText(byId('tab-waiting'), String(waiting));
+  page.onCounts({ waiting, open });
 }
 
 /** Focuses the row that had the focus or, if that is no longer shown, the one in its place. @param {HTMLElement} row @param {number} at */

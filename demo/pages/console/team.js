@@ -17,6 +17,10 @@ export function startTeam({ onNames, onOpen }) {
   });
   showMe();
 
+  client.on('state', ({ state }) => {
+    const isConnected = state === 'ready';
+    setText(byId('team-title'), isConnected ? 'Team online' : 'Team, before the connection was lost');
+  });
   client.channel('team:support').on('presence', ({ count, members = [] }) => {
     for (const { user, info: about } of members) learn(user, about?.name);
     const users = members.map(({ user }) => user).sort((a, b) => Number(b === me) - Number(a === me) || nameOf(a).localeCompare(nameOf(b)));

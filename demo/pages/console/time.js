@@ -1,8 +1,18 @@
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const clock = new Intl.DateTimeFormat(undefined, { hour: 'numeric', minute: '2-digit' });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: 'full', timeStyle: 'short' });
 const day = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
 
-/** @param {number} at ms */
-export const timeOf = (at) => clock.format(at);
+/** "9:05": without AM and PM, which `fullTimeOf` says. @param {number} at ms */
+export const timeOf = (at) =>
+  clock
+    .formatToParts(at)
+    .filter(({ type }) => type !== 'dayPeriod')
+    .map(({ value }) => value)
+    .join('')
+    .trim();
+
+/** Day and time. @param {number} at ms */
+export const fullTimeOf = (at) => full.format(at);
 
 /** @param {number} at ms */
 export const dayOf = (at) => (new Date(at).toDateString() === new Date().toDateString() ? 'Today' : day.format(at));

@@ -37,9 +37,19 @@ export function setText(element, text) {
 }
 
 let toastCount = 0;
-/** Shows a notice for a few seconds. @param {string} text @param {{label: string, run: () => void}} [action] */
+/** Shows a notice for a few seconds, and as long as the pointer or the focus is on it. @param {string} text @param {{label: string, run: () => void}} [action] */
 export function toast(text, action) {
-  const close = () => item.remove();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  const close = () => {
+    clearTimeout(timer);
+    item.remove();
+  };
+  const keep = () => clearTimeout(timer);
+  const expire = () => {
+    clearTimeout(timer);
+    timer = setTimeout(close, 7_000);
+  };
   const item = h('div', { class: 'toast', 'data-testid': 'toast', id: `toast-${(toastCount += 1)}` }, h('span', {}, text));
   if (action) {
     const act = () => {
@@ -48,8 +58,12 @@ export function toast(text, action) {
     };
     item.append(h('button', { type: 'button', class: 'link', onclick: act }, action.label));
   }
+  const cross = svg('svg', { class: 'icon', viewBox: '0 0 20 20', 'aria-hidden': 'true' }, svg('path', { d: 'm5.5 5.5 9 9M14.5 5.5l-9 9' }));
+  item.append(h('button', { type: 'button', class: 'dismiss', 'aria-label': 'Dismiss', onclick: close }, cross));
+  for (const name of ['pointerenter', 'focusin']) item.addEventListener(name, keep);
+  for (const name of ['pointerleave', 'focusout']) item.addEventListener(name, expire);
   const region = document.querySelector('.toasts') ?? document.body.appendChild(h('div', { class: 'toasts', role: 'status' }));
   region.append(item);
   while (region.children.length > 3) region.firstElementChild?.remove();
-  setTimeout(close, 7_000);
+  expire();
 }
