@@ -24,7 +24,7 @@ from service.settings import Settings
 from service.web import demo as page
 
 BOT = "support-bot"
-BOT_GRANTS = ("room:*",)
+BOT_GRANTS = ("room:*", "ask:*")
 BOT_TTL = 30 * 86_400.0
 """Seconds. The backend never renews its token, so the token must outlive any demo."""
 AGENT_TTL = 3_600.0

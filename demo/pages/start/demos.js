@@ -14,7 +14,24 @@ const support = () =>
     box('sheet', 84, 10, 144, 90, 6), box('soft', 94, 22, 72, 16, 7), box('accent', 140, 46, 78, 16, 7), box('soft', 94, 70, 48, 16, 7), dot('faint', 152, 78, 2), dot('faint', 160, 78, 2), dot('faint', 168, 78, 2),
   );
 
+const line = (look, ...points) => svg('polyline', { class: look, points: points.join(' ') });
+
+const board = () =>
+  draw(
+    '0 0 240 110',
+    box('sheet', 12, 10, 66, 28, 6), box('accent', 20, 19, 24, 10, 3), box('sheet', 87, 10, 66, 28, 6), box('soft', 95, 19, 34, 10, 3), box('sheet', 162, 10, 66, 28, 6), box('soft', 170, 19, 28, 10, 3),
+    box('sheet', 12, 46, 104, 54, 6), line('stroke', '20,86 32,78 44,82 56,64 68,70 80,60 92,66 108,56'),
+    box('sheet', 124, 46, 104, 54, 6), line('stroke', '132,88 150,86 160,87 166,60 172,62 178,86 196,84 220,86'),
+  );
+const answer = () =>
+  draw(
+    '0 0 240 110',
+    box('accent', 116, 12, 112, 18, 8), box('line', 12, 42, 168, 5, 2), box('line', 12, 55, 182, 5, 2), box('line', 12, 68, 150, 5, 2), box('line', 12, 81, 64, 5, 2), box('accent', 81, 77, 6, 12, 2),
+  );
+
 /** @type {Array<{name: string, title: string, line: string, hint?: string, picture: () => SVGElement}>} */
 export const DEMOS = [
   { name: 'console', title: 'Support console', line: 'A queue of chats, a conversation with typing and presence, and a live board, for two agents at once.', picture: support },
+  { name: 'board', title: 'Live board', line: 'Charts and numbers of a shop. Without a network they say how old they are, and after it nothing is missing.', picture: board },
+  { name: 'answer', title: 'Streaming answer', line: 'An answer comes word by word. Reload, go offline or join late: everybody reads the same text.', picture: answer },
 ];
