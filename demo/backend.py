@@ -14,11 +14,17 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 
-from simulations import answer, board, support
+from simulations import answer, board, cursors, support, tracking
 from simulations.api import Api
 from tidewire import AsyncTidewire
 
-SIMULATIONS: tuple[Callable[[Api], Awaitable[None]], ...] = (support.run, board.run, answer.run)
+SIMULATIONS: tuple[Callable[[Api], Awaitable[None]], ...] = (
+    support.run,
+    board.run,
+    answer.run,
+    cursors.run,
+    tracking.run,
+)
 
 
 async def play(url: str, key: str, token: str, seed: str | None, speed: float) -> None:

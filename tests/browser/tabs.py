@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 
@@ -35,3 +36,13 @@ class AnyBrowser(Protocol):
     """Chromium or Firefox."""
 
     async def new_context(self) -> Context: ...
+
+
+async def becomes(tab: Tab, expression: str, arg: Any = None, *, within: float = 30.0) -> None:
+    """Waits until the value is true. Playwright's `wait_for_function` needs a policy of the page that allows `eval`."""
+    try:
+        async with asyncio.timeout(within):
+            while not await tab.evaluate(expression, arg):  # noqa: ASYNC110  # the page reports no event
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"not true within {within:g} s: {expression}") from None
