@@ -5,7 +5,7 @@ BIN := .venv/bin
 # More processes than two cores: many tests wait for a store, a browser or a timer.
 WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --durations=20
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-cluster test-e2e test-docs dashboards-look test-image image dist lint-deploy docs docs-serve kind kind-down loadtest bench bench-quick bench-growth check fmt lock upgrade clean
+.PHONY: help run test test-quick test-demos test-faults test-autobahn test-chart test-cluster test-e2e test-docs dashboards-look test-image image dist lint-deploy docs docs-serve kind kind-down loadtest bench bench-quick bench-growth check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,17 +14,21 @@ run: ## start the service with its demo
 	@scripts/setup.sh run
 	@exec $(BIN)/tidewire serve --demo
 
-test: ## run every test except test-e2e, test-cluster and test-docs; of faults, Autobahn and the chart a selection
+test: ## run every test except test-demos, test-e2e, test-cluster and test-docs; of faults, Autobahn and the chart a selection
 	@scripts/setup.sh test
 	@if [ -f clients/js/package.json ]; then npm --prefix clients/js run --silent test; fi
 	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
 	@scripts/setup.sh nginx || echo "make: the tests behind nginx will be skipped" >&2
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone and not load and not e2e and not cluster and not docs"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone and not load and not demos and not e2e and not cluster and not docs"
 	$(PYTEST) -m "alone or load"
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster and not docs"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not demos and not e2e and not cluster and not docs"
+
+test-demos: ## open every page of the demos in two browsers: errors, accessibility, sizes, weight; pictures in build/screenshots
+	@scripts/setup.sh demos
+	$(BIN)/python -m pytest -s tests/browser/test_demos.py
 
 test-faults: ## run every fault scenario on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory TRANSPORTS=websocket,stream,sse,poll PUBLISHERS=api,websocket,emit PATIENCE=n
 	@scripts/setup.sh quick

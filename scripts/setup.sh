@@ -5,6 +5,7 @@
 #   scripts/setup.sh dev    .venv with the service and the tools
 #   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
 #   scripts/setup.sh test   all of quick, the packages of the JavaScript client and AsyncAPI's parser, Chromium and Firefox
+#   scripts/setup.sh demos  all of dev, the packages of the JavaScript client, Chromium and Firefox
 #   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources, Prometheus
 #   scripts/setup.sh nginx  all of dev, and nginx: the quick part of the end-to-end tests
 #   scripts/setup.sh e2e    all of quick, chart (with Prometheus) and nginx, HAProxy, Traefik, Envoy, k6
@@ -393,6 +394,12 @@ case ${1:-} in
         install_firefox
         install_stores
         ;;
+    demos)
+        install_dev
+        install_javascript
+        install_browser
+        install_firefox
+        ;;
     quick)
         install_compiler
         install_dev
@@ -448,5 +455,5 @@ case ${1:-} in
         install_browser
         install_prometheus
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | cluster | look | k6 | client | deploy | docs | image" ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | demos | chart | nginx | e2e | cluster | look | k6 | client | deploy | docs | image" ;;
 esac

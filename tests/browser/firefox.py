@@ -64,6 +64,8 @@ class Firefox:
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._serial = 0
         self._reading = asyncio.Lock()
+        self.errors: list[tuple[str, str]] = []
+        """Errors of consoles that have been read: the id of the tab, and the text."""
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Runs a command. No task reads the answers: one of those that wait reads for all."""
@@ -82,6 +84,9 @@ class Firefox:
         return result
 
     def _read(self, message: dict[str, Any]) -> None:
+        entry = message.get("params", {})
+        if message.get("method") == "log.entryAdded" and entry["level"] == "error":
+            self.errors.append((entry["source"].get("context", ""), entry["text"] or ""))
         if (reply := self._replies.pop(message.get("id", 0), None)) is not None:
             reply.set_result(message)
 
@@ -125,6 +130,11 @@ class FirefoxPage:
 
     async def goto(self, url: str) -> None:
         await self._firefox.call("browsingContext.navigate", context=self._id, url=url, wait="complete")
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors on its console before the last command."""
+        return [text for tab, text in self._firefox.errors if tab == self._id]
 
     async def go_back(self) -> None:
         await self._firefox.call("browsingContext.traverseHistory", context=self._id, delta=-1)
@@ -183,6 +193,7 @@ async def running(folder: Path) -> AsyncIterator[Firefox]:
         ):
             firefox = Firefox(process, ws)
             await firefox.call("session.new", capabilities={})
+            await firefox.call("session.subscribe", events=["log.entryAdded"])
             yield firefox
     finally:
         with suppress(ProcessLookupError):
