@@ -15,8 +15,8 @@
 export function fold(events) {
   /** @type {Map<string, Answer>} */
   const answers = new Map();
-  for (const { type, from = '', at, data } of events) {
-    const begun = { id: data.answer, question: data.question ?? '', from, at, text: '', state: /** @type {State} */ ('waiting'), isWhole: type === 'answer.begin', parts: 0 };
+  for (const { type, from, at, data } of events) {
+    const begun = { id: data.answer, question: data.question ?? '', from: from ?? '', at, text: '', state: /** @type {State} */ ('waiting'), isWhole: type === 'answer.begin', parts: 0 };
     const answer = answers.get(data.answer) ?? begun; // without its begin, it is older than the list
     answers.set(data.answer, answer);
     answer.parts += 1;

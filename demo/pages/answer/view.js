@@ -14,8 +14,8 @@ const OUTAGE = 5_000;
 /** @type {Record<string, string>} */
 const WORDS = { waiting: 'Waiting for its turn', complete: '', stopped: 'Stopped', failed: 'Not answered', interrupted: 'Interrupted: nothing comes any more' };
 
-/** "Agent 2". @param {string} user */
-const nameOf = (user) => user.split('-').map((part) => part.charAt(0).toUpperCase() + part.slice(1)).join(' ');
+/** "Agent 2". @param {string} user  empty for an answer whose beginning has not been read */
+const nameOf = (user) => (user || 'somebody').split('-').map((part) => part.charAt(0).toUpperCase() + part.slice(1)).join(' ');
 
 /** @param {string} user */
 function avatar(user) {
