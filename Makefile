@@ -82,6 +82,7 @@ lint-deploy: ## check the Dockerfile, the workflows, shell scripts and rendered 
 
 test-docs: ## run the code of the documentation, as its pages print it: commands in a shell, files in Chromium
 	@scripts/setup.sh test
+	@scripts/setup.sh migrate
 	$(PYTEST) -n $(WORKERS) tests/docs
 
 docs: ## build the site of the documentation in build/site, and check its links
@@ -153,6 +154,6 @@ upgrade: ## write requirements/*.lock with the newest versions
 clean: ## remove everything that make can create again
 	@# Without root, some files of an image's layers belong to other users of the container.
 	@[ ! -d build/image ] || [ "$$(id -u)" = 0 ] || podman unshare rm -rf build/image
-	rm -rf .venv .venv-deploy .venv-docs build dist clients/js/node_modules docs/site/node_modules clients/js/bin tests/asyncapi/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv .venv-deploy .venv-docs build dist clients/js/node_modules docs/site/node_modules clients/js/bin tests/asyncapi/node_modules tests/docs/migrate/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .coverage .tidewire service/web/ws/_native.*
 	find service tests scripts demo clients/python -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@
 #   scripts/setup.sh look   all of quick, a browser and Prometheus: to draw the dashboards
 #   scripts/setup.sh k6     all of dev, k6
 #   scripts/setup.sh client the JavaScript client's packages
+#   scripts/setup.sh migrate the packages of the applications that docs/migrate moves
 #   scripts/setup.sh deploy .venv-deploy with the linters of Dockerfile, workflows and packages
 #   scripts/setup.sh docs   all of dev, .venv-docs with what builds the site of the documentation, and the scripts that the site serves
 #   scripts/setup.sh image  all of dev, buildah and podman, the tools for a base image
@@ -437,6 +438,10 @@ case ${1:-} in
         install_cluster
         ;;
     client) install_javascript ;;
+    migrate)
+        has_node || die "the applications of docs/migrate need Node.js >= 20 with npm"
+        npm_ci tests/docs/migrate
+        ;;
     deploy) install_apart deploy ;;
     docs)
         install_dev
@@ -455,5 +460,5 @@ case ${1:-} in
         install_browser
         install_prometheus
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | demos | chart | nginx | e2e | cluster | look | k6 | client | deploy | docs | image" ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | demos | chart | nginx | e2e | cluster | look | k6 | client | migrate | deploy | docs | image" ;;
 esac

@@ -24,7 +24,7 @@ from tidewire.testing import FakeTidewire
 from service.contract.load import load
 from service.contract.model import Contract
 from service.settings import Settings, load_settings
-from tests.docs.blocks import ROOT, Block, blocks, write_files
+from tests.docs.blocks import ROOT, Block, blocks, files, write_files
 from tests.docs.console import READY, Page, Rule, play
 from tests.stores.process import free_port
 from tests.support import harness
@@ -39,6 +39,9 @@ SCRIPT = f"{HERE}test_scripts_of_the_pages_fit_the_client"
 CONSOLE = f"{HERE}test_commands_of_a_page_print_what_it_shows"
 HOOKS = f"{HERE}test_page_of_hooks_works_as_written"
 EXAMPLES = "tests/unit/test_doc_examples.py::"
+RECIPES = "tests/docs/test_recipes.py::"
+MOVES = "tests/docs/test_migrations.py::"
+APPLICATION = ("contract", "python", "html", "js")
 
 RUNNERS: dict[str, dict[str, str]] = {
     "README.md": {"console": CONSOLE, "contract": CONTRACT, "js": SCRIPT},
@@ -111,6 +114,39 @@ RUNNERS: dict[str, dict[str, str]] = {
         ),
     },
     "docs/start/other-clients.md": {"js": SCRIPT},
+    "docs/recipes/README.md": {
+        "console": CONSOLE,
+        **dict.fromkeys(("python", "js"), f"{RECIPES}test_chat_recipe_resumes_and_sends_what_was_typed_offline"),
+    },
+    "docs/recipes/chat.md": dict.fromkeys(
+        APPLICATION, f"{RECIPES}test_chat_recipe_resumes_and_sends_what_was_typed_offline"
+    ),
+    "docs/recipes/dashboard.md": dict.fromkeys(
+        APPLICATION, f"{RECIPES}test_dashboard_recipe_has_the_first_state_without_a_new_publish"
+    ),
+    "docs/recipes/tracking.md": dict.fromkeys(
+        APPLICATION, f"{RECIPES}test_tracking_recipe_moves_vehicles_and_drops_silent_ones"
+    ),
+    "docs/recipes/notifications.md": dict.fromkeys(
+        APPLICATION, f"{RECIPES}test_notifications_recipe_counts_unread_in_all_tabs"
+    ),
+    "docs/recipes/cursors.md": dict.fromkeys(
+        APPLICATION, f"{RECIPES}test_cursors_recipe_shows_the_last_place_and_removes_who_leaves"
+    ),
+    "docs/recipes/streaming-answers.md": dict.fromkeys(
+        APPLICATION, f"{RECIPES}test_streaming_recipe_gives_everybody_the_whole_text"
+    ),
+    "docs/migrate/README.md": {},
+    "docs/migrate/from-pusher.md": dict.fromkeys(
+        ("contract", "html", "js"), f"{MOVES}test_chat_from_pusher_works_after_the_move"
+    ),
+    "docs/migrate/from-socket-io.md": dict.fromkeys(
+        ("contract", "html", "js"), f"{MOVES}test_chat_from_socket_io_works_after_the_move"
+    ),
+    "docs/migrate/from-centrifugo.md": dict.fromkeys(
+        APPLICATION, f"{MOVES}test_dashboard_from_centrifugo_works_after_the_move"
+    ),
+    "docs/migrate/from-ably.md": {"contract": CONTRACT},
     "clients/js/README.md": {
         "js": SCRIPT,
         "ts": SCRIPT,
@@ -173,8 +209,9 @@ def test_every_runner_exists_and_has_a_block() -> None:
             )
 
 
-def test_every_page_of_start_is_run() -> None:
-    found = {str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "start").glob("*.md")}
+@pytest.mark.parametrize("folder", ["start", "recipes", "migrate"])
+def test_every_page_of_the_folder_is_run(folder: str) -> None:
+    found = {str(page.relative_to(ROOT)) for page in (ROOT / "docs" / folder).glob("*.md")}
     assert found <= RUNNERS.keys()
 
 
@@ -547,6 +584,12 @@ PAGES = {
                 Rule("backend.py$", endless=True),
             ),
             folder="chat",
+        ),
+        Page(
+            "docs/recipes/README.md",
+            (Rule(r"tidewire serve$", serve="../.venv/bin/tidewire serve"), Rule("serve.py$", endless=True)),
+            folder="recipe",
+            files=files(ROOT / "docs" / "recipes" / "chat.md"),
         ),
         Page(
             "docs/start/own-application.md",
