@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
+_numbers = count()
 _LINE = """(() => {
   const paper = document.querySelector('canvas');
   paper.focus();
@@ -29,12 +31,17 @@ class DemoPage:
     """One page."""
 
     path: str
+    """`{}` stands for a number, for a part of the page that no other window has."""
     works: tuple[str, ...]
     """Expressions that become true, one after the other, if the page does its main thing."""
     requests: int
     """The most requests until then."""
     kilobytes: int
     """The most kB of their bodies, compressed by gzip."""
+
+    def address(self) -> str:
+        """Returns the path of a new window."""
+        return self.path.format(next(_numbers))
 
 
 PAGES = {
@@ -53,10 +60,10 @@ PAGES = {
         "/demo/board/",
         (count_of('[data-testid="chart"][data-gaps="0"]', 4), count_of('[data-testid="tile"][data-old="false"]', 6)),
         75,
-        110,
+        125,
     ),
     "answer": DemoPage(
-        "/demo/answer/",
+        "/demo/answer/#look-{}",
         (
             count_of("#people [data-user]"),
             click("#suggestions button:last-child"),

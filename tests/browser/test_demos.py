@@ -66,7 +66,7 @@ async def opened(
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    await tab.goto(url + page.path)
+    await tab.goto(url + page.address())
     await works(tab, page)
     yield tab
     assert errors == []
@@ -93,7 +93,7 @@ async def test_page_works_in_firefox(shared_demo: Demo, firefox: Firefox, name: 
     context = await firefox.new_context()
     tab = await context.new_page()
     assert isinstance(tab, FirefoxPage)
-    await tab.goto(shared_demo.url + PAGES[name].path)
+    await tab.goto(shared_demo.url + PAGES[name].address())
     await works(tab, PAGES[name])
     assert tab.errors == []
     await context.close()
@@ -139,7 +139,7 @@ async def test_page_stays_within_its_weight(shared_demo: Demo, browser: Browser,
     tab = await context.new_page()
     tab.set_default_timeout(PATIENCE)
     tab.on("response", note)
-    await tab.goto(shared_demo.url + page.path)
+    await tab.goto(shared_demo.url + page.address())
     await works(tab, page)
     await becomes(tab, PAINTED)
     painted = await tab.evaluate(PAINTED)

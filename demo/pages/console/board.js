@@ -29,7 +29,7 @@ for (const [metric, { label, unit }] of Object.entries(METRICS)) {
   const line = element('path', { class: 'stroke' });
   svg.append(area, line);
   const value = h('span', { class: 'value', 'data-testid': 'metric-value' }, '–');
-  const scale = h('span', { class: 'scale', 'data-testid': 'metric-scale', title: 'Lowest and highest of the last 30 seconds' });
+  const scale = h('dd', { class: 'scale', 'data-testid': 'metric-scale', title: 'Lowest and highest of the last 30 seconds' });
   const tile = h(
     'div',
     { class: 'metric', 'data-testid': 'metric', dataset: { metric } },
