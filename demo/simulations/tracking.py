@@ -59,6 +59,11 @@ class Streets:
                 if number % 2 == 0:  # every second node is between two corners
                     self.addresses.append((f"{street['name']} {there}", there))
 
+    @property
+    def reachable(self) -> list[int]:
+        """The nodes that a street has; a node of the town may have none."""
+        return sorted(self._next)
+
     def route(self, start: int, end: int) -> list[int]:
         """Returns the nodes of the shortest way, with both ends."""
         best: dict[int, tuple[float, int]] = {start: (0.0, start)}
@@ -175,7 +180,7 @@ class Deliveries:
         self.streets = Streets(TOWN)
         self._chance = chance
         self._numbers: Iterator[int] = count(204)
-        nodes = chance.sample(range(len(self.streets.nodes)), len(COURIERS))
+        nodes = chance.sample(self.streets.reachable, len(COURIERS))
         self.couriers = [
             Courier(id, name, vehicle, speed, node, self.streets.nodes[node], battery=chance.uniform(40, 100))
             for (id, name, vehicle, speed), node in zip(COURIERS, nodes, strict=True)

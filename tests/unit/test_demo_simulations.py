@@ -87,6 +87,14 @@ def _distance(point: tuple[float, float], a: tuple[int, int], b: tuple[int, int]
     return math.dist(point, (a[0] + share * along[0], a[1] + share * along[1]))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_couriers_reach_everything_wherever_they_start(seed: int) -> None:
+    deliveries = tracking.Deliveries(random.Random(seed), 0.0)
+    for _ in range(60):
+        deliveries.step()
+    assert any(order.courier is not None for order in deliveries.orders.values())
+
+
 def test_courier_without_a_network_publishes_nothing() -> None:
     deliveries = tracking.Deliveries(random.Random(3), 0.0)
     silent = deliveries.couriers[0]
