@@ -1,6 +1,6 @@
 // The conversation on the page. Shown text is never written again: new words are appended to it.
 
-import { byId, h, setText } from '../shared/dom.js';
+import { byId, h, setText, toast } from '../shared/dom.js';
 import { me } from '../shared/session.js';
 
 /** @typedef {import('./answers.js').Answer} Answer */
@@ -132,6 +132,11 @@ export class View {
     const exchange = this.#exchanges.get(answer);
     const question = exchange?.element.querySelector('.question')?.textContent ?? '';
     exchange?.failed(error.message, () => this.#page.ask(question, answer));
+  }
+
+  /** A notice, which is also read aloud. @param {string} words */
+  say(words) {
+    toast(words);
   }
 
   /** @param {readonly {user: string}[]} members */

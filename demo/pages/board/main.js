@@ -8,9 +8,10 @@ import { Board } from './view.js';
 // #region How it works
 const shop = client.channel('shop:main');
 
-// Durable: every sample counts. The list has the history and the live ones, in order and without a gap.
+// Durable: every sample counts. The list has the history and the live ones, in order
+// and without a gap, also after a time without a network.
 const samples = shop.list('shop.sample', { tail: 300, max: 1200 });
-// Latest: only the newest value of each key counts. A new window has all of them at once.
+// Latest: only the newest value of each key counts. A new window gets all of them at once.
 const newest = shop.map('shop.metric');
 
 const board = new Board({ older: (count) => samples.loadOlder(count) });

@@ -31,7 +31,7 @@ const answer = () =>
 
 /** @type {Array<{name: string, title: string, line: string, hint?: string, picture: () => SVGElement}>} */
 export const DEMOS = [
-  { name: 'console', title: 'Support console', line: 'A queue of chats, a conversation with typing and presence, and a live board, for two agents at once.', picture: support },
+  { name: 'console', title: 'Support console', line: 'A queue of chats, a conversation with typing and presence, and the team’s numbers, for two agents at once.', picture: support },
   { name: 'board', title: 'Live board', line: 'Charts and numbers of a shop. Without a network they say how old they are, and after it nothing is missing.', picture: board },
   { name: 'answer', title: 'Streaming answer', line: 'An answer comes word by word. Reload, go offline or join late: everybody reads the same text.', picture: answer },
 ];
