@@ -17,6 +17,7 @@ PAGE = "answer"
 POEM = "Write a short poem about a queue"
 LONG = "Why does a chart need every sample, but a price only the newest?"
 TEXT = """() => document.querySelector('[data-testid=text]')?.textContent ?? ''"""
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 async def ask(page: Page, question: str) -> None:
@@ -91,17 +92,13 @@ async def test_answer_page_fits_every_width_and_theme(
 ) -> None:
     shots = Path(request.config.rootpath) / "build" / "screenshots"
     shots.mkdir(parents=True, exist_ok=True)
-    first = True
+    window = await open_window(browser, shared_demo.url, "agent-1", PAGE, fragment="look")
+    page = window.page
+    await ask(page, POEM)
+    await expect_text(page)
     for width, dark in product((390, 1440), (False, True)):
-        window = await open_window(browser, shared_demo.url, "agent-1", PAGE, fragment="look", dark=dark, width=width)
-        page = window.page
-        if first:
-            await ask(page, POEM)
-        first = False
-        await expect_text(page)
-        assert (
-            await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-        ), (width, dark)
+        await page.set_viewport_size({"width": width, "height": 900})
+        await page.emulate_media(color_scheme="dark" if dark else "light")
+        assert await page.evaluate(OVERFLOW) <= 0, (width, dark)
         await page.screenshot(path=shots / f"answer-{'dark' if dark else 'light'}-{width}.png")
-        assert window.faults == []
-        await page.context.close()
+    assert window.faults == []

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 PAGE = "board"
 METRICS = 6
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 async def expect_whole(page: Page) -> None:
@@ -80,13 +81,12 @@ async def test_board_fits_every_width_and_theme(
 ) -> None:
     shots = Path(request.config.rootpath) / "build" / "screenshots"
     shots.mkdir(parents=True, exist_ok=True)
+    window = await open_window(browser, shared_demo.url, "agent-1", PAGE)
+    page = window.page
     for width, dark in product((390, 1440), (False, True)):
-        window = await open_window(browser, shared_demo.url, "agent-1", PAGE, dark=dark, width=width)
-        page = window.page
+        await page.set_viewport_size({"width": width, "height": 900})
+        await page.emulate_media(color_scheme="dark" if dark else "light")
         await expect_whole(page)
-        assert (
-            await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-        ), (width, dark)
+        assert await page.evaluate(OVERFLOW) <= 0, (width, dark)
         await page.screenshot(path=shots / f"board-{'dark' if dark else 'light'}-{width}.png", full_page=True)
-        assert window.faults == []
-        await page.context.close()
+    assert window.faults == []
