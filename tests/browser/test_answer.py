@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
@@ -84,6 +86,29 @@ async def test_question_asked_offline_is_answered_later(shared_demo: Demo, brows
     await expect(page.get_by_test_id("asked")).to_have_text("Is anybody there?")
     await page.keyboard.press("Escape")
     await expect(page.get_by_test_id("stop")).to_be_hidden()
+    assert window.faults == []
+
+
+async def test_answer_older_than_the_list_is_completed_on_demand(shared_demo: Demo, browser: Browser) -> None:
+    begin = {"type": "answer.begin", "from": "agent-2", "data": {"answer": "long-answer", "question": "Count"}}
+    deltas = [
+        {"type": "answer.delta", "data": {"answer": "long-answer", "index": index, "text": f"{index} "}}
+        for index in range(600)
+    ]
+    key = (shared_demo.folder / ".tidewire" / "api-key").read_text()
+    events = [{"channel": "conversation:long", **event} for event in (begin, *deltas)]
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as backend,
+        backend.post(f"{shared_demo.url}/api/v1/events", json=events) as answer,
+    ):
+        assert answer.status == 200
+    window = await open_window(browser, shared_demo.url, "agent-1", PAGE, fragment="long")
+    text = window.page.get_by_test_id("text")
+    await expect(text).to_have_text(re.compile(r"^… \d+ .* 599 $"))
+    await expect(window.page.get_by_test_id("asked")).to_have_text("An earlier question")
+    await window.page.get_by_role("button", name="Earlier questions").click()
+    await expect(window.page.get_by_test_id("asked")).to_have_text("Count")
+    await expect(text).to_have_text(re.compile(r"^0 1 2 .* 598 599 $"))
     assert window.faults == []
 
 

@@ -26,6 +26,10 @@ function avatar(user) {
   return h('span', { class: `avatar tone-${tone}`, title: name, role: 'img', 'aria-label': name, dataset: { user } }, initials);
 }
 
+/** @param {string} from @param {string} question */
+const asked = (from, question) =>
+  h('div', { class: `asked ${from === me ? 'mine' : ''}` }, avatar(from), h('p', { class: 'question', 'data-testid': 'asked' }, question || 'An earlier question'));
+
 /** One question with its answer. */
 class Exchange {
   #text = h('p', { class: 'text', 'data-testid': 'text' });
@@ -34,13 +38,21 @@ class Exchange {
   /** What the page shows of the answer. */
   #shown = '';
   #parts = -1;
+  #asked;
   #changedAt = performance.now();
 
   /** @param {string} id @param {string} from @param {string} question */
   constructor(id, from, question) {
+    this.#asked = question;
     this.answer = h('div', { class: 'answer', 'data-testid': 'answer', dataset: { id, state: 'pending' } }, this.#text, h('p', { class: 'foot' }, this.#state, this.#action));
-    const asked = h('div', { class: `asked ${from === me ? 'mine' : ''}` }, avatar(from), h('p', { class: 'question', 'data-testid': 'asked' }, question || 'An earlier question'));
-    this.element = h('li', {}, asked, this.answer);
+    this.element = h('li', {}, asked(from, question), this.answer);
+  }
+
+  /** The question, which comes later if its answer began before the list. @param {string} from @param {string} question */
+  ask(from, question) {
+    if (this.#asked || !question) return;
+    this.#asked = question;
+    this.element.firstElementChild?.replaceWith(asked(from, question));
   }
 
   /** @param {Answer} answer */
@@ -155,6 +167,7 @@ export class View {
   /** @param {string} id @param {string} from @param {string} question */
   #exchange(id, from, question) {
     const known = this.#exchanges.get(id);
+    known?.ask(from, question);
     if (known) return known;
     const exchange = new Exchange(id, from, question);
     this.#exchanges.set(id, exchange);
