@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
+from service.adapters.http_hooks.authenticator import ConnectHook, HookAuthenticator
 from service.adapters.http_hooks.endpoint import Endpoint, EndpointConfig
 from service.adapters.http_hooks.hooks import HttpHooks
 from service.adapters.http_hooks.signing import Signer
@@ -42,9 +43,12 @@ from service.adapters.redis.stores.quota import RedisQuota
 from service.adapters.redis.stores.tickets import RedisTickets
 from service.contract.gate import Gate
 from service.contract.model import Contract
+from service.core.answer_memory import AnswerMemory
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock
+from service.core.hooks import ConnectAnswer, ConnectQuestion
+from service.core.identity import VouchedIdentity
 from service.core.presence import PresenceStore
 from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
@@ -123,7 +127,7 @@ class Service:
             presence=presence,
             tickets=ticket_store,
             quota=quota,
-            authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
+            authenticator=authenticator or self._authenticator(),
             clock=self.clock,
             hooks=self.hooks,
             store_clock=self.store_clock,
@@ -160,6 +164,27 @@ class Service:
         self.ops = ops.build_ops_app(
             self.node, self.metrics, lambda: self.is_listening, self.scrape_tracker, [self.ops_connections.middleware()]
         )
+
+    def _authenticator(self) -> Authenticator:
+        settings, clock, metrics = self.settings, self.clock, self.metrics
+        tokens = JwtAuthenticator(
+            _issuers(settings),
+            clock,
+            self.fetch,
+            max_cached_signatures=settings.auth.verified_tokens,
+            metrics=metrics,
+        )
+        connect = settings.hooks.connect
+        if connect.endpoint is None:
+            return tokens
+        config = ConnectHook(connect.endpoint, connect.tenant, connect.rate, connect.without_token)
+        answers = AnswerMemory[ConnectQuestion, ConnectAnswer | VouchedIdentity](
+            settings.hooks.remembered_answers,
+            clock.monotonic,
+            metrics.limits.limit_hits.labels(limit="hook_answers").inc,
+        )
+        metrics.hooks.hook_answers.labels("connect").set_function(lambda: len(answers))
+        return HookAuthenticator(tokens, self.hooks, config, answers, clock, metrics)
 
     def _http_connections(self, name: str, cap: int, cap_per_address: int | None) -> HttpConnections:
         caps = ConnectionCaps(name, cap, cap_per_address, self.metrics)
@@ -222,11 +247,6 @@ class Service:
 def build_app(settings: Settings, contract: Contract, **overrides: object) -> web.Application:
     """The public application, ready for any aiohttp runner. Overrides as for `Service`."""
     return Service(settings, contract, **overrides).public  # type: ignore[arg-type]  # passed through by name
-
-
-def _authenticator(settings: Settings, clock: Clock, fetch: HttpFetch, metrics: Metrics) -> Authenticator:
-    remember = settings.auth.verified_tokens
-    return JwtAuthenticator(_issuers(settings), clock, fetch, max_cached_signatures=remember, metrics=metrics)
 
 
 def _issuers(settings: Settings) -> list[Issuer]:
@@ -394,6 +414,7 @@ def _bounds(settings: Settings) -> Bounds:
         presence_members=settings.presence.members,
         presence_ttl=settings.presence.ttl,
         presence_update_bytes=settings.presence.update_bytes,
+        hook_answers=settings.hooks.remembered_answers,
         anonymous_tenant=settings.auth.anonymous_tenant if settings.auth.anonymous else None,
         revocation_ttl=settings.auth.revocation_ttl,
         revocations=settings.auth.revocations,
@@ -408,6 +429,7 @@ def _http_config(settings: Settings) -> HttpConfig:
         cookie=settings.auth.cookie,
         hops=settings.proxy.hops,
         api_keys=tuple(ApiKey(key.name, key.key.get_secret_value(), key.tenant) for key in settings.all_api_keys()),
+        hook_headers=None if settings.hooks.connect.endpoint is None else settings.hooks.connect.headers,
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Raw, Struct
+
+from service.errors import ErrorCode, ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Outcome(Enum):
     """Not asked, because the backend has answered before, and said for how long that counts."""
     NO_ENDPOINT = "no_endpoint"
     """The settings have no such endpoint for the tenant."""
+    LIMITED = "limited"
+    """Not asked, because too many clients have asked to be authenticated at once."""
 
 
 MAX_TTL = 3_600.0
@@ -93,6 +97,57 @@ class Answer(Struct, frozen=True, gc=False):
     """Seconds for which the answer about a read counts, for the same token."""
 
 
+class ClientContext(Struct, frozen=True, gc=False):
+    """What the backend may know of a client that connects, beside its token."""
+
+    address: str
+    """Its IP address."""
+    origin: str | None = None
+    """The origin of the page that connects, as the browser says."""
+    client: str = ""
+    """Name and version of the client's library, as the client says; empty if it says none."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Names and values of those headers of the request that the settings list."""
+
+
+class ConnectQuestion(Struct, frozen=True, gc=False):
+    """Who is this client, and what may it do?"""
+
+    tenant: str
+    token: str | None
+    """What the client has sent as its token; None if it has sent none."""
+    context: ClientContext
+    user: str | None = None
+    """The user of the session that is about to expire; None for a new one."""
+
+    def __repr__(self) -> str:
+        """Omits the token and the headers."""
+        return f"ConnectQuestion(tenant={self.tenant!r}, user={self.user!r})"
+
+
+class ConnectAnswer(Struct, frozen=True, gc=False):
+    """Who the client is, or why it is refused."""
+
+    allow: bool
+    reason: str | None = None
+    error: ErrorCode = ErrorCode.FORBIDDEN
+    """The code of a refusal. INVALID_TOKEN and TOKEN_EXPIRED let the client get a new token."""
+    user: str = ""
+    tenant: str = ""
+    expires_in: float = 0.0
+    """Seconds after which the backend is asked again."""
+    grants: tuple[Any, ...] = ()
+    """Objects of the class `Grant`, as a token has them; core/identity.py imports this module."""
+    info: bytes | None = None
+    """JSON that presence shows to others."""
+    channels: tuple[str, ...] = ()
+    """Channels to which the connection is subscribed."""
+    data: bytes | None = None
+    """JSON for `welcome`."""
+    ttl: float = 0.0
+    """Seconds for which the answer counts for the same question."""
+
+
 class HookError(Exception):
     """There is no answer. The message says why, without secrets."""
 
@@ -112,3 +167,15 @@ class Hooks(Protocol):
 
     async def close(self) -> None:
         """Ends all connections to the backend; later questions have no answer."""
+
+
+def refusal(what: str, path: str, answer: Answer) -> ServiceError:
+    """Returns the error for what the backend refuses."""
+    details = {} if answer.reason is None else {"reason": answer.reason}
+    return ServiceError(ErrorCode.FORBIDDEN, f"the backend refuses {what}", path=path, **details)
+
+
+def no_answer(what: str, outcome: Outcome, **details: object) -> ServiceError:
+    """Returns the error for what the backend has not decided about."""
+    message = f"the backend, which decides about {what}, gave no answer"
+    return ServiceError(ErrorCode.HOOK_UNAVAILABLE, message, reason=outcome.value, **details)

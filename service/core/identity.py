@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.core.channel import grant_regex
+from service.core.hooks import ConnectQuestion
 
 
 class Right(Enum):
@@ -58,6 +59,10 @@ class Identity(Struct, frozen=True, gc=False):
 
     channels: ClassVar[tuple[str, ...]] = ()
     """Channels to which the token subscribes each connection."""
+    question: ClassVar[ConnectQuestion | None] = None
+    """The question to which the backend has answered with this identity; None if a token says everything."""
+    welcome_data: ClassVar[bytes | None] = None
+    """JSON for the client, in `welcome`."""
 
     def __repr__(self) -> str:
         """Omits grants and info."""
@@ -81,6 +86,14 @@ class SubscribedIdentity(Identity, frozen=True, gc=False):
     """An identity whose token names channels. A type of its own, so that the others take no memory for them."""
 
     channels: tuple[str, ...] = ()  # type: ignore[misc]  # a field in place of the constant of other identities
+
+
+class VouchedIdentity(SubscribedIdentity, frozen=True, gc=False):
+    """An identity for which the backend vouches (hook `connect`). It has an expiry, and the time of the answer as its issue time."""
+
+    # Fields in place of the constants of other identities.
+    question: ConnectQuestion | None = None  # type: ignore[misc]  # see above
+    welcome_data: bytes | None = None  # type: ignore[misc]  # see above
 
 
 def anonymous(tenant: str) -> Identity:

@@ -59,6 +59,12 @@ class Rate:
     burst: Count
 
 
+CONNECT_HOOK_RATE = Rate(per_second=200, burst=400)
+"""Questions to the backend about clients that connect."""
+MAX_HOOK_ANSWERS = 10_000
+"""Answers of the backend that are remembered, of each kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one client, address, user, tenant or node may use."""

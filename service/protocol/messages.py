@@ -206,6 +206,8 @@ class Welcome(ServerMessage, frozen=True, tag="welcome", tag_field="type"):
     """Names of the node's features, sorted (protocol/features.py); encoded once for all connections."""
     expires_in: int | None = None
     """Seconds until the token expires; absent if it does not."""
+    data: Raw | None = None
+    """What the backend says to the client (feature `connect_data`); absent if it says nothing."""
 
 
 class PresenceMember(Struct, frozen=True, omit_defaults=True):

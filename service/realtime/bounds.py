@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from service.core.limits import (
+    MAX_HOOK_ANSWERS,
     MAX_REVOCATIONS,
     MAX_TOTAL_REVOCATIONS,
     PRESENCE_MEMBERS,
@@ -50,4 +51,6 @@ class Bounds:
     """Revocations kept for one tenant, at most."""
     revocations_total: int = MAX_TOTAL_REVOCATIONS
     """Revocations kept for all tenants together, at most."""
+    hook_answers: int = MAX_HOOK_ANSWERS
+    """Answers about reads that are remembered."""
     probe: Probing = field(default_factory=Probing)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Iterable
 from typing import NamedTuple
 
 from service.aio.eager_start import ensure_task
 from service.contract.gate import Gate
-from service.core.clock import Clock
-from service.core.hooks import MAX_TTL, Answer, Hook, HookError, Hooks, Outcome, ReadQuestion
+from service.core.answer_memory import AnswerMemory
+from service.core.hooks import Answer, Hook, HookError, Hooks, Outcome, ReadQuestion, no_answer, refusal
 from service.core.identity import Identity, Right
-from service.errors import ErrorCode, ServiceError
-
-MAX_ANSWERS = 10_000
-"""Answers that are remembered, where the backend says for how long. One more forgets the one that was used longest ago."""
+from service.errors import ServiceError
+from service.realtime.runtime import Runtime
 
 
 class _Key(NamedTuple):
@@ -26,20 +23,18 @@ class _Key(NamedTuple):
     right: Right
 
 
-class _Remembered(NamedTuple):
-    answer: Answer
-    until: float
-
-
 class Decisions:
     """The backend decides about reads that the gate has allowed. Afterwards the gate is asked again."""
 
-    def __init__(self, gate: Gate, hooks: Hooks | None, clock: Clock) -> None:
-        """`hooks`: None if the contract names none."""
+    def __init__(self, gate: Gate, hooks: Hooks | None, max_answers: int, runtime: Runtime) -> None:
+        """`hooks`: None if the contract names none. `max_answers`: those that are remembered, if the backend says for how long."""
         self._gate = gate
         self._hooks = hooks if gate.has_read_hooks else None
-        self._clock = clock
-        self._remembered: OrderedDict[_Key, _Remembered] = OrderedDict()
+        metrics = runtime.metrics
+        self._answers = AnswerMemory[_Key, Answer](
+            max_answers, runtime.clock.monotonic, metrics.limits.limit_hits.labels(limit="hook_answers").inc
+        )
+        metrics.hooks.hook_answers.labels("read").set_function(lambda: len(self._answers))
 
     @property
     def asks_about_reads(self) -> bool:
@@ -57,7 +52,7 @@ class Decisions:
         if hook is None:
             return None
         key = _Key(hook.endpoint, identity, channel, right)
-        answer = self._recall(key)
+        answer = self._answers.recall(key)
         if answer is None:
             return self._ask(self._hooks, hook, key)
         self._hooks.record(hook, Outcome.CACHED)
@@ -97,37 +92,7 @@ class Decisions:
                 raise no_answer("this channel", error.outcome) from error
         else:
             hooks.record(hook, Outcome.ALLOWED if answer.allow else Outcome.DENIED)
-            self._remember(key, answer)
+            self._answers.remember(key, answer, answer.ttl)
             if not answer.allow:
                 raise refusal("this channel", "$.channel", answer)
         self._gate.authorise(identity, key.channel, key.right)  # the token may have expired during the wait
-
-    def _recall(self, key: _Key) -> Answer | None:
-        found = self._remembered.get(key)
-        if found is None:
-            return None
-        if self._clock.monotonic() >= found.until:
-            del self._remembered[key]
-            return None
-        self._remembered.move_to_end(key)
-        return found.answer
-
-    def _remember(self, key: _Key, answer: Answer) -> None:
-        if answer.ttl <= 0:
-            return
-        self._remembered[key] = _Remembered(answer, self._clock.monotonic() + min(answer.ttl, MAX_TTL))
-        self._remembered.move_to_end(key)
-        if len(self._remembered) > MAX_ANSWERS:
-            self._remembered.popitem(last=False)
-
-
-def refusal(what: str, path: str, answer: Answer) -> ServiceError:
-    """Returns the error for what the backend refuses."""
-    details = {} if answer.reason is None else {"reason": answer.reason}
-    return ServiceError(ErrorCode.FORBIDDEN, f"the backend refuses {what}", path=path, **details)
-
-
-def no_answer(what: str, outcome: Outcome) -> ServiceError:
-    """Returns the error for what the backend has not decided about."""
-    message = f"the backend, which decides about {what}, gave no answer"
-    return ServiceError(ErrorCode.HOOK_UNAVAILABLE, message, reason=outcome.value)

@@ -77,7 +77,7 @@ class Node:
         self.tickets = ports.tickets
         self.runtime = runtime = Runtime.create(ports.clock, metrics)
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
-        self.decisions = Decisions(gate, ports.hooks, runtime.clock)
+        self.decisions = Decisions(gate, ports.hooks, bounds.hook_answers, runtime)
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics, ports.hooks if gate.has_hooks else None)
         self.remover = Remover(gate, broker, store_runtime.clock, metrics)
         node_id = new_id()

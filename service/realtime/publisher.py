@@ -15,11 +15,10 @@ from service.contract.gate import Gate
 from service.core.broker import Broker, PublishResult
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
-from service.core.hooks import Hook, HookError, Hooks, Outcome, PublishQuestion
+from service.core.hooks import Hook, HookError, Hooks, Outcome, PublishQuestion, no_answer, refusal
 from service.core.identity import Identity
 from service.core.session import Session, Subscription
 from service.errors import ErrorCode, ServiceError
-from service.realtime.decisions import no_answer, refusal
 from service.realtime.ids import new_id
 from service.telemetry.fast_metrics import FastCounter
 from service.telemetry.metrics import Metrics

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.contract.document import Document, Fault, Faults, Place, did_you_mean, read
-from service.core.limits import Limits
+from service.core.limits import CONNECT_HOOK_RATE, Limits
 from service.protocol.unique_keys import DuplicateKeyError, reject_duplicate_keys
 from service.settings.model import MAX_PORT, PREFIX, Broker, Hooks, Setting, Settings, all_settings
 
@@ -54,7 +54,10 @@ class _Loader:
         self._document = self._read(path) if path else None
         self._is_unreadable = path is not None and self._document is None
         # A rate has two parts. Setting one keeps the default of the other.
-        self._values: dict[str, Any] = {"limits": dataclasses.asdict(Limits())}
+        self._values: dict[str, Any] = {
+            "limits": dataclasses.asdict(Limits()),
+            "hooks": {"connect": {"rate": dataclasses.asdict(CONNECT_HOOK_RATE)}},
+        }
         if self._document is not None:
             _merge(self._values, self._document.value)
         for place, name, value in _from_environment(environ, self.faults):
@@ -124,11 +127,11 @@ class _Loader:
 def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
     """Yields faults between settings that are valid one by one."""
     issuers = [issuer.issuer for issuer in found.all_issuers()]
-    if not found.demo and not issuers and not found.auth.anonymous:
+    if not found.demo and not issuers and not found.auth.anonymous and found.hooks.connect.endpoint is None:
         yield (
             ("auth", "secret"),
-            "nobody could get in: set auth.secret (TIDEWIRE_AUTH__SECRET or TIDEWIRE_AUTH__SECRET_FILE), auth.issuers, or "
-            "auth.anonymous; `tidewire serve --demo` makes its own credentials",
+            "nobody could get in: set auth.secret (TIDEWIRE_AUTH__SECRET or TIDEWIRE_AUTH__SECRET_FILE), auth.issuers, "
+            "auth.anonymous or hooks.connect.endpoint; `tidewire serve --demo` makes its own credentials",
         )
     if not found.demo and found.contract is None:
         yield ("contract",), "there is no contract: set contract (TIDEWIRE_CONTRACT) to its file"
@@ -170,6 +173,12 @@ def _contradicting_endpoints(hooks: Hooks) -> Iterator[tuple[Place, str]]:
             seen.add((endpoint.name, tenant))
         if endpoint.ca is not None and not endpoint.url.startswith("https:"):
             yield (*place, "ca"), "is for TLS, which url does not use: begin it with https"
+    connect = hooks.connect
+    if connect.endpoint is not None and (connect.endpoint, connect.tenant) not in seen:
+        yield (
+            ("hooks", "connect", "endpoint"),
+            f"hooks.endpoints has no endpoint {connect.endpoint!r} for the tenant {connect.tenant!r} (hooks.connect.tenant)",
+        )
 
 
 def _contradicting_ports(found: Settings) -> Iterator[tuple[Place, str]]:

@@ -24,9 +24,11 @@ from service.adapters.redis.address import parse_redis_url
 from service.core.limits import (
     EMPTY_TTL,
     IDEMPOTENCY_WINDOW,
+    MAX_HOOK_ANSWERS,
     MAX_REVOCATIONS,
     MAX_STORE_CALLS,
     MAX_TOTAL_REVOCATIONS,
+    CONNECT_HOOK_RATE,
     POSITION_TTL,
     PRESENCE_MEMBERS,
     PRESENCE_TTL,
@@ -45,6 +47,7 @@ from service.core.limits import (
     Limits,
     OutboxLimits,
     Probing,
+    Rate,
     RepairLimits,
     Rollout,
     Seconds,
@@ -63,6 +66,11 @@ MAX_WORKERS = 256
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORT = re.compile(r"https://.*:443|http://.*:80")
 """Browsers omit default ports, so an Origin header never has them."""
+_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_SECRET_HEADERS = frozenset({"cookie", "cookie2", "set-cookie", "authorization", "proxy-authorization"})
+"""Never sent to a hook. The token has a field of its own; cookies are for the origin that has set them."""
+MAX_HOOK_HEADERS = 16
+"""Headers of a request that a hook gets, at most."""
 _STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
@@ -105,6 +113,18 @@ def _check_hook_url(url: str) -> str:
     return url
 
 
+def _check_headers(headers: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(header.lower() for header in headers)
+    for name in names:
+        if not _HEADER.fullmatch(name):
+            raise ValueError(f"{name[:80]!r} is not the name of a header")
+        if name in _SECRET_HEADERS:
+            raise ValueError(f"{name} is never sent: it holds credentials of the client")
+    if len(set(names)) < len(names):
+        raise ValueError("names a header twice")
+    return names
+
+
 def _check_hook_secret(secret: SecretStr) -> SecretStr:
     check_hook_secret(secret.get_secret_value())
     return secret
@@ -132,6 +152,7 @@ Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 Origins = Annotated[tuple[str, ...], AfterValidator(_check_origins)]
 HttpsUrl = Annotated[str, AfterValidator(_check_https)]
 HookUrl = Annotated[str, AfterValidator(_check_hook_url)]
+HookHeaders = Annotated[tuple[str, ...], Field(max_length=MAX_HOOK_HEADERS), AfterValidator(_check_headers)]
 HookSecret = Annotated[SecretStr, AfterValidator(_check_hook_secret)]
 BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
@@ -245,10 +266,31 @@ class HookEndpoint(BaseModel):
         return self
 
 
+class ConnectHook(BaseModel):
+    """The hook `connect`: the backend authenticates clients."""
+
+    model_config = _STRICT
+    endpoint: Name | None = None
+    """Name of the endpoint that is asked about clients whose tokens no issuer of the settings has signed. Unset: nobody is asked
+    ([hooks.md](hooks.md#connects))."""
+    tenant: Tenant = "default"
+    """The tenant whose endpoint is asked. Clients belong to it, unless the answer names another tenant of that endpoint."""
+    without_token: bool = True
+    """Asks about clients without a token, too. `false`: they are anonymous, where `auth.anonymous` allows that."""
+    headers: HookHeaders = ()
+    """Names of headers of the client's request that the backend gets, up to 16. Cookies and credentials are never sent."""
+    rate: Rate = CONNECT_HOOK_RATE
+    """Questions of this node about clients. Above it, clients are refused with `overloaded`, and the backend is not asked."""
+
+
 class Hooks(BaseModel):
     """Hooks: what the service asks the backend."""
 
     model_config = _STRICT
+    connect: ConnectHook = ConnectHook()
+    remembered_answers: Annotated[int, Field(ge=0)] = MAX_HOOK_ANSWERS
+    """Answers with a `ttl` that this node remembers, those about clients and those about reads each. One more forgets the answer
+    that was used longest ago, and `limit_hits` counts it. 0 remembers none."""
     endpoints: tuple[HookEndpoint, ...] = ()
     """Addresses that hooks of the contract name. `name`, `url`, `tenants` and `secrets` (or `secrets_file`) are needed
     ([hooks.md](hooks.md))."""

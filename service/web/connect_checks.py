@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service.contract.model import ChannelSpec
 from service.core.backoff import jittered
+from service.core.hooks import ClientContext
 from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError
 from service.protocol.features import NO_ANNOUNCEMENT, Announcement, parse_announcement
@@ -32,6 +33,26 @@ def check_limits(request: AnyRequest, node: Node, config: HttpConfig) -> str:
     node.admission.requests.check_connect(network)
     node.admission.slots.check(network)
     return network
+
+
+def client_context(request: AnyRequest, config: HttpConfig) -> ClientContext | None:
+    """Returns what the hook `connect` may know of a client; None without that hook. Never a cookie or other credentials."""
+    names = config.hook_headers
+    if names is None:
+        return None
+    announced = read_announcement(request)
+    headers = [(name, request.headers.getall(name, [])) for name in names]
+    return ClientContext(
+        client_ip(request, config.hops),
+        _text(request.headers.get(hdrs.ORIGIN)),
+        f"{announced.client}/{announced.version}" if announced.client else "",
+        tuple((name, _text(", ".join(lines)) or "") for name, lines in headers if lines),
+    )
+
+
+def _text(value: str | None) -> str | None:
+    """Replaces what is no UTF-8, which JSON cannot hold."""
+    return None if value is None else value.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def parse_channels(values: Sequence[str]) -> Sequence[str]:

@@ -29,6 +29,8 @@ class HttpConfig:
     hops: int = 0
     """Trusted proxies in front, each of which appends to X-Forwarded-For."""
     api_keys: tuple[ApiKey, ...] = ()
+    hook_headers: tuple[str, ...] | None = None
+    """Names of the headers that the hook `connect` gets; None if no hook authenticates clients."""
 
 
 NODE = web.AppKey("node", Node)

@@ -17,8 +17,8 @@ from service.realtime.connections.byte_budget import HeldBytes
 from service.realtime.node import Node
 from service.web.body import decode, read_json
 from service.web.client_info import add_cors_headers, check_origin, client_ip, parse_credentials
-from service.web.connect_checks import authorise_channels, preflight
-from service.web.http_config import HTTP_CONFIG, NODE
+from service.web.connect_checks import authorise_channels, client_context, preflight
+from service.web.http_config import HTTP_CONFIG, NODE, HttpConfig
 from service.web.problem import problem_response
 
 
@@ -43,10 +43,10 @@ async def _issue(request: web.Request) -> web.StreamResponse:
         node.admission.check_open()
         node.admission.requests.check_connect(network)
         check_origin(request, config)
-        token = parse_credentials(request, config).token
-        if token is None:
+        credentials = parse_credentials(request, config)
+        if credentials.token is None:
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "send the token as Authorization: Bearer <token>")
-        value, ttl = await _ticket_value(request, node, token)
+        value, ttl = await _ticket_value(request, node, config, credentials.token, from_cookie=credentials.from_cookie)
         ticket = await node.tickets.issue(value, ttl)
         response: web.StreamResponse = web.json_response(
             {"ticket": ticket, "expires_in": ttl}, status=201, headers={hdrs.CACHE_CONTROL: "no-store"}
@@ -58,9 +58,12 @@ async def _issue(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _ticket_value(request: web.Request, node: Node, token: str) -> tuple[str, float]:
+async def _ticket_value(
+    request: web.Request, node: Node, config: HttpConfig, token: str, *, from_cookie: bool
+) -> tuple[str, float]:
     """What to store, and for how many seconds. Without a body, the ticket is for one WebSocket."""
-    identity = await node.cluster.authenticator.authenticate(token)
+    context = None if from_cookie else client_context(request, config)  # a cookie is never sent to the backend
+    identity = await node.cluster.authenticator.authenticate(token, context)
     holding = HeldBytes(node.streams.budget.account(identity.tenant))
     try:
         body = await read_json(request, node.bounds, node.runtime.metrics, holding)

@@ -15,9 +15,11 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from service.core.hooks import ClientContext
 from service.core.identity import Identity
 from service.web.http.request_queue import MAX_STARTED_PER_ITERATION, RequestQueue
 from service.web.ws.upgrade_queue import MAX_DISCARDED_BYTES
+from tests.support.authenticator import StubAuthenticator
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, DEADLINE, Running, eventually, passes, serving, token
 from tests.support.raw import HANDSHAKE, TEXT, Raw, connected, frame, upgraded
@@ -161,14 +163,8 @@ class TestCap:
     async def test_cap_does_not_close_a_request_in_hand(self) -> None:
         asked, opens = asyncio.Semaphore(0), asyncio.Event()
 
-        class Slow:
-            def authenticate_now(self, token: str) -> None:
-                return None
-
-            async def authenticate_subscription(self, token: str) -> Identity:
-                raise AssertionError
-
-            async def authenticate(self, token: str) -> Identity:
+        class Slow(StubAuthenticator):
+            async def authenticate(self, token: str, context: ClientContext | None = None) -> Identity:
                 asked.release()
                 await opens.wait()
                 return Identity("default", "ann")

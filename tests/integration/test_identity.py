@@ -8,9 +8,11 @@ import time
 
 import pytest
 
+from service.core.hooks import ClientContext
 from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
 from service.web.problem import MAX_RETRY_AFTER
+from tests.support.authenticator import StubAuthenticator
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, Client, Running, serving, token
 from tests.support.raw import PING, PONG, ask, bearer, frame, new_ticket, upgraded
@@ -51,16 +53,10 @@ async def test_invalid_token_is_refused_in_every_place(name: str) -> None:
         assert await server.metric("errors_total", code="invalid_token") == 1
 
 
-class KeysAway:
+class KeysAway(StubAuthenticator):
     """An authenticator whose issuer does not give its keys."""
 
-    def authenticate_now(self, token: str) -> None:
-        return None
-
-    async def authenticate_subscription(self, token: str) -> Identity:
-        raise AssertionError
-
-    async def authenticate(self, token: str) -> Identity:
+    async def authenticate(self, token: str, context: ClientContext | None = None) -> Identity:
         raise ServiceError(ErrorCode.OVERLOADED, "the issuer's keys cannot be had right now")
 
 

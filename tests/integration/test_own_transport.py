@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from service.core.channel import ChannelKey
+from service.core.hooks import ClientContext
 from service.core.identity import Identity
 from service.protocol.close import CloseCode
+from tests.support.authenticator import StubAuthenticator
 from tests.support.harness import DEADLINE, Running, eventually, serving, token
 from tests.support.raw import CLOSE, HANDSHAKE, TEXT, Raw, connected, frame, text, upgraded
 
@@ -85,19 +87,13 @@ async def test_fault_in_a_command_closes_the_connection_and_frees_its_slot(
         await server.at_rest()
 
 
-class HangingAuthenticator:
+class HangingAuthenticator(StubAuthenticator):
     """An authenticator that never finishes."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
-    def authenticate_now(self, token: str) -> None:
-        return None
-
-    async def authenticate_subscription(self, token: str) -> Identity:
-        raise AssertionError
-
-    async def authenticate(self, token: str) -> Identity:
+    async def authenticate(self, token: str, context: ClientContext | None = None) -> Identity:
         self.asked.set()
         await asyncio.Event().wait()
         raise AssertionError

@@ -11,9 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service.adapters.jwt.authenticator import JwtAuthenticator
-from service.adapters.jwt.claims import MAX_INFO, MAX_SUBJECT, MAX_TIME
+from service.adapters.jwt.claims import MAX_TIME
 from service.adapters.jwt.issuer import Issuer
 from service.adapters.jwt.keys import Algorithm
+from service.core.claims import MAX_INFO, MAX_USER
 from service.core.authenticator import Authenticator
 from service.core.identity import Grant, Identity, Right
 from service.errors import ErrorCode, ServiceError
@@ -169,7 +170,7 @@ async def test_token_expires_by_injected_clock(authenticator: Authenticator, clo
 @pytest.mark.parametrize(
     "bounds",
     [
-        pytest.param({"sub": "x" * MAX_SUBJECT}, id="sub"),
+        pytest.param({"sub": "x" * MAX_USER}, id="sub"),
         pytest.param({"tenant": "t" * 64}, id="tenant"),
         pytest.param({"info": {"n": "x" * (MAX_INFO - len('{"n":""}'))}}, id="info"),
     ],
@@ -286,7 +287,7 @@ INVALID: dict[str, Callable[[], str]] = {
     "sub written right to left": lambda: rs256(claims(sub="\u202ennaa")),
     "sub with a zero-width space": lambda: rs256(claims(sub="an\u200bn")),
     "sub with half a surrogate pair": lambda: rs256(claims(sub="\ud800")),
-    "sub too long": lambda: rs256(claims(sub="x" * (MAX_SUBJECT + 1))),
+    "sub too long": lambda: rs256(claims(sub="x" * (MAX_USER + 1))),
     "tenant with a slash": lambda: rs256(claims(tenant="acme/other")),
     "tenant with a colon": lambda: rs256(claims(tenant="acme:room")),
     "tenant with a line break at its end": lambda: rs256(claims(tenant="acme\n")),

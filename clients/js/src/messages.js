@@ -20,7 +20,8 @@
  *            subscribe_burst?: number, violations?: number, user?: SharedLimits, address?: SharedLimits}} Limits
  *   Older services omit the optional ones; `user` is also absent for an anonymous connection.
  * @typedef {{type: 'welcome', connection: string, user: string, heartbeat: number, limits: Limits, expires_in?: number,
- *            features?: string[]}} Welcome
+ *            features?: string[], data?: any}} Welcome
+ *   `data`: what the backend says to the client that it has authenticated (hook `connect`).
  * @typedef {{type: 'subscribed', id: string | null, channel: string, epoch: string, offset: number, last?: string,
  *            events: Event[], state: Event[], recovered?: boolean, presence?: Presence,
  *            tail?: Event[]}} Subscribed

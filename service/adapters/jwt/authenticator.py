@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.adapters.jwt.claims import identity_of
-from service.adapters.jwt.errors import refused
+from service.adapters.jwt.errors import refused, unknown
 from service.adapters.jwt.issuer import Issuer
 from service.adapters.jwt.key_sources import Fetch, KeySource, key_source
 from service.adapters.jwt.keys import Key
 from service.adapters.jwt.signature_cache import SignatureCache
 from service.adapters.jwt.token import UnverifiedToken, split_token
 from service.core.clock import Clock
+from service.core.hooks import ClientContext
 from service.core.identity import Identity
 from service.telemetry.metrics import Metrics
 
@@ -41,7 +42,7 @@ class JwtAuthenticator:
                 raise ValueError(f"issuer {issuer.issuer!r} stands twice; `iss` could not tell which is meant")
             self._issuers[issuer.issuer] = (issuer, key_source(issuer, clock, fetch))
 
-    async def authenticate(self, token: str) -> Identity:
+    async def authenticate(self, token: str, context: ClientContext | None = None) -> Identity:
         """Verifies a token by its issuer's key, and checks its claims."""
         unverified = split_token(token)
         issuer, source = self._issuer_of(unverified)
@@ -54,6 +55,16 @@ class JwtAuthenticator:
         key = await _find_key(source, unverified)
         return self._verify(unverified, self._of_subscriptions[issuer.issuer], key)
 
+    async def authenticate_without_token(self, context: ClientContext | None) -> None:
+        """Returns None: without a token there is nothing to verify."""
+
+    async def authenticate_again(self, identity: Identity, token: str | None = None) -> Identity:
+        """Raises ServiceError: no identity of a token can be renewed without another token."""
+        raise refused("the session began with a token of an issuer, and needs a new one")
+
+    def forget(self, identity: Identity) -> None:
+        """Does nothing: no identity is remembered."""
+
     def authenticate_now(self, token: str) -> Identity | None:
         """Does the same as `authenticate` with a key that is known."""
         unverified = split_token(token)
@@ -65,7 +76,7 @@ class JwtAuthenticator:
         name = unverified.claims.get("iss")
         known = self._issuers.get(name) if isinstance(name, str) else None
         if known is None:
-            raise refused("it is not from an issuer known here")
+            raise unknown("it is not from an issuer known here")
         header, issuer = unverified.header, known[0]
         if header.algorithm != issuer.algorithm:
             raise refused(f"its issuer signs with {issuer.algorithm}")

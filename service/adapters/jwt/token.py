@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from service.adapters.jwt.errors import refused
+from service.adapters.jwt.errors import refused, unknown
 from service.protocol.messages import MAX_TOKEN
 
 MAX_KID = 256
@@ -64,7 +64,7 @@ def split_token(token: str) -> UnverifiedToken:
     segments = standard.split(b".")
     # Three segments, none of them empty: no unsigned token, no JWE, no padding.
     if len(segments) != 3 or b"" in segments or _WRONG in standard:
-        raise refused("it is not three segments of base64url")
+        raise unknown("it is not three segments of base64url")
     header, payload, signature = segments
     signed = whole[: -1 - len(signature)]
     parse_header = _cached_header if len(header) <= MAX_CACHED_HEADER else _header
@@ -72,7 +72,7 @@ def split_token(token: str) -> UnverifiedToken:
         claims = _decode_json(_decode_base64(payload))
         return UnverifiedToken(parse_header(header), claims, whole, signed, _decode_base64(signature))
     except _UNREADABLE as error:
-        raise refused("its header or payload cannot be read") from error
+        raise unknown("its header or payload cannot be read") from error
 
 
 def _decode_base64(segment: bytes) -> bytes:

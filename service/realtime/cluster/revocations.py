@@ -10,6 +10,7 @@ from service.core.authenticator import Authenticator
 from service.core.broker import Broker, EventSink
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
+from service.core.hooks import ClientContext
 from service.core.identity import Identity
 from service.core.revocation import Revocation, RevocationTable, Target
 from service.errors import ErrorCode, ServiceError
@@ -229,14 +230,44 @@ class RevocationGuard:
             self._revocations.check(identity)
         return identity
 
-    async def authenticate(self, token: str) -> Identity:
+    async def authenticate(self, token: str, context: ClientContext | None = None) -> Identity:
         """Returns the identity of a token that is valid and not revoked. Raises ServiceError."""
-        identity = await self._authenticator.authenticate(token)
+        identity = await self._authenticator.authenticate(token, context)
+        if self._is_outdated(identity):
+            identity = await self._authenticator.authenticate(token, context)
         self._revocations.check(identity)
         return identity
+
+    async def authenticate_without_token(self, context: ClientContext | None) -> Identity | None:
+        """Returns the identity for which the backend vouches; None if it is not to be asked. Raises ServiceError."""
+        identity = await self._authenticator.authenticate_without_token(context)
+        if identity is None:
+            return None
+        if self._is_outdated(identity):
+            identity = await self._authenticator.authenticate_without_token(context)
+        if identity is not None:
+            self._revocations.check(identity)
+        return identity
+
+    async def authenticate_again(self, identity: Identity, token: str | None = None) -> Identity:
+        """Asks the backend about a session for which it has vouched. Raises ServiceError."""
+        again = await self._authenticator.authenticate_again(identity, token)
+        self._revocations.check(again)
+        return again
+
+    def _is_outdated(self, identity: Identity) -> bool:
+        """True if a remembered answer of the backend is older than a revocation. Forgets it, so that the backend is asked."""
+        if identity.question is None or not self._revocations.is_revoked(identity):
+            return False
+        self._authenticator.forget(identity)
+        return True
 
     async def authenticate_subscription(self, token: str) -> Identity:
         """The same for the token of a subscription."""
         identity = await self._authenticator.authenticate_subscription(token)
         self._revocations.check(identity)
         return identity
+
+    def forget(self, identity: Identity) -> None:
+        """Forgets the backend's answer that has led to an identity."""
+        self._authenticator.forget(identity)

@@ -19,6 +19,14 @@ UNREAD_FD = -2
 
 
 @runtime_checkable
+class IdentityHolder(Protocol):
+    """A handler whose connection can get a new identity without a command of its client."""
+
+    def replace_identity(self, old: Identity, new: Identity) -> None:
+        """Gives the connection a new identity, between the client's commands. Does nothing if it has another one than `old`."""
+
+
+@runtime_checkable
 class ServerSubscriber(Protocol):
     """A message handler whose client the backend can subscribe to channels."""
 

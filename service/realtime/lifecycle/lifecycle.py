@@ -22,6 +22,7 @@ from service.realtime.lifecycle.monitor import ConnectionMonitor
 from service.realtime.lifecycle.pending_handshakes import PendingHandshakes
 from service.realtime.lifecycle.rebalancer import Rebalancer
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
+from service.realtime.lifecycle.renewals import Renewals
 from service.realtime.runtime import Runtime
 from service.realtime.streams.streams import Streams
 
@@ -61,6 +62,7 @@ class Lifecycle:
             rollout=rollout,
             reconnects=self.reconnects,
         )
+        self.renewals = Renewals(cluster.authenticator, bounds.deadlines, runtime)
         self.rebalancer = Rebalancer(registry, self.reconnects, cluster.membership, availability, rollout, runtime)
         self.pending_handshakes = PendingHandshakes()
         self.probe = LatencyProbe(
@@ -95,6 +97,7 @@ class Lifecycle:
         self.monitor.close()
         self.rebalancer.close()
         self.reconnects.close()
+        self.renewals.close()
         self.probe.close()
         self._evictor.close()
         self._replaced.close()
@@ -120,6 +123,7 @@ class Lifecycle:
         self._evictor.remove(connection.session.identity, connection.id, is_moved=is_moved)
         self._streams.registry.remove(connection)
         self.reconnects.remove(connection)
+        self.renewals.discard(connection)
         connection.slot.release()
 
     async def drain(self) -> None:

@@ -193,7 +193,7 @@ class ConnectionMonitor:
     def _check_expiry(self, connection: Connection, ttl: float) -> None:
         if ttl <= -self._deadlines.expiry_grace:
             connection.close(CloseCode.UNAUTHORIZED, "the token has expired")
-        else:
+        elif connection.session.identity.question is None:  # else the backend is asked (Renewals)
             connection.notify_expiring(max(0, round(ttl)))
 
 

@@ -86,6 +86,8 @@ def _start_session(
     rest: Iterable[str | Raw],
 ) -> Coroutine[Any, Any, None] | None:
     node.lifecycle.add(connection)
+    if connection.session.identity.question is not None:
+        node.lifecycle.renewals.watch(connection)
     if upgrade.has_receipts:
         node.cluster.receipts.send(connection, upgrade.channels)
     joins = upgrade.joins()

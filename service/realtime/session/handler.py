@@ -24,6 +24,7 @@ from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 from service.realtime.session.commands import HANDLERS
+from service.realtime.session.commands.refresh import replace_identity
 from service.realtime.session.handshake import Join, error_message, split_frame
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
@@ -48,6 +49,13 @@ class _Addition(Struct, frozen=True):
     grant: Identity
 
 
+class _Renewal(Struct, frozen=True):
+    """A new identity for which the backend vouches."""
+
+    old: Identity
+    new: Identity
+
+
 class _Waiting:
     """What waits for a running command, and its bytes. Exists only while needed, to save memory."""
 
@@ -55,7 +63,7 @@ class _Waiting:
 
     def __init__(self, frames: deque[Any] | None = None) -> None:
         self.frames: deque[Any] = deque() if frames is None else frames
-        """Frames of the client, and subscriptions that the backend has ordered (`_Addition`)."""
+        """Frames of the client, and what the backend has ordered (`_Addition`, `_Renewal`)."""
         self.queued_bytes = 0
         self.running_bytes = 0
         """Counted bytes of the frame whose commands are running; 0 if it is not counted."""
@@ -242,6 +250,29 @@ class SessionHandler:
             self._node.runtime.tasks.spawn("command", rest)
         return True
 
+    def replace_identity(self, old: Identity, new: Identity) -> None:
+        """Gives the connection a new identity, between the client's commands. Does nothing if it has another one than `old`."""
+        renewal = _Renewal(old, new)
+        if self._is_busy:
+            self._queue().frames.append(renewal)  # one of a connection at a time
+            return
+        self._is_busy = True
+        rest = start_eagerly(self._run(None, self._renew(renewal)))
+        if rest is not None:
+            self._node.runtime.tasks.spawn("command", rest)
+
+    async def _renew(self, renewal: _Renewal) -> None:
+        node, connection = self._node, self._connection
+        if self._is_over or connection.session.identity is not renewal.old:
+            return
+        try:
+            await replace_identity(node, connection, renewal.new)
+        except ServiceError:  # the broker is away: what the new rights allow is shown with the next ones
+            node.lifecycle.renewals.retry(connection)
+        node.cluster.revocations.enforce(connection)
+        if connection.transport.has_receipts and not self._is_over:
+            node.cluster.receipts.send(connection)
+
     def cancel_subscribe(self, channel: str) -> bool:
         """Drops the subscriptions to a channel that the backend has ordered and that still wait. False if there are none."""
         if self._waiting is None:
@@ -314,6 +345,9 @@ class SessionHandler:
                 frame = queue.frames.popleft()
                 if isinstance(frame, _Addition):
                     await self._add(frame)
+                    continue
+                if isinstance(frame, _Renewal):
+                    await self._renew(frame)
                     continue
                 size = getsizeof(frame)
                 queue.queued_bytes -= size

@@ -11,6 +11,7 @@ from msgspec import Raw, Struct
 
 from service.aio.eager_start import continue_in_task
 from service.contract.model import ChannelSpec
+from service.core.hooks import ClientContext
 from service.core.identity import Identity, anonymous
 from service.core.position import Position
 from service.core.session import Session
@@ -42,13 +43,15 @@ class AcceptedUpgrade(Struct, frozen=True):
     identity: Identity | None = None
     """None if the client must send `hello`."""
     credentials: str = "hello"
-    """The way in which the client authenticates: bearer, ticket, cookie or hello."""
+    """The way in which the client authenticates: bearer, ticket, cookie, hook or hello."""
     channels: Mapping[str, ChannelSpec] = NO_CHANNELS
     """The channels in the upgrade's URL and their declarations. The identity may subscribe to them."""
     is_ready: bool = False
     """True if the upgrade's URL has `ready=1`: then deliveries start without the message `ready`."""
     announcement: Announcement = NO_ANNOUNCEMENT
     """What the client says of itself in the upgrade's URL."""
+    context: ClientContext | None = None
+    """What the hook `connect` may know of a client that sends `hello`; None without that hook."""
     has_receipts: bool = False
     """True if the client gets receipts, because it cannot send over this connection."""
     positions: Mapping[str, Position] = NO_POSITIONS
@@ -73,7 +76,7 @@ async def authenticate_hello(
     the error to the client and raises CloseConnection.
     """
     slot = upgrade.slot
-    identity, rest = await _receive_hello(node, transport, slot, buffer)
+    identity, credentials, rest = await _receive_hello(node, transport, upgrade, buffer)
     try:
         waiting = slot.identify(identity)
         if waiting is not None:
@@ -81,7 +84,7 @@ async def authenticate_hello(
     except ServiceError as error:
         raise _refuse(node, transport, slot, error, CloseCode.RATE_LIMITED) from error
     transport.set_account(node.streams.budget.account(identity.tenant))
-    return identity, "anonymous" if identity.is_anonymous else "hello", rest
+    return identity, credentials, rest
 
 
 def open_connection(
@@ -114,6 +117,7 @@ def make_welcome(node: Node, connection: Connection) -> Welcome:
         limits=node.admission.advertised_limits.for_identity(identity),
         features=ENCODED_FEATURES,
         expires_in=None if ttl is None else max(0, int(ttl)),
+        data=None if identity.welcome_data is None else Raw(identity.welcome_data),
     )
 
 
@@ -125,8 +129,9 @@ def _check_open(node: Node, transport: Transport, slot: ConnectionSlot) -> None:
 
 
 async def _receive_hello(
-    node: Node, transport: Transport, slot: ConnectionSlot, buffer: PreAuthBuffer
-) -> tuple[Identity, Iterator[str | Raw]]:
+    node: Node, transport: Transport, upgrade: AcceptedUpgrade, buffer: PreAuthBuffer
+) -> tuple[Identity, str, Iterator[str | Raw]]:
+    slot = upgrade.slot
     frame = await _receive_first_frame(node, transport, slot, buffer)
     message: str | Raw | None = None
     try:
@@ -139,14 +144,25 @@ async def _receive_hello(
         request = None if message is None else message_id(message)
         raise _refuse(node, transport, slot, error, CloseCode.BAD_REQUEST, request) from error
     try:
-        if command.token is not None:
-            return await node.cluster.authenticator.authenticate(command.token), rest
-        if node.bounds.anonymous_tenant is None:
-            raise ServiceError(ErrorCode.UNAUTHENTICATED, "hello needs a token here", path="$.token")
-        return anonymous(node.bounds.anonymous_tenant), rest
+        return *await _authenticate(node, command.token, upgrade.context), rest
     except ServiceError as error:
         close = CloseCode.OVERLOAD if error.retryable else CloseCode.UNAUTHORIZED
+        if error.code is ErrorCode.FORBIDDEN:
+            close = CloseCode.FORBIDDEN
         raise _refuse(node, transport, slot, error, close) from error
+
+
+async def _authenticate(node: Node, token: str | None, context: ClientContext | None) -> tuple[Identity, str]:
+    """Returns the identity of a `hello`, and the kind of its credentials."""
+    authenticator = node.cluster.authenticator
+    if token is not None:
+        return await authenticator.authenticate(token, context), "hello"
+    identity = await authenticator.authenticate_without_token(context)
+    if identity is not None:
+        return identity, "hook"
+    if node.bounds.anonymous_tenant is None:
+        raise ServiceError(ErrorCode.UNAUTHENTICATED, "hello needs a token here", path="$.token")
+    return anonymous(node.bounds.anonymous_tenant), "anonymous"
 
 
 def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:

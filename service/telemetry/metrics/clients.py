@@ -30,6 +30,9 @@ _LIMITS = (
     "heartbeat",
     "broker_queue",
     "revocations",
+    "hook_connects",
+    "hook_answers",
+    "hook_refreshes",
     "replaced_sessions",
     "accept_rate",
 )
@@ -66,7 +69,7 @@ class ConnectionMetrics:
         self.connects = make.fast_counters(
             "connects", "Connections that authenticated, by kind of credentials.", "credentials"
         )
-        start_at_zero(self.connects, ("bearer", "ticket", "cookie", "hello", "anonymous"))
+        start_at_zero(self.connects, ("bearer", "ticket", "cookie", "hello", "anonymous", "hook"))
         self.closes = make.fast_counters("closes", "Connections closed, by close code.", "code")
         self.handshake_seconds = make.fast_histogram(
             "handshake_seconds",

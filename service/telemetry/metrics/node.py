@@ -71,6 +71,12 @@ class HookMetrics:
             "Addresses of the endpoint that are not asked for a while, because they have failed again and again.",
             "endpoint",
         )
+        self.hook_sessions = make.gauge(
+            "hook_sessions", "Open connections for which the backend has vouched, and is asked again before they expire."
+        )
+        self.hook_answers = make.gauge(
+            "hook_answers", "Remembered answers of the backend, about clients (`connect`) and about reads (`read`).", "kind"
+        )
 
 
 class MemoryBrokerMetrics:

@@ -21,7 +21,7 @@ from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.client_info import add_cors_headers, check_origin, client_ip, parse_credentials, query_values
-from service.web.connect_checks import check_limits, read_announcement
+from service.web.connect_checks import check_limits, client_context, read_announcement
 from service.web.http.detach import DetachedConnection
 from service.web.http.header_list import offers_websocket
 from service.web.http.peer_transport import NULL_HANDLER
@@ -264,7 +264,9 @@ class UpgradeHandler:
         """Continues `_check` where it has to wait: for the identity, for the quota of all nodes, or for the end of a ticket."""
         try:
             if identity is None:
-                identity = await upgrade_checks.authenticate(credentials, self._node)
+                identity = await upgrade_checks.authenticate(
+                    credentials, self._node, client_context(request, self._config)
+                )
                 waiting = None if identity is None else slot.identify(identity)
             if waiting is not None:
                 await waiting
@@ -302,7 +304,8 @@ class UpgradeHandler:
         is_ready = "1" in query_values(request, "ready")
         announcement = read_announcement(request)
         kind = upgrade_checks.kind_of(credentials)
-        upgrade = AcceptedUpgrade(slot, identity, kind, channels, is_ready, announcement)
+        context = client_context(request, self._config) if identity is None else None
+        upgrade = AcceptedUpgrade(slot, identity, kind, channels, is_ready, announcement, context)
         if not is_upgrade:
             upgrade_checks.charge_subscribes(node, upgrade, is_upgrade=False)
             raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from aiohttp import HttpVersion11, hdrs
 
 from service.contract.model import ChannelSpec
+from service.core.hooks import ClientContext
 from service.core.identity import Credentials, Identity
 from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
@@ -49,8 +50,8 @@ def kind_of(credentials: Credentials) -> str:
     return "hello" if credentials.ticket is None else "ticket"
 
 
-async def authenticate(credentials: Credentials, node: Node) -> Identity | None:
-    """The identity of a request's credentials; None if the request has none.
+async def authenticate(credentials: Credentials, node: Node, context: ClientContext | None) -> Identity | None:
+    """The identity of a request's credentials; None if the request has none. `context`: what the backend may know.
 
     A ticket is only looked up here: `redeem_ticket` uses it up.
     """
@@ -58,9 +59,12 @@ async def authenticate(credentials: Credentials, node: Node) -> Identity | None:
         token = await node.tickets.peek(credentials.ticket)
         if token is None or StreamTicket.decode(token) is not None:
             raise invalid_ticket()
-        return await node.cluster.authenticator.authenticate(token)
+        return await node.cluster.authenticator.authenticate(token, context)
     if credentials.token is not None:
-        return await node.cluster.authenticator.authenticate(credentials.token)
+        # A cookie is never sent to the backend.
+        return await node.cluster.authenticator.authenticate(
+            credentials.token, None if credentials.from_cookie else context
+        )
     return None
 
 
