@@ -29,6 +29,8 @@ MAX_ENTRIES = 1_000_000
 MIN_TTL, MAX_TTL = 1.0, 366 * 86_400.0
 MIN_VALUE_TTL = 0.1
 """Minimum `ttl` of a latest value in seconds. A shorter one would end on the way to a client."""
+MIN_RECHECK, MAX_RECHECK = 10.0, 86_400.0
+"""Seconds between two questions about a subscription that goes on."""
 MAX_TYPE = 64
 HASH_LENGTH = 16
 """Hexadecimal digits of a contract's hash: enough to tell versions apart, and short in an address."""
@@ -104,7 +106,7 @@ class _Reader:
         state = self._retention(fields, "state", place, "keys", DEFAULT_STATE)
         state_ttl = (state or DEFAULT_STATE).ttl
         events = self._events(fields, place, pattern, state_ttl)
-        hook = self._hook(fields, place)
+        hook = self._hook(fields, place, may_recheck=True)
         if pattern is None or subscribe is None:
             return None
         is_cacheable = history is not None and self._is_cacheable(fields, place)
@@ -202,12 +204,13 @@ class _Reader:
         schema = fields.get("schema")
         return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable, echo, schema, hook)
 
-    def _hook(self, fields: Mapping[str, Any], place: Place) -> Hook | None:
-        """Reads `{endpoint: …, without_answer: deny|allow}`."""
+    def _hook(self, fields: Mapping[str, Any], place: Place, *, may_recheck: bool = False) -> Hook | None:
+        """Reads `{endpoint: …, without_answer: deny|allow, recheck: 10m}`."""
         if "hook" not in fields:
             return None
         at = (*place, "hook")
-        found = self._mapping(fields["hook"], at, ("endpoint", "without_answer"))
+        names = ("endpoint", "without_answer", "recheck") if may_recheck else ("endpoint", "without_answer")
+        found = self._mapping(fields["hook"], at, names)
         if found is None:
             return None
         endpoint = found.get("endpoint")
@@ -217,7 +220,16 @@ class _Reader:
         reason = f"the settings have no endpoint {endpoint!r} in hooks.endpoints"
         self.endpoints.setdefault(endpoint, self._document.fault((*at, "endpoint"), reason))
         rule = self._rule(WithoutAnswer, {"without_answer": "deny", **found}, "without_answer", at)
-        return Hook(endpoint, fails_open=rule is WithoutAnswer.ALLOW)
+        return Hook(endpoint, fails_open=rule is WithoutAnswer.ALLOW, recheck=self._recheck(found, at))
+
+    def _recheck(self, found: Mapping[str, Any], place: Place) -> float:
+        at = (*place, "recheck")
+        recheck = self._try(duration.seconds, found["recheck"], at) if "recheck" in found else None
+        if recheck is None:
+            return 0.0
+        if not MIN_RECHECK <= recheck <= MAX_RECHECK:
+            self._fault(at, f"recheck is {MIN_RECHECK:g} s to {MAX_RECHECK / 86_400:g} d: each subscription costs a question")
+        return recheck
 
     def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
         return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None

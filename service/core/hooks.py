@@ -19,6 +19,8 @@ class Hook:
     """The endpoint's name in the settings. The tenant of the question selects the address."""
     fails_open: bool = False
     """True if what is asked for is allowed when there is no answer."""
+    recheck: float = 0.0
+    """Seconds after which the backend is asked again about a subscription that goes on; 0 asks once."""
 
 
 class Outcome(Enum):
@@ -80,6 +82,8 @@ class ReadQuestion(Struct, frozen=True, gc=False):
     channel: str
     right: str
     """`subscribe`, `history` or `presence`."""
+    is_recheck: bool = False
+    """True if the client has subscribed before, and may lose the subscription."""
 
 
 Question = PublishQuestion | ReadQuestion

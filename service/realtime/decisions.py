@@ -41,8 +41,12 @@ class Decisions:
         """True if the backend is asked about some channels."""
         return self._hooks is not None
 
-    def check_read(self, identity: Identity, channel: str, right: Right) -> Awaitable[None] | None:
+    def check_read(
+        self, identity: Identity, channel: str, right: Right, *, is_recheck: bool = False
+    ) -> Awaitable[None] | None:
         """Asks about a read that the gate has allowed. Returns what has to be waited for; None if nobody has to be asked.
+
+        `is_recheck`: the client reads the channel already.
 
         Raises ServiceError, at once or at the end of the wait: FORBIDDEN, HOOK_UNAVAILABLE, or why the gate refuses it meanwhile.
         """
@@ -54,15 +58,17 @@ class Decisions:
         key = _Key(hook.endpoint, identity, channel, right)
         answer = self._answers.recall(key)
         if answer is None:
-            return self._ask(self._hooks, hook, key)
+            return self._ask(self._hooks, hook, key, is_recheck=is_recheck)
         self._hooks.record(hook, Outcome.CACHED)
         if not answer.allow:
             raise refusal("this channel", "$.channel", answer)
         return None
 
-    async def wait_for_read(self, identity: Identity, channel: str, right: Right) -> None:
+    async def wait_for_read(
+        self, identity: Identity, channel: str, right: Right, *, is_recheck: bool = False
+    ) -> None:
         """Does what `check_read` does, with its wait. Raises ServiceError."""
-        waiting = self.check_read(identity, channel, right)
+        waiting = self.check_read(identity, channel, right, is_recheck=is_recheck)
         if waiting is not None:
             await waiting
 
@@ -81,11 +87,12 @@ class Decisions:
         except ServiceError as error:
             raise ServiceError(error.code, error.message, **{**error.details, "channel": channel}) from error
 
-    async def _ask(self, hooks: Hooks, hook: Hook, key: _Key) -> None:
+    async def _ask(self, hooks: Hooks, hook: Hook, key: _Key, *, is_recheck: bool) -> None:
         await ensure_task()  # asking takes a timeout, which needs one
         identity = key.identity
         try:
-            answer = await hooks.ask(hook, ReadQuestion(identity.tenant, identity.user, key.channel, key.right.value))
+            question = ReadQuestion(identity.tenant, identity.user, key.channel, key.right.value, is_recheck)
+            answer = await hooks.ask(hook, question)
         except HookError as error:
             hooks.record(hook, error.outcome)
             if not hook.fails_open:

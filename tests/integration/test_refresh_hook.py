@@ -13,11 +13,14 @@ from aiohttp import web
 from tests.integration.test_connect_hook import ANN, OPAQUE, OWN, ROOM, greet, outcomes, scene
 from tests.support.backend import Backend
 from tests.support.clock import FakeClock
-from tests.support.harness import BIT, Client, Running, eventually, token
+from tests.support.exported import exported
+from tests.support.harness import Client, Running, eventually, token
 from tests.support.streams import stream
 
 LIFE = 1_000
 """Seconds of a session."""
+STEP = 5.0
+"""Seconds by which the clock moves at once while a question is waited for: as long as the shortest interval between two."""
 
 
 @asynccontextmanager
@@ -34,27 +37,24 @@ async def session(token_: str | None = OPAQUE, **options: Any) -> AsyncIterator[
         await client.close()
 
 
-async def advance(clock: FakeClock, seconds: float) -> None:
-    """Advances the clock past a deadline, in steps that are larger than those of `passes`: sessions last long."""
-    while seconds > 0:
-        step = min(seconds, 20 * BIT)
-        clock.advance(step)
-        seconds -= step
-
-
-async def until_asked(backend: Backend, clock: FakeClock, questions: int) -> None:
-    """Advances the clock until the backend has got so many questions."""
+async def until_asked(server: Running, backend: Backend, clock: FakeClock, questions: int) -> None:
+    """Advances the clock until the backend has got so many questions, and the service all answers."""
+    metrics = server.service.metrics
 
     def asked() -> bool:
+        is_waiting = any(exported(metrics, "hooks_waiting", endpoint=one.name) for one in server.service.settings.hooks.endpoints)
+        if is_waiting:
+            return False
         if len(backend.questions) < questions:
-            clock.advance(BIT)
-        return len(backend.questions) >= questions
+            clock.advance(STEP)
+            return False
+        return True
 
     await eventually(asked, lambda: backend.questions)
 
 
-async def renewed(server: Running, times: float = 1) -> None:
-    """Waits until the answers to so many questions have counted."""
+async def renewed(server: Running) -> None:
+    """Waits until the session of the only client has a new life."""
     expected = server.service.clock.wall() + LIFE / 2
     (connection,) = server.service.node.streams.registry
     await eventually(lambda: (connection.session.identity.expires_at or 0) > expected)
@@ -64,9 +64,9 @@ async def test_session_goes_on_when_the_backend_says_so() -> None:
     async with session(connect={"headers": ["x-device"]}) as (server, backend, ann, clock):
         await ann.subscribe(ROOM)
         for times in range(2, 5):
-            await advance(clock, LIFE / 2)
+            clock.advance(LIFE / 2)
             assert len(backend.questions) == times - 1  # not before the second half of its life
-            await until_asked(backend, clock, times)
+            await until_asked(server, backend, clock, times)
             await renewed(server)
         assert backend.questions[-1] == {
             "hook": "refresh",
@@ -86,26 +86,26 @@ async def test_session_gets_the_new_rights() -> None:
     async with session() as (server, backend, ann, clock):
         await ann.subscribe(ROOM)
         backend.reply = {"allow": True, "grants": ["doc:*"], "expires_in": LIFE}
-        await advance(clock, LIFE / 2)
-        await until_asked(backend, clock, 2)
+        clock.advance(LIFE / 2)
+        await until_asked(server, backend, clock, 2)
         await ann.until("unsubscribed", channel=ROOM, code="forbidden")
         await ann.subscribe("doc:1")
         assert (await ann.ask("subscribe", channel=ROOM))["code"] == "forbidden"
 
 
 async def test_refused_session_is_closed_as_with_an_expired_token() -> None:
-    async with session() as (_, backend, ann, clock):
+    async with session() as (server, backend, ann, clock):
         backend.reply = {"allow": False, "reason": "logged out"}
-        await advance(clock, LIFE / 2)
-        await until_asked(backend, clock, 2)
+        clock.advance(LIFE / 2)
+        await until_asked(server, backend, clock, 2)
         assert await ann.closed() == 4401
 
 
 async def test_client_whose_token_has_expired_sends_a_new_one() -> None:
     async with session() as (server, backend, ann, clock):
         backend.reply = {"allow": False, "error": "token_expired"}
-        await advance(clock, LIFE / 2)
-        await until_asked(backend, clock, 2)
+        clock.advance(LIFE / 2)
+        await until_asked(server, backend, clock, 2)
         assert 0 < (await ann.until("expiring"))["in"] <= LIFE / 2
         refused = await ann.ask("refresh", token="an old one")
         assert (refused["code"], refused["retryable"]) == ("token_expired", False)
@@ -115,8 +115,8 @@ async def test_client_whose_token_has_expired_sends_a_new_one() -> None:
         assert [asked["token"] for asked in backend.questions] == [OPAQUE, OPAQUE, "an old one", "a new one"]
         assert {(asked["hook"], asked["user"]) for asked in backend.questions[1:]} == {("refresh", "ann")}
         await renewed(server)
-        await advance(clock, LIFE / 2)
-        await until_asked(backend, clock, 5)  # by itself, with the new token
+        clock.advance(LIFE / 2)
+        await until_asked(server, backend, clock, 5)  # by itself, with the new token
         assert backend.questions[-1]["token"] == "a new one"
 
 
@@ -134,10 +134,10 @@ async def test_client_cannot_make_the_backend_be_asked_all_the_time() -> None:
 
 @pytest.mark.parametrize("reply", [{**ANN, "user": "eve"}, {"allow": True, "tenant": "other"}, None])
 async def test_session_without_an_answer_ends_at_its_expiry(reply: Any) -> None:
-    async with session({"tenants": ["default", "other"]}) as (server, backend, ann, clock):
+    async with session(endpoint={"tenants": ["default", "other"]}) as (server, backend, ann, clock):
         backend.reply = reply if reply is not None else _broken
-        await advance(clock, LIFE / 2)
-        await until_asked(backend, clock, 4)  # it is tried again
+        clock.advance(LIFE / 2)
+        await until_asked(server, backend, clock, 4)  # it is tried again
         await ann.silence()
         clock.advance(LIFE)
         assert await ann.closed() == 4401
@@ -151,10 +151,10 @@ async def _broken(request: web.Request) -> web.Response:
 async def test_session_goes_on_when_the_backend_is_back_in_time() -> None:
     async with session() as (server, backend, ann, clock):
         backend.reply = _broken
-        await advance(clock, LIFE / 2)
-        await until_asked(backend, clock, 3)
+        clock.advance(LIFE / 2)
+        await until_asked(server, backend, clock, 3)
         backend.reply = {**ANN, "expires_in": LIFE}
-        await until_asked(backend, clock, 4)
+        await until_asked(server, backend, clock, 4)
         await renewed(server)
         await ann.silence()
 
@@ -165,7 +165,7 @@ async def test_token_of_an_issuer_replaces_the_session_of_the_backend() -> None:
         assert other["code"] == "forbidden"
         assert (await ann.ask("refresh", token=token(ttl=10 * LIFE)))["type"] == "ack"
         assert await server.metric("hook_sessions") == 0
-        await advance(clock, 2 * LIFE)
+        clock.advance(2 * LIFE)
         await ann.silence()
         assert len(backend.questions) == 1
 
@@ -178,8 +178,8 @@ async def test_session_of_an_issuer_cannot_continue_with_a_token_of_the_backend(
 
 async def test_session_without_a_token_is_renewed() -> None:
     async with session(token_=None) as (server, backend, ann, clock):
-        await advance(clock, LIFE / 2)
-        await until_asked(backend, clock, 2)
+        clock.advance(LIFE / 2)
+        await until_asked(server, backend, clock, 2)
         await renewed(server)
         assert "token" not in backend.questions[-1]
         await ann.silence()
@@ -192,8 +192,8 @@ async def test_stream_is_renewed_and_gets_a_receipt() -> None:
         backend.reply = {**ANN, "expires_in": LIFE}
         async with stream(server, ROOM, headers=OWN) as opened:
             await opened.until("subscribed", channel=ROOM)
-            await advance(clock, LIFE / 2)
-            await until_asked(backend, clock, 2)
+            clock.advance(LIFE / 2)
+            await until_asked(server, backend, clock, 2)
             await renewed(server)
             await opened.until("receipt")
 

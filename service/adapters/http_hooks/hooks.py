@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import structlog
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from service.adapters.http_hooks.endpoint import Endpoint
 from service.core.claims import check_channels, check_user, encode_info
@@ -67,6 +67,7 @@ class _Read(Struct, tag_field="hook", tag="read"):
     user: str
     channel: str
     right: str
+    recheck: bool | UnsetType = UNSET
 
 
 class _Connect(Struct, omit_defaults=True):
@@ -190,7 +191,8 @@ def _open_breakers(endpoints: Iterable[Endpoint]) -> int:
 
 def _encode(question: Question) -> bytes:
     if isinstance(question, ReadQuestion):
-        return msgspec.json.encode(_Read(question.tenant, question.user, question.channel, question.right))
+        recheck = True if question.is_recheck else UNSET
+        return msgspec.json.encode(_Read(question.tenant, question.user, question.channel, question.right, recheck))
     event = _Event(
         question.event,
         question.id,

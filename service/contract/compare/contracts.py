@@ -202,13 +202,19 @@ def _compare_hook(place: Place, old: Hook | None, new: Hook | None, what: str) -
     if new is None:
         yield Change(at, f"is removed: the backend no longer decides about {what}", widens=True)
         return
-    if old is None or old.endpoint != new.endpoint:
-        text, widens = f"the endpoint {new.endpoint} decides about {what}", old is not None
-    else:
-        at, widens = (*at, "without_answer"), new.fails_open
-        text = f"without an answer, {what} are {'allowed' if widens else 'refused'}"
     publishers, subscribers = (_POSSIBLE, _NONE) if what == _PUBLISHES else (_NONE, _POSSIBLE)
-    yield Change(at, text, publishers=publishers, subscribers=subscribers, widens=widens)
+    if old is None or old.endpoint != new.endpoint:
+        text = f"the endpoint {new.endpoint} decides about {what}"
+        yield Change(at, text, publishers=publishers, subscribers=subscribers, widens=old is not None)
+        return
+    if old.fails_open != new.fails_open:
+        text = f"without an answer, {what} are {'allowed' if new.fails_open else 'refused'}"
+        place = (*at, "without_answer")
+        yield Change(place, text, publishers=publishers, subscribers=subscribers, widens=new.fails_open)
+    if old.recheck != new.recheck:
+        widens = new.recheck == 0 or 0 < old.recheck < new.recheck
+        text = f"is decided again every {new.recheck:g} s" if new.recheck else "is decided only at its start"
+        yield Change((*at, "recheck"), f"a subscription {text}", subscribers=_POSSIBLE, widens=widens)
 
 
 _PUBLISHES, _READS = "publishes", "reads"

@@ -30,6 +30,7 @@ from service.realtime.runtime import Runtime
 from service.realtime.streams.broker_relay import BrokerRelay
 from service.realtime.streams.channel_membership import ChannelMembership
 from service.realtime.streams.history_reader import HistoryReader
+from service.realtime.streams.rechecks import Rechecks
 from service.realtime.streams.subscription_grants import SubscriptionGrants
 from service.realtime.streams.subscriptions import Subscriptions
 
@@ -85,8 +86,16 @@ class Streams:
         )
         self.revoked = RevocationTable(bounds.revocations, bounds.revocations_total)
         self.grants = SubscriptionGrants(self.revoked, runtime.clock, bounds.deadlines, runtime.metrics)
+        self.rechecks = Rechecks(decisions, runtime)
         self.subscriptions = Subscriptions(
-            gate, decisions, self._membership, self.presence, self.grants, runtime, bounds.limits.subscriptions
+            gate,
+            decisions,
+            self._membership,
+            self.presence,
+            self.grants,
+            self.rechecks,
+            runtime,
+            bounds.limits.subscriptions,
         )
         self.history = HistoryReader(
             gate, broker, signer, store_runtime.clock, bounds.history_pages, bounds.outbox.recovery_bytes
@@ -113,6 +122,7 @@ class Streams:
     def close(self) -> None:
         """Cancels the timers. Presence entries expire in the store."""
         self.grants.close()
+        self.rechecks.close()
         self.presence.close()
         self.relay.close()
 

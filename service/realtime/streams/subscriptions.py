@@ -24,6 +24,7 @@ from service.realtime.decisions import Decisions
 from service.realtime.presence.presence import Presence
 from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_membership import ChannelMembership, Joined
+from service.realtime.streams.rechecks import Rechecks
 from service.realtime.streams.subscription_grants import SubscriptionGrants
 
 
@@ -37,6 +38,7 @@ class Subscriptions:
         membership: ChannelMembership,
         presence: Presence,
         grants: SubscriptionGrants,
+        rechecks: Rechecks,
         runtime: Runtime,
         max_subscriptions: int,
     ) -> None:
@@ -47,6 +49,7 @@ class Subscriptions:
         self._membership = membership
         self._presence = presence
         self._grants = grants
+        self._rechecks = rechecks
         self._tasks = runtime.tasks
         self._metrics = runtime.metrics
         self._fresh = runtime.metrics.subscriptions.resumes.labels(outcome="fresh")
@@ -151,6 +154,11 @@ class Subscriptions:
         session.add(subscription)
         if grant is not None:
             self._watch(connection, subscription, grant)
+        hook = spec.hook
+        if hook is not None and hook.recheck and not by_server:
+            self._rechecks.watch(
+                session, connection.id, subscription, hook, end=lambda: self._end(connection, subscription)
+            )
         membership = self._membership
         has_joined = membership.join_now(connection, subscription)
         if has_joined and start is Start.JOIN and not spec.presence:
@@ -397,7 +405,7 @@ class Subscriptions:
         )
 
     def _end(self, connection: Connection, subscription: Subscription) -> None:
-        """Ends a subscription whose own token gives no right any more."""
+        """Ends a subscription whose own token gives no right any more, or which the backend refuses now."""
         channel = subscription.channel.name
         self._membership.detach(connection, subscription)
         connection.reply(Unsubscribed(channel=channel, code=ErrorCode.FORBIDDEN.code))
@@ -423,6 +431,8 @@ class Subscriptions:
     def _leave(self, connection: Connection, subscription: Subscription) -> Awaitable[None] | None:
         if subscription.grant is not None:
             self._grants.discard(subscription)
+        if self._rechecks.watched:
+            self._rechecks.discard(subscription)
         waiting = self._membership.leave(connection, subscription)
         if waiting is not None:
             return self._leave_presence_after(waiting, connection, subscription)
