@@ -153,6 +153,9 @@ class Service:
         self.metrics.http.max_http_connections.set_function(lambda: self.http_connections.caps.max_connections)
         self.metrics.http.ops_connections.set_function(lambda: len(self.ops_connections))
         self.parse_plain_upgrade = parse_plain_upgrade if self._native is None else self._native.parse
+        if _http_config(settings).hook_headers:
+            # A plain request has only the headers that the service itself reads, so aiohttp reads them all.
+            self.parse_plain_upgrade = _parse_nothing
         self.upgrade_queue: UpgradeQueue | None = None
         """None unless the service listens."""
         self.is_listening = False
@@ -242,6 +245,10 @@ class Service:
             await self._close_stores()
             await self.fetch.close()
             await self.hooks.close()
+
+
+def _parse_nothing(head: bytes, remote: str | None) -> None:
+    """Takes no request for a plain one."""
 
 
 def build_app(settings: Settings, contract: Contract, **overrides: object) -> web.Application:

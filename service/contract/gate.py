@@ -115,6 +115,11 @@ class Gate:
         """True if the contract names hooks for reads."""
         return self._contract.has_read_hooks
 
+    @property
+    def has_content_hooks(self) -> bool:
+        """True if the contract names hooks for empty channels."""
+        return self._contract.has_content_hooks
+
     def read_hook_of(self, channel: str) -> Hook | None:
         """Returns the hook that decides about a read which `authorise` has allowed; None if there is none."""
         return self._contract.resolve(channel).spec.hook

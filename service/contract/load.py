@@ -96,7 +96,9 @@ class _Reader:
 
     def _channel(self, text: str, value: Any, place: Place, patterns: dict[tuple[str, ...], str]) -> ChannelSpec | None:
         pattern = self._pattern(text, place, patterns)
-        fields = self._mapping(value, place, ("subscribe", "presence", "history", "state", "events", "hook"))
+        fields = self._mapping(
+            value, place, ("subscribe", "presence", "history", "state", "events", "hook", "when_empty")
+        )
         if fields is None:
             return None
         subscribe = self._rule(SubscribeRule, fields, "subscribe", place)
@@ -107,11 +109,23 @@ class _Reader:
         state_ttl = (state or DEFAULT_STATE).ttl
         events = self._events(fields, place, pattern, state_ttl)
         hook = self._hook(fields, place, may_recheck=True)
+        when_empty = self._hook(fields, place, "when_empty")
+        if when_empty is not None and not any(one.delivery is not Delivery.EPHEMERAL for one in events.values()):
+            self._fault((*place, "when_empty"), "the channel keeps nothing: it has neither durable nor latest events")
         if pattern is None or subscribe is None:
             return None
         is_cacheable = history is not None and self._is_cacheable(fields, place)
         return ChannelSpec(
-            pattern, subscribe, events, presence, history, state or DEFAULT_STATE, update, is_cacheable, hook
+            pattern,
+            subscribe,
+            events,
+            presence,
+            history,
+            state or DEFAULT_STATE,
+            update,
+            is_cacheable,
+            hook,
+            when_empty,
         )
 
     def _is_cacheable(self, fields: Mapping[str, Any], place: Place) -> bool:
@@ -204,13 +218,15 @@ class _Reader:
         schema = fields.get("schema")
         return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable, echo, schema, hook)
 
-    def _hook(self, fields: Mapping[str, Any], place: Place, *, may_recheck: bool = False) -> Hook | None:
+    def _hook(
+        self, fields: Mapping[str, Any], place: Place, key: str = "hook", *, may_recheck: bool = False
+    ) -> Hook | None:
         """Reads `{endpoint: …, without_answer: deny|allow, recheck: 10m}`."""
-        if "hook" not in fields:
+        if key not in fields:
             return None
-        at = (*place, "hook")
+        at = (*place, key)
         names = ("endpoint", "without_answer", "recheck") if may_recheck else ("endpoint", "without_answer")
-        found = self._mapping(fields["hook"], at, names)
+        found = self._mapping(fields[key], at, names)
         if found is None:
             return None
         endpoint = found.get("endpoint")
@@ -228,7 +244,9 @@ class _Reader:
         if recheck is None:
             return 0.0
         if not MIN_RECHECK <= recheck <= MAX_RECHECK:
-            self._fault(at, f"recheck is {MIN_RECHECK:g} s to {MAX_RECHECK / 86_400:g} d: each subscription costs a question")
+            self._fault(
+                at, f"recheck is {MIN_RECHECK:g} s to {MAX_RECHECK / 86_400:g} d: each subscription costs a question"
+            )
         return recheck
 
     def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:

@@ -76,6 +76,8 @@ class ChannelSpec:
     """True if caches between client and service may keep full pages of the history. False without history."""
     hook: Hook | None = None
     """Asks the backend about each subscribe and read of a client; None asks nobody."""
+    when_empty: Hook | None = None
+    """Asks the backend for the content of a channel that has none, before a client is subscribed; None asks nobody."""
     has_state: bool = field(init=False)
     """True if the contract declares `latest` events in the channel."""
     is_removable: bool = field(init=False)
@@ -126,6 +128,8 @@ class Contract:
         """True if the backend is asked about some publishes."""
         self.has_read_hooks = any(spec.hook is not None for spec in self.channels)
         """True if the backend is asked about reads of some channels."""
+        self.has_content_hooks = any(spec.when_empty is not None for spec in self.channels)
+        """True if the backend is asked for the content of some channels."""
         by_head: dict[str, list[ChannelPattern]] = {}
         for spec in self.channels:
             if spec.pattern.shape[0] != "{}":

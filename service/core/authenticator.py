@@ -10,7 +10,7 @@ from service.errors import ServiceError
 
 
 class UnknownTokenError(ServiceError):
-    """A token of no issuer in the settings, such as one that is no JWT. If a hook authenticates clients, the backend may know it."""
+    """A token of no issuer in the settings, such as one that is no JWT. The backend may know it (hook `connect`)."""
 
 
 class Authenticator(Protocol):

@@ -86,6 +86,22 @@ class ReadQuestion(Struct, frozen=True, gc=False):
     """True if the client has subscribed before, and may lose the subscription."""
 
 
+class EmptyQuestion(Struct, frozen=True, gc=False):
+    """What belongs into this channel, which is empty?"""
+
+    tenant: str
+    channel: str
+
+
+class Content(Struct, frozen=True, gc=False):
+    """What belongs into an empty channel."""
+
+    events: tuple[tuple[str, Raw], ...]
+    """Type and data of each event, in order."""
+    ttl: float = 0.0
+    """Seconds after which the backend is asked again if the channel is empty then."""
+
+
 Question = PublishQuestion | ReadQuestion
 
 
@@ -165,6 +181,9 @@ class Hooks(Protocol):
 
     async def ask(self, hook: Hook, question: Question) -> Answer:
         """Returns the answer, within the endpoint's timeout. Raises HookError."""
+
+    async def ask_for_content(self, hook: Hook, question: EmptyQuestion) -> Content:
+        """Returns what belongs into an empty channel, within the endpoint's timeout. Raises HookError."""
 
     def record(self, hook: Hook, outcome: Outcome) -> None:
         """Counts how a question ended, once for each question."""

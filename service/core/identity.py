@@ -89,7 +89,7 @@ class SubscribedIdentity(Identity, frozen=True, gc=False):
 
 
 class VouchedIdentity(SubscribedIdentity, frozen=True, gc=False):
-    """An identity for which the backend vouches (hook `connect`). It has an expiry, and the time of the answer as its issue time."""
+    """An identity for which the backend vouches (hook `connect`). It expires; its issue time is that of the answer."""
 
     # Fields in place of the constants of other identities.
     question: ConnectQuestion | None = None  # type: ignore[misc]  # see above

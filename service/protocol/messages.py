@@ -206,7 +206,7 @@ class Welcome(ServerMessage, frozen=True, tag="welcome", tag_field="type"):
     """Names of the node's features, sorted (protocol/features.py); encoded once for all connections."""
     expires_in: int | None = None
     """Seconds until the token expires; absent if it does not."""
-    data: Raw | None = None
+    data: Raw | UnsetType = UNSET
     """What the backend says to the client (feature `connect_data`); absent if it says nothing."""
 
 

@@ -27,7 +27,7 @@ class Decisions:
     """The backend decides about reads that the gate has allowed. Afterwards the gate is asked again."""
 
     def __init__(self, gate: Gate, hooks: Hooks | None, max_answers: int, runtime: Runtime) -> None:
-        """`hooks`: None if the contract names none. `max_answers`: those that are remembered, if the backend says for how long."""
+        """`hooks`: None if the contract names none. `max_answers`: those to remember, if the backend says for how long."""
         self._gate = gate
         self._hooks = hooks if gate.has_read_hooks else None
         metrics = runtime.metrics
@@ -64,9 +64,7 @@ class Decisions:
             raise refusal("this channel", "$.channel", answer)
         return None
 
-    async def wait_for_read(
-        self, identity: Identity, channel: str, right: Right, *, is_recheck: bool = False
-    ) -> None:
+    async def wait_for_read(self, identity: Identity, channel: str, right: Right, *, is_recheck: bool = False) -> None:
         """Does what `check_read` does, with its wait. Raises ServiceError."""
         waiting = self.check_read(identity, channel, right, is_recheck=is_recheck)
         if waiting is not None:

@@ -94,6 +94,8 @@ class Node:
         self.streams = Streams(
             gate,
             self.decisions,
+            self.publisher,
+            ports.hooks if gate.has_content_hooks else None,
             broker,
             ports.presence,
             ports.batch_sender,

@@ -22,13 +22,13 @@ from service.adapters.http_hooks.signing import check_secret as check_hook_secre
 from service.adapters.nats.address import parse_nats_url
 from service.adapters.redis.address import parse_redis_url
 from service.core.limits import (
+    CONNECT_HOOK_RATE,
     EMPTY_TTL,
     IDEMPOTENCY_WINDOW,
     MAX_HOOK_ANSWERS,
     MAX_REVOCATIONS,
     MAX_STORE_CALLS,
     MAX_TOTAL_REVOCATIONS,
-    CONNECT_HOOK_RATE,
     POSITION_TTL,
     PRESENCE_MEMBERS,
     PRESENCE_TTL,
@@ -289,7 +289,7 @@ class Hooks(BaseModel):
     model_config = _STRICT
     connect: ConnectHook = ConnectHook()
     remembered_answers: Annotated[int, Field(ge=0)] = MAX_HOOK_ANSWERS
-    """Answers with a `ttl` that this node remembers, those about clients and those about reads each. One more forgets the answer
+    """Answers that this node remembers, those about clients, reads and empty channels each. One more forgets the answer
     that was used longest ago, and `limit_hits` counts it. 0 remembers none."""
     endpoints: tuple[HookEndpoint, ...] = ()
     """Addresses that hooks of the contract name. `name`, `url`, `tenants` and `secrets` (or `secrets_file`) are needed

@@ -60,6 +60,7 @@ RUNNERS: dict[str, dict[str, str]] = {
         "sh": HOOKS,
         "json": HOOKS,
         "python": HOOKS,
+        "js": SCRIPT,
         "values": VALUES,
     },
     "docs/streams.md": {
@@ -339,7 +340,7 @@ async def test_page_of_hooks_works_as_written(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text(
         local(settings.text) + f"auth: {{secret: '{SECRET}'}}\ncontract: contract.yaml\n"
     )
-    endpoints = load_settings(tmp_path / "settings.yaml", {}).hooks.endpoints
+    hooks = load_settings(tmp_path / "settings.yaml", {}).hooks.model_dump()
     [backend] = of_kind(page, "python")
     # What the backend is asked, one a line.
     shown = local(backend.text).replace(
@@ -355,10 +356,24 @@ async def test_page_of_hooks_works_as_written(tmp_path: Path) -> None:
         async with asyncio.timeout(60):
             assert b"Running on" in await process.stdout.readline()
             await process.stdout.readline()
-            hooks = {"endpoints": [endpoint.model_dump() for endpoint in endpoints]}
-            async with serving(contract=tmp_path / "contract.yaml", hooks=hooks) as server, server.client("ann") as ann:
-                await ann.subscribe("room:42")
+            origin, device = "https://app.example.com", {"X-Device": "phone", "X-Forwarded-For": "203.0.113.7"}
+            async with (
+                serving(
+                    contract=tmp_path / "contract.yaml", hooks=hooks, origins=(origin,), proxy={"hops": 1}
+                ) as server,
+                server.client(
+                    token_="s3ss10n-of-ann",  # the token of the page
+                    query="?client=tidewire-js/1.2.0",
+                    headers={"Origin": origin, **device},
+                ) as ann,
+            ):
+                assert (ann.welcome["user"], ann.welcome["data"]) == ("ann", {"plan": "free"})
                 asked = [json.loads(await process.stdout.readline())]
+                [score] = (await ann.subscribe("scores:42"))["state"]
+                assert score["data"] == {"team": "red", "points": 3}
+                asked.append(json.loads(await process.stdout.readline()))
+                await ann.subscribe("room:42")
+                asked.append(json.loads(await process.stdout.readline()))
                 stored = await ann.ask("chat.message", channel="room:42", data={"text": "hello"})
                 asked.append(json.loads(await process.stdout.readline()))
                 refused = await ann.ask("chat.message", channel="room:42", data={"text": "see http://example.com"})
@@ -366,7 +381,7 @@ async def test_page_of_hooks_works_as_written(tmp_path: Path) -> None:
     finally:
         process.terminate()
         await process.communicate()
-    asked[1]["event"]["id"] = "m-7"  # the client of the test chooses ids by itself
+    asked[3]["event"]["id"] = "m-7"  # the client of the test chooses ids by itself
     questions = [json.loads(block.text) for block in of_kind(page, "json")]
     assert sorted(asked, key=lambda one: one["hook"]) == sorted(questions, key=lambda one: one["hook"])
 

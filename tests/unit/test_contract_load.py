@@ -16,6 +16,7 @@ from service.contract.load import ContractFaults, load
 from service.contract.model import DEFAULT_STATE
 from service.core.access import PublishRule, SubscribeRule
 from service.core.event import Delivery, Retention
+from service.core.hooks import Hook
 from service.errors import ErrorCode, ServiceError
 
 CONTRACTS = Path(__file__).parent / "contracts"
@@ -201,6 +202,34 @@ def test_history_is_cacheable_only_where_the_contract_says_so(tmp_path: Path) ->
     assert "cacheable" in of_state
 
 
+def test_hooks_of_a_channel_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "contract.yaml"
+    path.write_text(
+        "channels:\n  a:\n    subscribe: everyone\n    history: {events: 5, ttl: 1h}\n"
+        "    hook: {endpoint: x, recheck: 10m}\n    when_empty: {endpoint: y, without_answer: allow}\n"
+        "    events: {a.b: {publish: server, delivery: durable}}\n"
+    )
+    contract = load(path)
+    spec = contract.resolve("a").spec
+    assert (spec.hook, spec.when_empty) == (Hook("x", recheck=600.0), Hook("y", fails_open=True))
+    assert (set(contract.endpoints), contract.has_read_hooks, contract.has_content_hooks) == ({"x", "y"}, True, True)
+    wrong = (
+        "channels:\n  a: {subscribe: everyone, hook: {endpoint: x, recheck: 9s}}\n"
+        "  b: {subscribe: everyone, hook: {endpoint: x, recheck: often}}\n"
+        "  c: {subscribe: everyone, when_empty: {endpoint: x, recheck: 1m}}\n"
+        "  d: {subscribe: everyone, when_empty: {endpoint: x},"
+        " events: {a.b: {publish: server, delivery: ephemeral}}}\n"
+    )
+    found = [reason for _, _, reason in faults_in(tmp_path, wrong)]
+    assert [reason.partition(":")[0] for reason in found] == [
+        "recheck is 10 s to 1 d",
+        "'often' is not a duration such as 100ms, 5s, 15m, 24h or 7d",
+        "unknown key 'recheck'; known here",
+        "the channel keeps nothing",
+        "the channel keeps nothing",
+    ]
+
+
 def test_presence_is_read_with_its_updates(tmp_path: Path) -> None:
     path = tmp_path / "contract.yaml"
     path.write_text(
@@ -258,6 +287,10 @@ def test_presence_is_read_with_its_updates(tmp_path: Path) -> None:
         (
             "{publish: grant, delivery: ephemeral, hook: {endpoint: a, without_answer: alow}}",
             "without_answer is one of deny, allow; did you mean 'allow'?",
+        ),
+        (
+            "{publish: grant, delivery: ephemeral, hook: {endpoint: a, recheck: 1m}}",
+            "unknown key 'recheck'; known here: endpoint, without_answer",
         ),
         ("{publish: server, delivery: ephemeral, compress: yes}", "compress is true or false"),
         ("{publish: server, delivery: ephemeral, compress: 1}", "compress is true or false"),

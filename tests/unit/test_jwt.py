@@ -14,8 +14,8 @@ from service.adapters.jwt.authenticator import JwtAuthenticator
 from service.adapters.jwt.claims import MAX_TIME
 from service.adapters.jwt.issuer import Issuer
 from service.adapters.jwt.keys import Algorithm
-from service.core.claims import MAX_INFO, MAX_USER
 from service.core.authenticator import Authenticator
+from service.core.claims import MAX_INFO, MAX_USER
 from service.core.identity import Grant, Identity, Right
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import MAX_TOKEN

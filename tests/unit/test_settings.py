@@ -265,6 +265,29 @@ def test_contradictions_are_reported_with_other_faults() -> None:
     assert [fault.file for fault in caught.value.faults] == ["TIDEWIRE_PORT", "settings", "settings"]
 
 
+ENDPOINTS = """
+hooks:
+  endpoints: [{name: auth, url: "http://x", tenants: [a], secrets: [whsec_c2VjcmV0IG9mIHRoZSBiYWNrZW5kIGZvciB0ZXN0cyE=]}]
+  connect: {endpoint: auth, tenant: a, rate: {burst: 7}}
+"""
+
+
+def test_hook_for_clients_needs_its_endpoint_and_replaces_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(ENDPOINTS)
+    connect = load_settings(path, {"TIDEWIRE_CONTRACT": "c"}).hooks.connect
+    assert (connect.endpoint, connect.tenant, connect.without_token, connect.headers) == ("auth", "a", True, ())
+    assert (connect.rate.per_second, connect.rate.burst) == (200, 7)
+    for name, wrong, reason in (
+        ("ENDPOINT", "other", "no endpoint 'other' for the tenant 'a'"),
+        ("TENANT", "b", "no endpoint 'auth' for the tenant 'b'"),
+        ("HEADERS", '["x-a", "X-A"]', "names a header twice"),
+        ("HEADERS", '["x-a", "Cookie"]', "cookie is never sent"),
+    ):
+        [(_, _, told)] = faults({f"TIDEWIRE_HOOKS__CONNECT__{name}": wrong}, ENDPOINTS, tmp_path)
+        assert reason in told
+
+
 def test_production_without_settings_names_what_to_set() -> None:
     with pytest.raises(SettingsFaults) as caught:
         load_settings(None, {})

@@ -18,6 +18,8 @@ from service.core.hooks import (
     Answer,
     ConnectAnswer,
     ConnectQuestion,
+    Content,
+    EmptyQuestion,
     Hook,
     HookError,
     Outcome,
@@ -38,6 +40,8 @@ MAX_EXPIRY = 86_400.0
 """Seconds of such a time, at most. A longer one is shortened."""
 MAX_WELCOME_DATA = 4_096
 """Bytes of JSON for `welcome`, at most."""
+MAX_EVENTS = 256
+"""Events for an empty channel, at most."""
 
 _log = structlog.get_logger("hooks")
 
@@ -83,6 +87,25 @@ class _Connect(Struct, omit_defaults=True):
     headers: Mapping[str, str] = {}
 
 
+class _Empty(Struct, tag_field="hook", tag="cache_empty"):
+    """The same about an empty channel."""
+
+    tenant: str
+    channel: str
+
+
+class _ContentEvent(Struct):
+    type: str
+    data: Raw
+
+
+class _ContentReply(Struct):
+    """The body of a reply about an empty channel."""
+
+    events: Annotated[list[_ContentEvent], Meta(max_length=MAX_EVENTS)]
+    ttl: Annotated[float, Meta(ge=0)] = 0.0
+
+
 class _Reply(Struct):
     """The body of a reply. Further fields are ignored, so that a backend may serve several versions."""
 
@@ -110,6 +133,7 @@ class _ConnectReply(Struct):
 
 _decode = msgspec.json.Decoder(_Reply).decode
 _decode_connect = msgspec.json.Decoder(_ConnectReply).decode
+_decode_content = msgspec.json.Decoder(_ContentReply).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 T = TypeVar("T")
 
@@ -146,8 +170,16 @@ class HttpHooks:
         """Returns who a client is, within the endpoint's timeout. Raises HookError."""
         endpoint = self._find(hook, question.tenant)
         return await self._ask(
-            endpoint, question.tenant, _encode_connect(question), lambda reply: _parse_connect(reply, question, endpoint)
+            endpoint,
+            question.tenant,
+            _encode_connect(question),
+            lambda reply: _parse_connect(reply, question, endpoint),
         )
+
+    async def ask_for_content(self, hook: Hook, question: EmptyQuestion) -> Content:
+        """Returns what belongs into an empty channel, within the endpoint's timeout. Raises HookError."""
+        body = msgspec.json.encode(_Empty(question.tenant, question.channel))
+        return await self._ask(self._find(hook, question.tenant), question.tenant, body, _parse_content)
 
     def _find(self, hook: Hook, tenant: str) -> Endpoint:
         endpoint = self._endpoints.get((hook.endpoint, tenant))
@@ -241,7 +273,9 @@ def _parse_connect(reply: bytes, question: ConnectQuestion, endpoint: Endpoint) 
     except _UNREADABLE as error:
         raise _bad_reply(str(error)[:200]) from error
     if not found.allow:
-        return ConnectAnswer(allow=False, reason=_cut(found.reason), error=ErrorCode[found.error.upper()], ttl=found.ttl)
+        return ConnectAnswer(
+            allow=False, reason=_cut(found.reason), error=ErrorCode[found.error.upper()], ttl=found.ttl
+        )
     tenant = question.tenant if found.tenant is None else found.tenant
     if tenant not in endpoint.config.tenants:
         raise _bad_reply("tenant is none of the endpoint's")
@@ -262,6 +296,14 @@ def _parse_connect(reply: bytes, question: ConnectQuestion, endpoint: Endpoint) 
         data=bytes(found.data) if size else None,
         ttl=found.ttl,
     )
+
+
+def _parse_content(reply: bytes) -> Content:
+    try:
+        found = _decode_content(reply)
+    except _UNREADABLE as error:
+        raise _bad_reply(str(error)[:200]) from error
+    return Content(tuple((event.type, event.data) for event in found.events), found.ttl)
 
 
 def _checked(field: str, check: Callable[[Any], T], value: Any) -> T:

@@ -49,6 +49,8 @@ class _Comparison:
         yield from _compare_names(place, old, new)
         yield from _compare_readers(place, old, new)
         yield from _compare_hook(place, old.hook, new.hook, _READS)
+        if old.when_empty != new.when_empty:
+            yield Change((*place, "when_empty"), _content_change(new.when_empty), subscribers=_POSSIBLE)
         yield from _compare_retention(place, old, new)
         for type_ in sorted({*old.events, *new.events}):
             at: Place = (*place, "events", type_)
@@ -215,6 +217,13 @@ def _compare_hook(place: Place, old: Hook | None, new: Hook | None, what: str) -
         widens = new.recheck == 0 or 0 < old.recheck < new.recheck
         text = f"is decided again every {new.recheck:g} s" if new.recheck else "is decided only at its start"
         yield Change((*at, "recheck"), f"a subscription {text}", subscribers=_POSSIBLE, widens=widens)
+
+
+def _content_change(new: Hook | None) -> str:
+    if new is None:
+        return "is removed: the backend is no longer asked for the content of empty channels"
+    rule = "clients are subscribed to an empty channel" if new.fails_open else "clients are refused"
+    return f"the endpoint {new.endpoint} has the content of empty channels; without an answer, {rule}"
 
 
 _PUBLISHES, _READS = "publishes", "reads"

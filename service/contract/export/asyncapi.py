@@ -141,6 +141,7 @@ class _Description:
             **({"history": _declare_history(spec, spec.history)} if spec.history is not None else {}),
             **({"state": _declare_retention(spec.state, "keys")} if spec.has_state else {}),
             **({"hook": spec.hook.endpoint} if spec.hook is not None else {}),
+            **({"when_empty": spec.when_empty.endpoint} if spec.when_empty is not None else {}),
         }
 
     def _declare_presence(self, spec: ChannelSpec) -> Any:

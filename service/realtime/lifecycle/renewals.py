@@ -1,7 +1,7 @@
 """Asks the backend again about sessions for which it has vouched, before they expire (hook `refresh`).
 
-Only such a session has a timer. Sessions that have begun together are asked about at different times: in the last quarter of their
-life, and at least `deadlines.expiry_notice` before its end.
+Only such a session has a timer. Sessions that have begun together are asked about at different times: `deadlines.expiry_notice`
+before their end, and up to a quarter of their life earlier. A short session is asked about after half of its life.
 """
 
 from __future__ import annotations

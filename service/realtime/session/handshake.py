@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from service.aio.eager_start import continue_in_task
 from service.contract.model import ChannelSpec
@@ -117,7 +117,7 @@ def make_welcome(node: Node, connection: Connection) -> Welcome:
         limits=node.admission.advertised_limits.for_identity(identity),
         features=ENCODED_FEATURES,
         expires_in=None if ttl is None else max(0, int(ttl)),
-        data=None if identity.welcome_data is None else Raw(identity.welcome_data),
+        data=UNSET if identity.welcome_data is None else Raw(identity.welcome_data),
     )
 
 

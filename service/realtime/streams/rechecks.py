@@ -68,9 +68,7 @@ class Rechecks:
         if left < interval / 100:  # a timer that has fired early
             left += interval
         if left > MAX_CHECK_INTERVAL:
-            watched.timer = self._clock.call_later(
-                MAX_CHECK_INTERVAL, lambda: self._schedule(subscription, watched)
-            )
+            watched.timer = self._clock.call_later(MAX_CHECK_INTERVAL, lambda: self._schedule(subscription, watched))
         else:
             watched.timer = self._clock.call_later(left, lambda: self._start(subscription, watched))
 

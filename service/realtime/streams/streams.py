@@ -8,6 +8,7 @@ from service.contract.gate import Gate
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Event
+from service.core.hooks import Hooks
 from service.core.page_address import PageSigner
 from service.core.presence import PresenceStore
 from service.core.revocation import RevocationTable
@@ -26,9 +27,11 @@ from service.realtime.decisions import Decisions
 from service.realtime.delivery.hub import Hub
 from service.realtime.presence.presence import Presence
 from service.realtime.presence.updates import PresenceUpdates
+from service.realtime.publisher import Publisher
 from service.realtime.runtime import Runtime
 from service.realtime.streams.broker_relay import BrokerRelay
 from service.realtime.streams.channel_membership import ChannelMembership
+from service.realtime.streams.empty_channels import EmptyChannels
 from service.realtime.streams.history_reader import HistoryReader
 from service.realtime.streams.rechecks import Rechecks
 from service.realtime.streams.subscription_grants import SubscriptionGrants
@@ -42,6 +45,8 @@ class Streams:
         self,
         gate: Gate,
         decisions: Decisions,
+        publisher: Publisher,
+        hooks: Hooks | None,
         broker: Broker,
         presence: PresenceStore,
         sender: BatchSender | None,
@@ -51,7 +56,7 @@ class Streams:
         runtime: Runtime,
         store_runtime: Runtime,
     ) -> None:
-        """`store_runtime` uses the store clock, `runtime` the node's own clock."""
+        """`store_runtime` uses the store clock, `runtime` the node's own clock. `hooks`: None if the contract names none."""
         self._clock = runtime.clock
         self._metrics = runtime.metrics
         self._recent_clients = admission.recent_clients
@@ -94,6 +99,7 @@ class Streams:
             self.presence,
             self.grants,
             self.rechecks,
+            EmptyChannels(gate, broker, publisher, hooks, bounds.hook_answers, runtime),
             runtime,
             bounds.limits.subscriptions,
         )

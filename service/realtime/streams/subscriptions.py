@@ -24,6 +24,7 @@ from service.realtime.decisions import Decisions
 from service.realtime.presence.presence import Presence
 from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_membership import ChannelMembership, Joined
+from service.realtime.streams.empty_channels import EmptyChannels
 from service.realtime.streams.rechecks import Rechecks
 from service.realtime.streams.subscription_grants import SubscriptionGrants
 
@@ -39,6 +40,7 @@ class Subscriptions:
         presence: Presence,
         grants: SubscriptionGrants,
         rechecks: Rechecks,
+        empty_channels: EmptyChannels,
         runtime: Runtime,
         max_subscriptions: int,
     ) -> None:
@@ -50,6 +52,7 @@ class Subscriptions:
         self._presence = presence
         self._grants = grants
         self._rechecks = rechecks
+        self._empty_channels = empty_channels
         self._tasks = runtime.tasks
         self._metrics = runtime.metrics
         self._fresh = runtime.metrics.subscriptions.resumes.labels(outcome="fresh")
@@ -124,10 +127,12 @@ class Subscriptions:
         *,
         is_continued: bool = False,
         by_server: bool = False,
+        is_filled: bool = False,
     ) -> Awaitable[None] | None:
         """Does what `subscribe` does for a channel for which the connection's identity is already authorised.
 
         `is_continued`: the session was subscribed up to `since`, so what came after it needs no right to history.
+        `is_filled`: the backend has been asked for the content of the channel, if it was empty.
         """
         session = connection.session
         identity = session.identity
@@ -141,6 +146,12 @@ class Subscriptions:
                 self._metrics.limits.limit_hits.labels(limit="subscriptions").inc()
             raise
         key = channel_key(identity.tenant, channel)
+        if spec.when_empty is not None and not is_filled and not is_continued:
+            filling = self._empty_channels.fill(key, spec.when_empty)
+            if filling is not None:
+                return self._join_filled(
+                    filling, connection, channel, spec, request, since, tail, grant, by_server=by_server
+                )
         start = Start.JOIN if since is None or is_continued else Start.POSITION
         if grant is not None:
             self._grants.check(grant)
@@ -172,6 +183,31 @@ class Subscriptions:
             if is_done:
                 return None
         return self._join(connection, subscription, spec, has_joined=has_joined)
+
+    async def _join_filled(
+        self,
+        filling: Awaitable[None],
+        connection: Connection,
+        channel: str,
+        spec: ChannelSpec,
+        request: str | None,
+        since: Position | None,
+        tail: int,
+        grant: Identity | None,
+        *,
+        by_server: bool,
+    ) -> None:
+        """Subscribes a client once the backend has filled the channel."""
+        await filling
+        identity = connection.session.identity
+        self._gate.authorise(
+            identity if grant is None else identity.with_grants(grant), channel, Right.SUBSCRIBE
+        )  # the token may have expired during the wait
+        waiting = self.join_authorised(
+            connection, channel, spec, request, since, tail, grant, by_server=by_server, is_filled=True
+        )
+        if waiting is not None:
+            await waiting
 
     async def _take_over(
         self,

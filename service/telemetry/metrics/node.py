@@ -72,13 +72,17 @@ class HookMetrics:
             "endpoint",
         )
         self.hook_sessions = make.gauge(
-            "hook_sessions", "Open connections for which the backend has vouched, and is asked again before they expire."
+            "hook_sessions",
+            "Open connections for which the backend has vouched, and is asked again before they expire.",
         )
         self.hook_subscriptions = make.gauge(
-            "hook_subscriptions", "Subscriptions that the backend is asked about again and again (`recheck` in the contract)."
+            "hook_subscriptions",
+            "Subscriptions that the backend is asked about again and again (`recheck` in the contract).",
         )
         self.hook_answers = make.gauge(
-            "hook_answers", "Remembered answers of the backend, about clients (`connect`) and about reads (`read`).", "kind"
+            "hook_answers",
+            "Remembered answers of the backend, about clients (`connect`), reads (`read`) and empty channels (`cache_empty`).",
+            "kind",
         )
 
 
