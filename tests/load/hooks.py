@@ -84,8 +84,10 @@ class QuickBackend(asyncio.Protocol):
 class Client:
     """Publishes over one WebSocket, and times the replies."""
 
-    def __init__(self, ws: aiohttp.ClientWebSocketResponse, number: int) -> None:
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse, number: int, *, may_fail: bool = False) -> None:
+        """`may_fail`: publishes may be refused."""
         self._ws = ws
+        self._may_fail = may_fail
         self._channel = f"desk:{number}"
         self._sent: dict[str, float] = {}
         self._serial = 0
@@ -103,6 +105,8 @@ class Client:
             for one in content if isinstance(content, list) else [content]:
                 if one["type"] == "ack":
                     self.waits.append(monotonic() - self._sent.pop(one["id"]))
+                elif one["type"] == "error" and self._may_fail:
+                    self._sent.pop(one["id"])
                 elif one["type"] == "error":
                     raise AssertionError(one)
 
@@ -113,15 +117,15 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(server: Server) -> AsyncIterator[list[Client]]:
-    """Clients that read until the block ends."""
+async def connected(server: Server, *, may_fail: bool = False) -> AsyncIterator[list[Client]]:
+    """Clients that read until the block ends. `may_fail`: their publishes may be refused."""
     async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
         clients, readers, sockets = [], [], []
         for number in range(CLIENTS):
             ws = await http.ws_connect(f"http://127.0.0.1:{server.port}/ws", protocols=("tidewire.v1",))
             await ws.send_str(json.dumps([{"type": "hello", "token": token(f"user-{number}")}, {"type": "ready"}]))
             await ws.receive()
-            clients.append(Client(ws, number))
+            clients.append(Client(ws, number, may_fail=may_fail))
             readers.append(group.create_task(clients[-1].read()))
             sockets.append(ws)
         yield clients

@@ -22,7 +22,9 @@ class Certificates:
     `ca` has signed `certificate` with `key` (for 127.0.0.1 and localhost), and `client_certificate` with `client_key`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, until: datetime | None = None) -> None:
+        """`until`: the end of their validity, if it is not tomorrow."""
+        self._until = until or datetime.now(UTC) + _DAY
         self.ca = folder / "ca.pem"
         self.certificate = folder / "server.pem"
         self.key = folder / "server.key"
@@ -77,7 +79,7 @@ class Certificates:
             .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _DAY)
-            .not_valid_after(now + _DAY)
+            .not_valid_after(self._until)
         )
 
 
