@@ -109,6 +109,19 @@ async def test_removals_and_emits_are_asked_about_but_no_publishes_of_the_backen
         assert len(backend.questions) == asked
 
 
+async def test_nothing_in_an_event_chooses_whom_to_ask() -> None:
+    async with serving_backend() as target, scene() as (_, backend, ann):
+        host = target.url.split("/")[2]
+        for number, text in enumerate((target.url, f"//{host}/hooks", f"@{host}", "file:///etc/passwd", "../../hooks")):
+            await ann.send(type="chat.message", id=f"{text}{number}"[:64], channel=ROOM, data={"text": text})
+            assert (await ann.until("ack"))["offset"] == number + 1
+            assert (await say(ann, "chat.cursor", {"user": text}))["type"] == "ack"
+            assert (await ann.ask("chat.cursor", channel=ROOM, key=text, removed=True))["type"] == "ack"
+        assert target.questions == []
+        assert {str(request.url) for request in backend.requests} == {backend.url}
+        assert len(backend.questions) == 15
+
+
 async def test_what_the_gate_refuses_is_not_asked_and_answers_pass_it_again() -> None:
     async with scene() as (server, backend, ann):
         assert (await say(ann, data={"text": 1}))["code"] == "invalid_data"

@@ -39,8 +39,8 @@
 {{- if .secrets }}{{ fail "settings.hooks.endpoints holds secrets, which would be readable in a ConfigMap: put them into a Secret, one a line, set secrets.hooks.existingSecret to the Secret's name, and secrets_file to /etc/tidewire/hooks/ and the key" }}{{ end -}}
 {{- end -}}
 {{- if and $v.secrets.authIssuers.existingSecret (dig "auth" "issuers" (list) $settings) }}{{ fail "secrets.authIssuers and settings.auth.issuers both list issuers, and the first would replace the second: set only one of them" }}{{ end -}}
-{{- if and (not (include "tidewire.authSecretName" .)) (not $v.secrets.authIssuers.existingSecret) (not (dig "auth" "issuers" (list) $settings)) (not (dig "auth" "anonymous" false $settings)) -}}
-{{- fail "no client could authenticate: set secrets.generate, secrets.authSecret.existingSecret, secrets.authIssuers.existingSecret, settings.auth.issuers or settings.auth.anonymous" -}}
+{{- if and (not (include "tidewire.authSecretName" .)) (not $v.secrets.authIssuers.existingSecret) (not (dig "auth" "issuers" (list) $settings)) (not (dig "auth" "anonymous" false $settings)) (not (dig "hooks" "connect" "endpoint" "" $settings)) -}}
+{{- fail "no client could authenticate: set secrets.generate, secrets.authSecret.existingSecret, secrets.authIssuers.existingSecret, settings.auth.issuers, settings.auth.anonymous or settings.hooks.connect.endpoint" -}}
 {{- end -}}
 {{- if and $v.secrets.jwks.existingSecret $v.secrets.jwks.existingConfigMap }}{{ fail "secrets.jwks names a Secret and a ConfigMap; set only one of them" }}{{ end -}}
 {{- if and $v.secrets.brokerCa.existingSecret $v.secrets.brokerCa.existingConfigMap }}{{ fail "secrets.brokerCa names a Secret and a ConfigMap; set only one of them" }}{{ end -}}

@@ -41,12 +41,13 @@ class EmptyChannels:
         self._publisher = publisher
         self._hooks = hooks
         self._clock = runtime.clock
-        metrics = runtime.metrics
         self._known = AnswerMemory[ChannelKey, Literal[True]](
-            max_answers, runtime.clock.monotonic, metrics.limits.limit_hits.labels(limit="hook_answers").inc
+            max_answers,
+            runtime.clock.monotonic,
+            on_evict=lambda: None,  # it is looked at again, which costs one read
         )
         self._running: dict[ChannelKey, SingleFlight[None]] = {}
-        metrics.hooks.hook_answers.labels("cache_empty").set_function(lambda: len(self._known))
+        runtime.metrics.hooks.hook_answers.labels("cache_empty").set_function(lambda: len(self._known))
 
     def fill(self, channel: ChannelKey, hook: Hook) -> Awaitable[None] | None:
         """Fills a channel if it is empty. Returns what has to be waited for; None if nobody has to be asked.
