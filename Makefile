@@ -83,6 +83,7 @@ lint-deploy: ## check the Dockerfile, the workflows, shell scripts and rendered 
 test-docs: ## run the code of the documentation, as its pages print it: commands in a shell, files in Chromium
 	@scripts/setup.sh test
 	@scripts/setup.sh migrate
+	@$(MAKE) --no-print-directory docs
 	$(PYTEST) -n $(WORKERS) tests/docs
 
 docs: ## build the site of the documentation in build/site, and check its links

@@ -29,7 +29,7 @@ READY = (
 _SEPARATOR = "\x1e"
 _GENERATED = re.compile(
     r'(?<=")(?:[0-9a-f]{16}|(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16})(?=")'  # ids and epochs
-    r'|(?<=retry: )\d+|(?<="at":)\d+|(?<=\nid: )[0-9a-f]{8}\.[0-9a-f]{16}:\d+:\S+'
+    r'|(?<="at":)\d+'
 )
 
 
@@ -54,8 +54,10 @@ class Rule:
     """The command that runs in the background in its place, until the end of the page. Its service must become ready."""
     background: bool = False
     """The command itself runs in the background."""
-    endless: bool = False
-    """The command never ends: as many lines as the page shows are read from it, at least one."""
+    until: str = ""
+    """The command never ends: lines are read from it until one matches this pattern."""
+    shows: Sequence[str] = ()
+    """Patterns of which each is in the output, where the page shows one of several outputs."""
     status: int = 0
     """Its exit status."""
 
@@ -109,7 +111,7 @@ def matches(shown: str, printed: str) -> bool:
     text = re.sub(r"\n *", "", shown.strip()) if shown.lstrip().startswith("{") else shown.strip()
     for found in re.finditer(rf"…|{_GENERATED.pattern}", text):
         pattern += re.escape(text[end : found.start()])
-        pattern += ".*?" if found[0] == "…" else r"\d+" if found[0].isdigit() else r"[A-Za-z0-9_.:-]+"
+        pattern += ".*?" if found[0] == "…" else r"\d+" if found[0].isdigit() else "[A-Za-z0-9_-]+"
         end = found.end()
     pattern += re.escape(text[end:])
     return re.search(pattern, printed, re.DOTALL) is not None
@@ -137,7 +139,7 @@ async def play(page: Page, folder: Path, then: Callable[[dict[str, int]], Awaita
     for name, text in {**page.files, **files(ROOT / page.path)}.items():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(local(text), encoding="utf-8")
-    ran: list[tuple[Step, int]] = []
+    ran: list[tuple[Step, Rule]] = []
     script = [f"cd {checkout}\n{local(page.before)}"]
     for step in steps(ROOT / page.path):
         rule = next((rule for rule in page.rules if re.search(rule.pattern, step.command)), None)
@@ -148,17 +150,19 @@ async def play(page: Page, folder: Path, then: Callable[[dict[str, int]], Awaita
             command = f"{local(rule.serve)} >>{folder}/service.log 2>&1 &\n{READY}"
         elif rule and rule.background:
             command = f"{_bare(command)} >{folder}/background-{len(ran)}.log 2>&1 &"
-        elif rule and rule.endless:
-            command = f"head -n {max(1, step.output.count(chr(10)))} < <({_bare(command)})"
-        ran.append((step, rule.status if rule else 0))
+        elif rule and rule.until:
+            command = f"sed -uE '/{rule.until}/q' < <({_bare(command)})"
+        ran.append((step, rule or Rule("")))
         script.append(f"{command}\nprintf '\\n{_SEPARATOR}%s\\n' \"$?\"")
     assert ran, f"{page.path} has no command that runs"
     printed, log = await _bash("\n".join([*script, "read -r _"]), folder, ports, len(ran), then)
     faults = []
-    for (step, wanted), (output, status) in zip(ran, printed, strict=False):
-        if status != str(wanted):
+    for (step, rule), (output, status) in zip(ran, printed, strict=False):
+        if status != str(rule.status):
             faults.append(f"{page.path}:{step.line}: {step.command}\nexit status {status}:\n{output}")
-        elif not matches(local(step.output), output):
+        elif missing := [each for each in rule.shows if not re.search(each, output)]:
+            faults.append(f"{page.path}:{step.line}: {step.command}\nmissing: {missing}\nprinted:\n{output}")
+        elif not rule.shows and not matches(local(step.output), output):
             faults.append(f"{page.path}:{step.line}: {step.command}\nshown:\n{step.output}\nprinted:\n{output}")
     if len(printed) < len(ran):
         step, _ = ran[len(printed)]

@@ -535,7 +535,16 @@ OTHER = Rule(
     r"^(npm|npx|pipx?|mkdir app && cd app|make (test|image|kind)|docker|helm) ?",
     skip="installs packages, or needs programs that the tests of packages, image and chart have",
 )
-STREAM = Rule(r"^curl -N", endless=True)
+STREAM = Rule(  # what has come by then may be in one frame or in two
+    r"^curl -N",
+    until='"type":"subscribed"',
+    shows=(
+        r"retry: \d+",
+        r"\ndata: .*\{\"type\":\"welcome\"",
+        '"type":"receipt"',
+        r'"type":"subscribed","id":null,"channel":"room:',
+    ),
+)
 SECRETS = """
 (umask 077; openssl rand -base64 48 > secret; openssl rand -hex 32 > api-key)
 export TIDEWIRE_CONTRACT=contract.yaml TIDEWIRE_AUTH__SECRET_FILE=secret TIDEWIRE_API__KEY_FILE=api-key
@@ -587,7 +596,7 @@ PAGES = {
         Page("docs/start/curl.md", (CLONE, DEMO, STREAM)),
         Page(
             "docs/start/python.md",
-            (CLONE, DEMO, Rule("follow.py", endless=True)),
+            (CLONE, DEMO, Rule("follow.py", until="hello from Python")),
         ),
         Page(
             "docs/start/first-chat.md",
@@ -596,7 +605,7 @@ PAGES = {
                 SETUP,
                 Rule(r"^mkdir chat$", skip="the test has made it"),
                 Rule(r"tidewire serve$", serve="../.venv/bin/tidewire serve"),
-                Rule("backend.py$", endless=True),
+                Rule("backend.py$", until="CTRL"),
             ),
             folder="chat",
         ),
