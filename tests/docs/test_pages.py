@@ -611,7 +611,7 @@ PAGES = {
         ),
         Page(
             "docs/recipes/README.md",
-            (Rule(r"tidewire serve$", serve="../.venv/bin/tidewire serve"), Rule("serve.py$", endless=True)),
+            (Rule(r"tidewire serve$", serve="../.venv/bin/tidewire serve"), Rule("serve.py$", until="CTRL")),
             folder="recipe",
             files=files(ROOT / "docs" / "recipes" / "chat.md"),
         ),
