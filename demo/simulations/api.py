@@ -62,11 +62,11 @@ class Api:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
             if not self._queue:
                 self._filled.clear()
-            while not await self._send(batch):  # noqa: ASYNC110  # the service reports no event when it is back
+            while not await self.send(batch):  # noqa: ASYNC110  # the service reports no event when it is back
                 await asyncio.sleep(1.0)
 
-    async def _send(self, batch: list[NewEvent]) -> bool:
-        """Sends a batch. Returns False if it must be sent again."""
+    async def send(self, batch: list[NewEvent]) -> bool:
+        """Sends events and removals now. Returns False if the service did not take them now; they may be sent again."""
         try:
             result = await self.client.publish_many(batch)
         except TidewireError as error:

@@ -150,8 +150,7 @@ async def run(api: Api) -> None:
 async def _send(api: Api, events: list[NewEvent]) -> None:
     """Publishes events of this moment. Those of an outage are lost, as the movements of a visitor are."""
     if events:
-        with suppress(TidewireError):
-            await api.client.publish_many(events)
+        await api.send(events)
 
 
 async def _is_one_alone(api: Api) -> bool:

@@ -357,12 +357,5 @@ async def run(api: Api) -> None:
 
 async def _publish(api: Api, events: list[NewEvent]) -> None:
     """Publishes events, and waits for the service as long as that takes."""
-    while True:
-        try:
-            await api.client.publish_many(events)
-        except TidewireError as error:
-            if not error.retryable:
-                raise
-        else:
-            return
+    while not await api.send(events):
         await api.sleep(TICK)
