@@ -49,6 +49,7 @@ _WAIT = """async () => {
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }"""
+_BUSY = "() => { const end = performance.now() + 500; while (performance.now() < end); }"
 
 
 class FirefoxError(Exception):
@@ -160,6 +161,21 @@ class FirefoxPage:
         text = reply["result"].get("value")
         return None if text is None else json.loads(text)
 
+    async def crash(self) -> None:
+        """Kills the process of the tab: the one that is busy when the tab is. Up to four tabs have processes of their own."""
+        async with asyncio.timeout(TIMEOUT):
+            while (pid := await self._busy_process()) is None:
+                pass
+        os.kill(pid, signal.SIGKILL)
+
+    async def _busy_process(self) -> int | None:
+        """The process that has used much more CPU time than all others while the tab was busy."""
+        before = _cpu_ticks(self._firefox.group)
+        await self.evaluate(_BUSY)
+        used = {pid: ticks - before.get(pid, 0) for pid, ticks in _cpu_ticks(self._firefox.group).items()}
+        busiest, second = sorted(used, key=used.__getitem__, reverse=True)[:2]
+        return busiest if used[busiest] >= 10 and used[busiest] >= 5 * used[second] else None
+
     async def close(self) -> None:
         await self._firefox.call("browsingContext.close", context=self._id)
 
@@ -200,6 +216,17 @@ async def running(folder: Path) -> AsyncIterator[Firefox]:
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
     await drain
+
+
+def _cpu_ticks(group: int) -> dict[int, int]:
+    """The CPU time of each process of the group but the first, which has no tabs."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(") ")[2].split()
+            if int(fields[2]) == group != int(path.parent.name):
+                found[int(path.parent.name)] = int(fields[11]) + int(fields[12])
+    return found
 
 
 async def _drain(output: asyncio.StreamReader) -> None:

@@ -13,8 +13,10 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page
 
 from tests.browser.conftest import running_chromium
+from tests.browser.firefox import Firefox, FirefoxPage
 from tests.browser.plain_page import plain_page
 from tests.browser.site import Site, site
+from tests.browser.tabs import AnyBrowser, Context, Tab
 from tests.support import harness
 from tests.support.http_proxy import HttpProxy
 
@@ -50,11 +52,11 @@ class Scene:
 
     server: harness.Running
     site: Site
-    context: BrowserContext
+    context: Context
     url: str
     published: int = 0
 
-    async def open(self, user: str = "ann") -> Page:
+    async def open(self, user: str = "ann") -> Tab:
         page = await self.context.new_page()
         await page.goto(self.address(user))
         await page.wait_for_function("globalThis.done")
@@ -77,13 +79,19 @@ class Scene:
             page = await reader.ask("history", channel="room:1", after=0, limit=1000)
             return [event["data"]["text"] for event in page["events"]]
 
-    async def leader(self, pages: list[Page]) -> Page:
+    async def leader(self, pages: list[Tab]) -> Tab:
         for page in pages:
             if await page.evaluate(LEADS):
                 return page
         raise AssertionError([await page.evaluate("client.explain()") for page in pages])
 
-    async def seen(self, pages: list[Page], text: str) -> None:
+    async def taken_over(self, pages: list[Tab]) -> None:
+        """Waits until one of these pages has the connection."""
+        async with asyncio.timeout(20):
+            while not [page for page in pages if await page.evaluate(LEADS)]:  # noqa: ASYNC110  # pages report no event
+                await asyncio.sleep(0.02)
+
+    async def seen(self, pages: list[Tab], text: str) -> None:
         """Waits until the pages have an event."""
         has = "(text) => texts.includes(text)"
         await asyncio.gather(*(page.wait_for_function(has, arg=text) for page in pages))
@@ -93,7 +101,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(browser: Browser, tmp_path: Any) -> AsyncIterator[Scene]:
+async def scene(browser: AnyBrowser, tmp_path: Any) -> AsyncIterator[Scene]:
     contract = tmp_path / "contract.yaml"
     contract.write_text(harness.CONTRACT.read_text().replace("{events: 50, ttl: 1h}", "{events: 1000, ttl: 1h}", 1))
     limits = {"connections_per_user": 1, "on_user_cap": "replace", **FAST}
@@ -103,18 +111,22 @@ async def scene(browser: Browser, tmp_path: Any) -> AsyncIterator[Scene]:
         harness.serving(contract=contract, origins=(page.origin,), limits=limits) as server,
     ):
         context = await browser.new_context()
-        context.set_default_timeout(5_000)
+        if isinstance(context, BrowserContext):
+            context.set_default_timeout(5_000)
         try:
             yield Scene(server, page, context, f"{server.url.replace('http', 'ws')}/ws")
         finally:
             await context.close()
 
 
-async def end(how: str, page: Page) -> None:
+async def end(how: str, page: Tab) -> None:
     """Ends the tab, or stops it."""
     if how == "closed":
         await page.close()
+    elif how == "killed" and isinstance(page, FirefoxPage):
+        await page.crash()
     elif how == "killed":
+        assert isinstance(page, Page)
         session = await page.context.new_cdp_session(page)
         with suppress(Error, TimeoutError):
             async with asyncio.timeout(0.1):  # it has no answer
@@ -158,6 +170,28 @@ async def test_tabs_share_a_connection_and_another_takes_over(browser: Browser, 
             seen = await page.evaluate("({ texts, lost })")
             assert seen["texts"] == wanted[len(wanted) - len(seen["texts"]) :]
             assert seen["lost"] == []
+
+
+async def test_tabs_of_firefox_share_a_connection_and_another_takes_over(firefox: Firefox, tmp_path: Any) -> None:
+    async with scene(firefox, tmp_path) as shown:
+        pages = [await shown.open() for _ in range(4)]
+        assert await shown.connections() == 1
+        for how in ("killed", "closed"):
+            leader = await shown.leader(pages)
+            pages = [page for page in pages if page is not leader]
+            for number, page in enumerate(pages):
+                await page.evaluate("(text) => void publish(text)", f"{how}-{number}")
+            await end(how, leader)
+            await shown.taken_over(pages)
+            await shown.seen(pages, await shown.publish())
+            for page in pages:
+                await page.wait_for_function("client.pending === 0")
+        assert await shown.connections() == 1
+        wanted = await shown.texts()
+        assert len(set(wanted)) == len(wanted) == 2 + 3 + 2
+        for page in pages:
+            await page.wait_for_function("(wanted) => JSON.stringify(texts) === JSON.stringify(wanted)", arg=wanted)
+            assert await page.evaluate("lost") == []
 
 
 async def test_tab_that_chromium_freezes_leaves_the_connection_to_another(browser: Browser, tmp_path: Any) -> None:
@@ -207,6 +241,7 @@ async def test_pages_return_from_the_back_forward_cache(tmp_path: Any) -> None:
     ):
         pages = [await shown.open() for _ in range(3)]
         for page in pages[:2]:  # one that leads, one that follows
+            assert isinstance(page, Page)
             await page.evaluate("addEventListener('pageshow', ({ persisted }) => (globalThis.returned = persisted))")
             await page.goto(f"{shown.site.origin}/token?user=ann")
             text = await shown.publish()
