@@ -77,6 +77,14 @@ describe('strict TypeScript applications', { concurrency: 3 }, () => {
   });
 });
 
+test('frameworks with server components take the hooks as code of the browser', async () => {
+  const { exports } = JSON.parse(await readFile(join(app, 'node_modules', 'tidewire', 'package.json'), 'utf8'));
+  for (const [entry, { default: path }] of Object.entries(exports)) {
+    const text = await readFile(join(app, 'node_modules', 'tidewire', path), 'utf8');
+    assert.equal(text.startsWith("'use client';\n"), entry === './react', entry);
+  }
+});
+
 test('the page for a start with TypeScript compiles with types of its contract', async () => {
   const page = await readFile(join(ROOT, '..', '..', 'docs', 'start', 'typescript.md'), 'utf8');
   const folder = join(app, 'start');
@@ -115,6 +123,8 @@ test('Vite builds a page and a worker, and loads the outbox and the fallback on 
   for (const part of ['index', 'outbox', 'fallback', 'worker']) assert.ok(names.some((name) => name.startsWith(`${part}-`)), `${part}: ${names}`);
   const page = await readFile(join(assets, names.filter((name) => name.startsWith('index-'))[0]), 'utf8');
   assert.doesNotMatch(page, /indexedDB/);
+  const texts = await Promise.all(names.map((name) => readFile(join(assets, name), 'utf8')));
+  assert.ok(texts.some((text) => text.includes('Make the function return the token')), 'the help texts register themselves');
 
   // A thread has no window and no document, like a worker of a page.
   const worker = new Worker(join(assets, names.filter((name) => name.startsWith('worker-'))[0]));
