@@ -15,7 +15,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const API = join(ROOT, 'docs', 'api');
 const ERRORS = join(ROOT, 'docs', 'errors.md');
 /** Places where the client makes an error of its own, or chooses its code. */
-const MADE = /(?:TidewireError|#error|[.#]problem|#warn|refusal|#giveUp)\((?:(?:message\.)?id, |entry, )?(.*)|const code = (.*)/g;
+const MADE = /(?:TidewireError|#error|[.#]problem|#warn|refusal|[#.]giveUp)\((?:(?:message\.)?id, |entry, )?(.*)|const code = (.*)/g;
 
 /** The codes that the source gives to errors of the client. The service for tests answers as the real one does. */
 function ownCodes() {

@@ -60,7 +60,7 @@ export const CLIENT = {
   needs_websocket: ['The client is connected over HTTP, which cannot do this.', 'Nothing: it works when WebSockets do. `client.explain()` says why they do not.'],
   no_websocket: ['The platform has no WebSocket.', 'Pass the option `WebSocket`; in Node.js before version 22, that of the package `ws`.'],
   not_durable: ['A list was made of events that are not durable.', 'Use `map()` for latest events, and `on()` for ephemeral ones.'],
-  not_loaded: ['A file of the client does not arrive: values, users, the token of a channel or a shared connection need it. The client tries again.', 'Serve all files of the client, also those of its previous version while pages use them.'],
+  not_loaded: ['A file of the client does not arrive: signals, values, users, the token of a channel or a shared connection need it. The client tries again.', 'Serve all files of the client, also those of its previous version while pages use them.'],
   not_imported: ['`list`, `map` or `presence` was used without its file.', "Add `import 'tidewire/collections'`."],
   not_sent: ['The client closed before it sent the publish.', 'Publish again when the client is ready.'],
   outbox_expired: ['Entries of the outbox were older than `maxAge`, and are dropped. `details.ids` names them.', 'Tell the user, or raise `maxAge`.'],

@@ -82,7 +82,7 @@ export class Channel {
     this.#core = core;
     this.#handle = { options, tail: options.tail ?? 0, listeners: (/** @type {string} */ event) => this.#emitter.of(event) };
     this.#subscription = core.registry.enter(name, this.#handle);
-    if (options.tail && this.#subscription.told) this.#subscription.joined.promise.then(() => this.#lateTail(), () => {});
+    if (options.tail && this.#subscription.told) void this.#lateTail();
     this.#forget = onAbort(options.signal, () => this.leave());
   }
 
@@ -130,16 +130,10 @@ export class Channel {
     const subscription = this.#subscription;
     const { delivery } = subscription;
     const remove = this.#emitter.on(name, /** @type {any} */ (listener), signal);
-    let isHeard = true;
-    const known = () => /** @type {any} */ ({ subscribed: delivery.info, values: delivery.values, presence: delivery.presence })[name];
-    if (delivery.info && this.state === 'subscribed' && known()) {
-      const run = () => isHeard && !this.#left && !signal?.aborted && subscription.run(name, /** @type {any} */ (listener), known());
-      queueMicrotask(() => delivery.add({ run }));
-    }
-    return () => {
-      isHeard = false;
-      remove();
-    };
+    const known = () => delivery.info && /** @type {any} */ ({ subscribed: delivery.info, values: delivery.values, presence: delivery.presence })[name];
+    const run = () => this.#emitter.of(name).includes(/** @type {any} */ (listener)) && subscription.run(name, /** @type {any} */ (listener), known());
+    if (this.state === 'subscribed' && known()) queueMicrotask(() => delivery.add({ run }));
+    return remove;
   }
 
   /**
@@ -154,12 +148,10 @@ export class Channel {
     /** @type {{event: any, done: (value?: any) => void}[]} */
     const queue = [];
     let wake = () => {};
-    let isOver = false;
-    /** @type {any} */
-    let error;
-    const end = (/** @type {any} */ cause) => {
-      if (!isOver) error = cause;
-      isOver = true;
+    /** @type {{error: any} | undefined} */
+    let over;
+    const end = (/** @type {any} */ error) => {
+      over ??= { error };
       wake();
     };
     const hear = (/** @type {any} */ event) =>
@@ -169,21 +161,19 @@ export class Channel {
       });
     const stops = [...types.map((/** @type {string} */ type) => this.#emitter.on(type, hear)), this.#emitter.on('ended', end), onAbort(signal, () => end(undefined))];
     if (this.#subscription.state === 'ended') this.#subscription.joined.promise.catch(end);
-    let done = () => {};
+    let next;
     try {
-      while (!isOver) {
-        const next = queue.shift();
-        if (next) {
-          done = next.done;
+      while (!over) {
+        if ((next = queue[0])) {
           yield next.event;
-          done();
-        } else await new Promise((resolve) => (wake = () => resolve(undefined)));
+          queue.shift()?.done();
+        } else await new Promise((/** @type {(value: void) => void} */ resolve) => (wake = resolve));
       }
-      if (error?.code && !['left', 'closed'].includes(error.code)) throw error;
+      const { error } = over;
+      if (error && !['left', 'closed'].includes(error.code)) throw error;
     } finally {
       for (const stop of stops) stop();
-      done();
-      for (const left of queue) left.done();
+      for (const { done } of queue) done();
     }
   }
 
@@ -217,7 +207,7 @@ export class Channel {
    * @param {SignalOptions} [options]
    */
   signal(type, data, options) {
-    return this.#core.signals.add(this.#name, type, data, options);
+    return this.#core.signal(this.#name, type, data, options);
   }
 
   /**
@@ -257,17 +247,9 @@ export class Channel {
     this.#core.registry.leave(this.#subscription, this.#handle);
   }
 
-  /** Reads the last events for a handle that came after the subscribe. */
+  /** The last events for a handle that came after the subscribe. */
   async #lateTail() {
-    const limit = this.#handle.options.tail;
-    const page = await this.history({ limit }).catch(() => undefined);
-    if (!page || this.#left) return;
-    const { delivery } = this.#subscription;
-    const run = () => {
-      const events = page.events.filter(({ offset = 0 }) => offset <= (delivery.position?.offset ?? 0));
-      return Promise.all(this.#emitter.of('tail').map((listener) => this.#subscription.run('tail', listener, events)));
-    };
-    delivery.add({ run });
+    (await this.#core.loadUpkeep())?.readTail(partsOf(this));
   }
 
   /** Leaves at the end of a `using` block. */

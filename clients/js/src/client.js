@@ -92,7 +92,7 @@ export class Tidewire {
 
   /** What the option `outbox` keeps for the user. @returns {Pick<import('./outbox/outbox.js').Outbox, 'entries' | 'uncertain'>} */
   get outbox() {
-    return this.#core.publisher.outbox ?? NO_OUTBOX;
+    return this.#core.retries?.outbox ?? NO_OUTBOX;
   }
 
   /**
@@ -168,7 +168,8 @@ export class Tidewire {
 
   /**
    * Sends an ephemeral event now, or drops it and returns false: without a connection, and above the rates. With `replace` it waits
-   * for its turn, until a newer one of this name replaces it. It never delays anything else.
+   * for its turn, until a newer one of this name replaces it. It never delays anything else. The first ones wait until the module that
+   * sends them is loaded.
    * @template {import('./contract-types.js').ChannelName<C>} N
    * @template {import('./contract-types.js').PublishedType<C, N, 'ephemeral'>} T
    * @param {N} channel
@@ -177,7 +178,7 @@ export class Tidewire {
    * @param {SignalOptions} [options]
    */
   signal(channel, type, data, options) {
-    return this.#core.signals.add(channel, type, data, options);
+    return this.#core.signal(channel, type, data, options);
   }
 
   /**

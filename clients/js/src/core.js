@@ -3,14 +3,15 @@ import { systemClock } from './base/clock.js';
 import { Emitter } from './base/emitter.js';
 import { TidewireError } from './errors.js';
 import { isEvent } from './messages.js';
-import { upkeep } from './parts.js';
+import { signals, upkeep } from './parts.js';
 import { Publisher } from './sending/publisher.js';
 import { Sender } from './sending/sender.js';
-import { Signals } from './sending/signals.js';
 import { Registry } from './subscriptions/registry.js';
 
 /** Connections whose events a client still recognises. */
 const MAX_CONNECTIONS = 16;
+/** Signals that wait until the module for them is loaded. */
+const MAX_EARLY = 200;
 /** Errors that `explain()` shows. */
 const MAX_ERRORS = 10;
 
@@ -20,12 +21,19 @@ export class Core {
   emitter = new Emitter();
   /** @type {Sender | undefined} of the open connection */
   sender;
+  /** @type {import('./upkeep/retries.js').Retries | undefined} once it is loaded */
+  retries;
   /** @type {import('./messages.js').Welcome | undefined} of the last connection */
   welcome;
+  /** Whether the token of the connection expires soon, and `upkeep` was not here to renew it. */
+  isExpiring = false;
   /** @type {{at: number, error: TidewireError}[]} the newest */
   errors = [];
   #prefix = unique();
   #count = 0;
+  /** @type {import('./sending/signals.js').Signals | undefined} */
+  #signals;
+  #early = 0;
   /** @type {string[]} the newest ids of this client's connections; events on their way may exclude an earlier one */
   #connections = [];
 
@@ -37,8 +45,9 @@ export class Core {
     this.maxQueue = bounded(options.maxQueue, 2, 1e6, 500);
     this.requestTimeout = bounded(options.requestTimeout, 0, Infinity, 60_000);
     this.publisher = new Publisher(this);
-    this.signals = new Signals(this);
     this.registry = new Registry(this);
+    /** @type {import('./sending/sender.js').Source[]} in the order of their priority */
+    this.sources = [this.registry, this.publisher];
   }
 
   nextId() {
@@ -73,12 +82,38 @@ export class Core {
   }
 
   /**
+   * Sends an ephemeral event, or returns false. The first ones wait until the module for them is loaded.
+   * @param {string} channel
+   * @param {string} type
+   * @param {unknown} data
+   * @param {import('./sending/signals.js').SignalOptions} [options]
+   */
+  signal(channel, type, data, options) {
+    const { sender } = this;
+    if (!sender) return false;
+    const text = JSON.stringify({ type, channel, data });
+    const add = (/** @type {typeof import('./sending/signals.js')} */ { Signals }) => {
+      if (!this.#signals) this.sources.push((this.#signals = new Signals(this)));
+      return this.#signals.add(channel, type, text, options);
+    };
+    if (signals.module) return add(signals.module);
+    if (this.#early >= MAX_EARLY) return false;
+    this.#early += 1;
+    void this.need(signals, channel).then((loaded) => {
+      this.#early -= 1;
+      if (loaded && sender === this.sender) add(loaded);
+    });
+    return true;
+  }
+
+  /**
    * @param {import('./connection/link.js').Link} link
    * @param {import('./messages.js').Welcome} welcome
    */
   welcomed(link, welcome) {
     this.#know(welcome);
-    this.sender = new Sender(link, welcome.limits, [this.registry, this.publisher, this.signals], this.clock);
+    this.isExpiring = false;
+    this.sender = new Sender(link, welcome.limits, this.sources, this.clock);
     this.registry.welcomed(welcome);
     this.publisher.opened();
   }
@@ -99,20 +134,20 @@ export class Core {
   lost(tooBig) {
     this.sender?.stop();
     this.sender = undefined;
-    this.signals.clear();
+    this.#signals?.clear();
     this.registry.interrupted();
     this.publisher.interrupted(tooBig);
   }
 
-  /** @param {string} reason */
-  closed(reason) {
-    this.publisher.abandon(reason);
-    this.registry.closed(new TidewireError('closed', `the client is closed: ${reason}`, { details: { reason } }));
+  /** @param {TidewireError} error */
+  closed(error) {
+    this.publisher.closed(error);
+    this.registry.closed(error);
   }
 
-  /** The client connects. @param {import('./client.js').Options['outbox']} outbox @param {string | URL} url */
-  reopened(outbox, url) {
-    this.publisher.reopened(outbox, url);
+  /** The client connects. @param {boolean} held  publishes wait for the outbox */
+  reopened(held) {
+    this.publisher.reopened(held);
     this.registry.reopened();
   }
 
@@ -122,24 +157,29 @@ export class Core {
     const subscription = registry.subscriptions.get(/** @type {any} */ (message).channel);
     if (isEvent(message)) subscription?.received(message);
     else if (message.type === 'subscribed') subscription?.subscribed(message);
-    else if (message.type === 'expiring') subscription?.refresh();
-    else if (publisher.settle(message) || registry.settle(message)) return;
+    else if (message.type === 'expiring' && subscription) subscription.refresh();
+    else if (message.type === 'expiring') this.isExpiring = true;
+    else if (publisher.settle(message) || this.retries?.settle(message) || registry.settle(message)) return;
     else if (message.type === 'unsubscribed') subscription?.unsubscribed(message);
     else if (message.type === 'presence' && message.id === null) subscription?.received(message);
     else if (message.type === 'error') this.report(TidewireError.from(message));
     // A pong needs no action. A newer service may send messages that this client does not know.
   }
 
+  /** What keeps a connection alive, if it arrives. */
+  loadUpkeep() {
+    return upkeep.get(this.clock);
+  }
+
   /**
    * A part that a channel needs; undefined, and reported, if it does not arrive.
    * @template M
    * @param {import('./base/part.js').Part<M>} part
-   * @param {import('./subscriptions/subscription.js').Subscription} subscription
+   * @param {string} channel
    */
-  async need(part, subscription) {
-    const { channel } = subscription;
+  async need(part, channel) {
     const loaded = await part.get(this.clock);
-    if (!loaded) this.report(new TidewireError('not_loaded', `${channel}: a file of the client does not arrive`, { channel }), subscription);
+    if (!loaded) this.report(new TidewireError('not_loaded', `${channel}: a file of the client does not arrive`, { channel }), this.registry.subscriptions.get(channel));
     return loaded;
   }
 
@@ -154,7 +194,7 @@ export class Core {
     const heard = of?.notify('error', error) || this.emitter.has('error');
     this.emitter.emit('error', error);
     if (heard) return;
-    void upkeep.get(this.clock).then((loaded) => (loaded ? loaded.print(this, error) : console.error(`[tidewire] ${error.code}`, error)));
+    void this.loadUpkeep().then((loaded) => (loaded ? loaded.print(this, error) : console.error(`[tidewire] ${error.code}`, error)));
   }
 }
 

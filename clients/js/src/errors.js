@@ -1,4 +1,5 @@
-import { upkeep } from './parts.js';
+/** Texts that are loaded with `connect()`. @type {{help?: (code: string) => string | undefined}} */
+export const texts = {};
 
 /**
  * A refusal by the service (its codes are in `tidewire/codes`), or by the client itself. `help` says what to do in short; docs/errors.md
@@ -25,7 +26,7 @@ export class TidewireError extends Error {
 
   /** What to do. The texts are loaded with `connect()`. @returns {string} */
   get help() {
-    return this.#help ?? helpFor(this.code) ?? '';
+    return this.#help ?? texts.help?.(this.code) ?? '';
   }
 
   /**
@@ -37,6 +38,3 @@ export class TidewireError extends Error {
     return new TidewireError(code, `${message}${hint}`, { channel, retryable: retryable === true, details: details ?? {} });
   }
 }
-
-/** What to do about a code, if that is known and loaded. @param {string} code */
-export const helpFor = (code) => upkeep.module?.helpFor(code);

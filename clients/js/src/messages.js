@@ -1,5 +1,7 @@
 // The messages of `tidewire.v1` as types. docs/protocol.md is the normative text.
 
+import { MAX_FRAME } from './base/bounds.js';
+
 /**
  * @typedef {{epoch: string, offset: number, id?: string}} Position
  *   A client's position in a channel: `id` is the event at `offset`, absent at offset 0.
@@ -64,7 +66,7 @@ export function isEvent(message) {
  * @returns {ServerMessage[]}
  */
 export function parse(frame) {
-  if (typeof frame !== 'string') return [];
+  if (typeof frame !== 'string' || frame.length > MAX_FRAME) return [];
   let content;
   try {
     content = JSON.parse(frame);

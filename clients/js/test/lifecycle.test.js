@@ -364,3 +364,17 @@ test('an application that names itself in the address keeps its name', async (t)
   const { url } = await server.peer();
   assert.equal(new URL(url, 'ws://x').searchParams.get('client'), 'shop/2.1+7');
 });
+
+test('the option `debug` logs states and the wire, without tokens', async (t) => {
+  /** @type {string[]} */
+  const lines = [];
+  const { peer, client } = await connected(t, { token: 'token-secret', debug: (line) => lines.push(line) });
+  const ack = client.publish('room:1', 'chat.message', { text: 'hi' });
+  await peer.ack();
+  await ack;
+  client.close();
+  assert.ok(lines.every((line) => line.startsWith('[tidewire] ') && !line.includes('token-secret')));
+  for (const part of ['connecting (connect)', '→ {"type":"hello","token":"…', '← {"type":"welcome"', 'ready (welcome)', '→ {"type":"chat.message"', '← {"type":"ack"', 'closed (client)']) {
+    assert.ok(lines.some((line) => line.includes(part)), part);
+  }
+});

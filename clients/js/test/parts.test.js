@@ -10,9 +10,9 @@ import { build } from 'esbuild';
 import '../src/collections/index.js';
 import { systemClock } from '../src/base/clock.js';
 import { deferred } from '../src/base/deferred.js';
-import { channelState, upkeep } from '../src/parts.js';
+import { channelState, signals, upkeep } from '../src/parts.js';
 import { Tidewire } from '../src/tidewire.js';
-import { Inbox, message, scene, subscribed, turn, value, WELCOME } from './support.js';
+import { connected, Inbox, message, scene, subscribed, turn, value, WELCOME } from './support.js';
 
 /** What is imported later, by how it fails. */
 const FAILURES = { rejects: 'throw new Error("gone")', hangs: 'await new Promise(() => {})' };
@@ -128,13 +128,23 @@ test('a map and presence load what they need before the first value', async (t) 
   }
 });
 
-test('a token that expires before `upkeep` has arrived is refreshed in place', async (t) => {
-  const arrival = deferred();
+/** `upkeep` arrives when the test says so. @param {import('node:test').TestContext} t */
+async function lateUpkeep(t) {
   const loaded = await upkeep.get(systemClock);
   const { module } = upkeep;
+  const arrival = deferred();
   upkeep.module = undefined;
   t.after(() => (upkeep.module = module));
   t.mock.method(upkeep, 'get', () => arrival.promise);
+  return async () => {
+    upkeep.module = module;
+    arrival.resolve(loaded);
+    await turn();
+  };
+}
+
+test('a token that expires before `upkeep` has arrived is refreshed in place', async (t) => {
+  const arrive = await lateUpkeep(t);
   let tokens = 0;
   const { server, client, until } = await scene(t, { token: () => `token-${(tokens += 1)}` });
   void client.connect();
@@ -142,6 +152,102 @@ test('a token that expires before `upkeep` has arrived is refreshed in place', a
   await peer.welcome({ ...WELCOME, expires_in: 59 });
   peer.send({ type: 'expiring', in: 59 });
   await until('ready');
-  arrival.resolve(loaded);
+  await arrive();
   assert.equal((await peer.expect('refresh')).token, 'token-2');
+});
+
+test('a page that slept while `upkeep` was loading asks whether its connection lives', async (t) => {
+  const arrive = await lateUpkeep(t);
+  const { clock, peer, until } = await connected(t);
+  clock.advance(60_000);
+  await arrive();
+  await peer.expect('ping');
+  clock.advance(1_800);
+  assert.equal((await until('waiting')).reason, 'no_pong');
+});
+
+test('a publish that is refused for now before `upkeep` has arrived is sent again', async (t) => {
+  const arrive = await lateUpkeep(t);
+  const { clock, peer, client } = await connected(t);
+  const acks = [client.publish('room:1', 'chat.message', { n: 1 }), client.publish('room:1', 'chat.message', { n: 2 })];
+  const refuse = async (/** @type {any} */ more) => peer.send({ type: 'error', id: (await peer.expect('chat.message')).id, message: 'no', ...more });
+  await refuse({ code: 'rate_limited', retryable: true });
+  await turn();
+  await turn();
+  clock.advance(1_000);
+  assert.deepEqual((await peer.ack()).data, { n: 1 });
+  assert.equal((await acks[0]).offset, 1);
+  await refuse({ code: 'rate_limited', retryable: true });
+  await turn();
+  await turn();
+  await arrive();
+  clock.advance(1_000);
+  await refuse({ code: 'forbidden', retryable: false });
+  await assert.rejects(acks[1], { code: 'forbidden' });
+});
+
+test('a request times out that was made before `upkeep` has arrived', async (t) => {
+  const arrive = await lateUpkeep(t);
+  const { clock, peer, client } = await connected(t);
+  const answer = client.publish('room:1', 'chat.message', {}, { timeout: 5_000 });
+  await peer.expect('chat.message');
+  await arrive();
+  clock.advance(5_000);
+  await assert.rejects(answer, { code: 'timeout' });
+});
+
+test('a frame that is far too long is ignored before `upkeep` has arrived, and ends the connection afterwards', async (t) => {
+  const arrive = await lateUpkeep(t);
+  const { peer, until, client } = await connected(t);
+  const long = JSON.stringify({ type: 'error', code: 'x'.repeat(2 ** 24), message: '', retryable: false });
+  const errors = t.mock.fn();
+  client.on('error', errors);
+  peer.raw(long);
+  const ack = client.publish('room:1', 'chat.message', {});
+  await peer.ack();
+  await ack;
+  assert.equal(errors.mock.callCount(), 0);
+  await arrive();
+  peer.raw(long);
+  assert.equal((await until('waiting')).reason, 'frame_too_long');
+});
+
+test('signals wait for their module, and are then sent in order, or replaced', async (t) => {
+  const { module } = signals;
+  const arrival = deferred();
+  t.mock.method(signals, 'get', () => arrival.promise);
+  signals.module = undefined;
+  t.after(() => (signals.module = module));
+  const { client, peer, errors } = await connected(t);
+  const data = { n: 0 };
+  const taken = [];
+  for (; data.n < 202; data.n += 1) taken.push(client.signal('room:1', 'cursor.move', data, { replace: true }));
+  assert.deepEqual([taken.indexOf(false), taken.lastIndexOf(true)], [200, 199]);
+  arrival.resolve(module);
+  assert.deepEqual((await peer.expect('cursor.move')).data, { n: 199 });
+  client.close();
+  await turn();
+  assert.deepEqual([client.signal('room:1', 'cursor.move', data), errors.length], [false, 0]);
+});
+
+test('a signal is lost, and that is reported, if its module does not arrive', async (t) => {
+  const { module } = signals;
+  t.mock.method(signals, 'get', async () => undefined);
+  signals.module = undefined;
+  t.after(() => (signals.module = module));
+  const { client, errors } = await connected(t);
+  assert.equal(client.signal('room:1', 'cursor.move', {}), true);
+  const { code, channel } = await errors.next();
+  assert.deepEqual([code, channel], ['not_loaded', 'room:1']);
+});
+
+test('without `upkeep`, publishes do not wait for the outbox', async (t) => {
+  t.mock.method(upkeep, 'get', async () => undefined);
+  const { module } = upkeep;
+  upkeep.module = undefined;
+  t.after(() => (upkeep.module = module));
+  const { client, peer } = await connected(t, { outbox: true });
+  const ack = client.publish('room:1', 'chat.message', {});
+  await peer.ack();
+  assert.equal((await ack).offset, 1);
 });

@@ -217,3 +217,11 @@ test('publishes keep within the rates of welcome', async (t) => {
   await peer.expect('chat.message');
   await peer.expect('chat.message');
 });
+
+test('options that do not exist change nothing', async (t) => {
+  const { peer, client } = await connected(t);
+  const options = /** @type {any} */ ({ retry: 3, order: -1, sent: true, flying: true, resting: true, deadline: 5, backoff: 1, text: 'no' });
+  const ack = client.publish('room:1', 'chat.message', { n: 1 }, options);
+  assert.deepEqual((await peer.ack()).data, { n: 1 });
+  await ack;
+});

@@ -7,19 +7,20 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 11_800, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 10_740, 'codes.js': 2_600 };
 /** Bytes that an addition costs a page that has `tidewire.js`, and React for its hooks. @type {Record<string, number>} */
 const ADDITIONS = {
   'collections/index.js': 3_900,
   'outbox/outbox.js': 4_400,
-  'testing/index.js': 17_950,
+  'testing/index.js': 19_550,
   'react/index.js': 5_400,
   // Parts of the client that are loaded later.
-  'upkeep/index.js': 4_550,
+  'upkeep/index.js': 5_650,
+  'sending/signals.js': 400,
   'subscriptions/state.js': 750,
   'subscriptions/own-token.js': 300,
   'fallback/fallback.js': 5_600,
-  'share/share.js': 8_600,
+  'share/share.js': 8_750,
 };
 
 /** What is imported when it is needed does not count. @type {import('esbuild').Plugin} */

@@ -3,15 +3,18 @@ import { test } from 'node:test';
 
 import { systemClock } from '../src/base/clock.js';
 import { TokenSource, checkToken } from '../src/connection/token.js';
+import { upkeep } from '../src/parts.js';
+
+const core = { clock: systemClock, loadUpkeep: () => upkeep.get(systemClock) };
 
 test('a token kept in a file ends in a newline, which is no part of it', async () => {
-  assert.equal(await new TokenSource('abc\n', systemClock).get(), 'abc');
-  assert.equal(await new TokenSource(() => Promise.resolve(' abc\r\n'), systemClock).get(), 'abc');
+  assert.equal(await new TokenSource('abc\n', core).get(), 'abc');
+  assert.equal(await new TokenSource(() => Promise.resolve(' abc\r\n'), core).get(), 'abc');
 });
 
 test('however many ask at once, the application is asked once', async () => {
   let asked = 0;
-  const source = new TokenSource(() => `token-${(asked += 1)}`, systemClock);
+  const source = new TokenSource(() => `token-${(asked += 1)}`, core);
   assert.deepEqual(await Promise.all([source.get(), source.get(), source.renew()]), ['token-1', 'token-1', 'token-1']);
   source.refused();
   assert.equal(await source.get(), 'token-2');
@@ -35,7 +38,7 @@ for (const [given, says] of /** @type {[unknown, RegExp][]} */ ([
   test(`${String(given).slice(0, 20)} is not a token, and the error shows it without secrets`, async () => {
     /** @type {any} */
     let error;
-    await assert.rejects(checkToken(given, 'the function `token`', systemClock), (thrown) => Boolean((error = thrown)));
+    await assert.rejects(checkToken(given, 'the function `token`', core), (thrown) => Boolean((error = thrown)));
     assert.equal(error.code, 'token_failed');
     assert.match(error.message, /^the function `token` returned/);
     assert.match(error.message, says);

@@ -36,15 +36,13 @@ export class Timer {
     if (ms === Infinity) return;
     const step = Math.min(Math.max(0, ms || 0), MAX_TIMER);
     this.#timer = this.#clock.setTimeout(() => {
-      this.#timer = undefined;
       if (ms > step) this.start(ms - step, run);
       else run();
     }, step);
   }
 
   stop() {
-    if (this.#timer !== undefined) this.#clock.clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#clock.clearTimeout(this.#timer);
   }
 }
 

@@ -18,7 +18,7 @@ export function deferred() {
 /**
  * Calls back when a signal aborts, also if it has aborted already. Returns the function that stops listening.
  * @param {AbortSignal | undefined} signal
- * @param {() => void} aborted
+ * @param {() => unknown} aborted
  */
 export function onAbort(signal, aborted) {
   if (signal?.aborted) aborted();

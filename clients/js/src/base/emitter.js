@@ -1,10 +1,12 @@
+import { onAbort } from './deferred.js';
+
 /**
  * Listeners by event name. A listener that throws stops neither the others nor the client: its error is reported as an
  * uncaught error of the page, or on the console if there is no page.
  * @template {Record<string, any>} Events
  */
 export class Emitter {
-  /** @type {Map<keyof Events, Set<(value: any) => void>>} */
+  /** @type {Map<keyof Events, Map<object, (value: any) => void>>} each under a key of its own: the same function may listen twice */
   #listeners = new Map();
 
   /**
@@ -16,21 +18,20 @@ export class Emitter {
    * @returns {() => void}
    */
   on(name, listener, signal) {
-    if (signal?.aborted) return () => {};
-    const entry = (/** @type {any} */ value) => listener(value); // the same function may listen twice
-    const listeners = this.#listeners.get(name) ?? new Set();
-    this.#listeners.set(name, listeners.add(entry));
-    const remove = () => {
-      listeners.delete(entry);
-      signal?.removeEventListener('abort', remove);
+    const listeners = this.#listeners.get(name) ?? new Map();
+    const key = {};
+    this.#listeners.set(name, listeners.set(key, listener));
+    const remove = () => listeners.delete(key);
+    const forget = onAbort(signal, remove);
+    return () => {
+      remove();
+      forget();
     };
-    signal?.addEventListener('abort', remove);
-    return remove;
   }
 
   /** @param {keyof Events} name */
   has(name) {
-    return Boolean(this.#listeners.get(name)?.size);
+    return this.of(name).length > 0;
   }
 
   /**
@@ -38,7 +39,7 @@ export class Emitter {
    * @param {keyof Events} name
    */
   of(name) {
-    return [...(this.#listeners.get(name) ?? [])];
+    return [...(this.#listeners.get(name)?.values() ?? [])];
   }
 
   /**

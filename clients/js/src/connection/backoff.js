@@ -1,5 +1,3 @@
-import { toldWait } from '../base/bounds.js';
-
 /**
  * Exponential backoff with full jitter: the n-th delay is random between 0 and min(cap, base · 2ⁿ), so that the clients of
  * a lost node reconnect spread out.
@@ -26,12 +24,6 @@ export class Backoff {
     const bound = Math.min(this.#cap, this.#base * 2 ** Math.min(this.attempt, 30));
     this.attempt += 1;
     return this.#random() * bound;
-  }
-
-  /** The delay after a refusal, in ms: that which it asks for, or the next one. @param {unknown} seconds */
-  after(seconds) {
-    const told = toldWait(seconds);
-    return told === undefined ? this.next() : spread(told, this.#random);
   }
 }
 

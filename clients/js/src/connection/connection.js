@@ -1,7 +1,7 @@
 import { bounded } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
 import { deferred } from '../base/deferred.js';
-import { TidewireError, helpFor } from '../errors.js';
+import { TidewireError, texts } from '../errors.js';
 import { parse } from '../messages.js';
 import { upkeep } from '../parts.js';
 import { announce, resolve } from './address.js';
@@ -67,7 +67,7 @@ export class Connection {
     this.openLink = link ?? (WebSocket && webSocketLinks(WebSocket));
     this.options = options;
     this.core = core;
-    this.token = new TokenSource(options.token, core.clock);
+    this.token = new TokenSource(options.token, core);
     this.backoffCap = bounded(options.backoffCap, 0, 3_600_000, 20_000);
     this.backoff = new Backoff(bounded(options.backoffBase, 0, 3_600_000, 500), this.backoffCap, core.random);
     this.#pause = new Timer(core.clock);
@@ -84,7 +84,7 @@ export class Connection {
       return promise;
     }
     const { promise } = (this.#connected = deferred());
-    this.core.reopened(this.options.outbox, this.url);
+    this.core.reopened(Boolean(this.options.outbox));
     this.backoff.attempt = 0;
     this.wasReady = false;
     void this.#loadUpkeep();
@@ -93,8 +93,13 @@ export class Connection {
   }
 
   async #loadUpkeep() {
-    const loaded = upkeep.module ?? (await upkeep.get(this.core.clock));
-    if (!loaded || !this.#connected) return;
+    const loaded = upkeep.module ?? (await this.core.loadUpkeep());
+    if (!this.#connected) return;
+    if (!loaded) {
+      this.core.publisher.held = false;
+      this.core.wake();
+      return;
+    }
     this.#upkeep ??= new loaded.Upkeep(this);
     this.#upkeep.start();
   }
@@ -120,13 +125,13 @@ export class Connection {
     const step = this.#next();
     this.#become({ reason });
     if (step !== this.step) return;
-    const { anonymous, connectTimeout, contract, ticket } = this.options;
+    const { anonymous, connectTimeout, contract, debug, share, ticket } = this.options;
     try {
       const address = resolve(this.url);
       if (!address) throw new TidewireError('invalid_url', 'the address is not valid; without a page it must be absolute');
       const token = this.token.used ? await this.token.get() : undefined;
-      announce(address, contract, !token && ticket ? await askToken(ticket, 'ticket', this.core.clock) : undefined);
-      if (!this.#upkeep && (this.options.share || isRemembered(address))) await this.#loadUpkeep(); // it knows another way
+      announce(address, contract, !token && ticket ? await askToken(ticket, 'ticket', this.core) : undefined);
+      if (!this.#upkeep && (share || debug || isRemembered(address))) await this.#loadUpkeep(); // it opens the links
       await this.#upkeep?.loadShare();
       if (step !== this.step) return;
       this.address = address;
@@ -153,12 +158,6 @@ export class Connection {
     const { step } = this;
     const { openLink } = this.#upkeep ?? this;
     let opened = false;
-    /** @type {import('./link.js').Link} */
-    let link;
-    const send = (/** @type {string} */ frame) => {
-      this.#log(`→ ${frame}`);
-      link.send(frame);
-    };
     try {
       if (!openLink) throw new TypeError('this platform has none');
       /** @type {import('./link.js').LinkEvents} */
@@ -166,8 +165,8 @@ export class Connection {
         opened: () => {
           if (step !== this.step) return;
           opened = true;
-          if (hello) send(JSON.stringify(hello));
-          send('{"type":"ready"}'); // nothing has to be prepared here, so deliveries may start with the subscriptions
+          if (hello) this.#link?.send(JSON.stringify(hello));
+          this.#link?.send('{"type":"ready"}'); // nothing has to be prepared here, so deliveries may start with the subscriptions
         },
         received: (frame) => {
           if (step === this.step) this.#receive(frame);
@@ -176,19 +175,17 @@ export class Connection {
           if (step === this.step) this.#ended({ code, reason, opened, verdict });
         },
       };
-      link = openLink(address, events, hello);
+      this.#link = openLink(address, events, hello);
     } catch (cause) {
       // Not a network error: the page's security policy, or a URL that no browser connects to.
       throw new TidewireError(openLink ? 'websocket_refused' : 'no_websocket', `no WebSocket to ${address.host}: ${cause}`, { cause });
     }
-    this.#link = { send, buffered: () => link.buffered(), close: () => link.close() };
   }
 
   /** @param {unknown} frame */
   #receive(frame) {
     const { step } = this;
-    this.#log(`← ${frame}`);
-    if (this.#upkeep?.heard(frame)) return;
+    this.#upkeep?.heard(frame);
     for (const message of parse(frame)) {
       if (step !== this.step) return;
       if (message.type === 'welcome') this.#welcomed(/** @type {Welcome} */ (message));
@@ -290,8 +287,9 @@ export class Connection {
     this.token.forget();
     this.lose();
     this.#upkeep?.stop();
-    this.core.closed(reason);
-    connected.reject(new TidewireError('closed', `the client is closed: ${error?.message ?? reason}`, { details: { reason, code }, cause: error }));
+    const closed = new TidewireError('closed', `the client is closed: ${error?.message ?? reason}`, { details: { reason, code }, cause: error });
+    this.core.closed(closed);
+    connected.reject(closed);
     if (this.#connected) return; // a listener has connected again
     this.#become({ state: 'closed', reason, code });
     if (error) this.core.report(error);
@@ -305,19 +303,12 @@ export class Connection {
       state: state ?? trying,
       ...change,
       get help() {
-        return helpFor(change.reason);
+        return texts.help?.(change.reason);
       },
       attempt,
       transport: this.#upkeep?.transport ?? 'websocket',
     });
     this.changedAt = this.core.clock.now();
-    this.#log(`${this.status.state} (${change.reason})`);
     this.core.emitter.emit('state', this.status);
-  }
-
-  /** @param {string} line */
-  #log(line) {
-    const { debug } = this.options;
-    if (debug) void upkeep.get(this.core.clock).then((loaded) => loaded?.log(line, debug));
   }
 }

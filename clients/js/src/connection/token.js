@@ -1,6 +1,5 @@
 import { within } from '../base/clock.js';
 import { TidewireError } from '../errors.js';
-import { upkeep } from '../parts.js';
 
 /** Milliseconds that a function of the application has for a token. */
 export const TOKEN_TIMEOUT = 10_000;
@@ -10,21 +9,23 @@ export const TOKEN_TIMEOUT = 10_000;
  * @typedef {(context: {signal: AbortSignal}) => string | Promise<string>} TokenFunction
  */
 
+/** @typedef {Pick<import('../core.js').Core, 'clock' | 'loadUpkeep'>} Surroundings */
+
 /**
  * Calls a function of the application that gets a token, and checks what it returned.
  * @param {TokenFunction} get
  * @param {string} name  how the application has passed the function: `token` or `ticket`
- * @param {import('../base/clock.js').Clock} clock
+ * @param {Surroundings} core
  * @param {string} [channel]
  * @param {AbortController} [asking]  the caller may abort it
  * @returns {Promise<string>}
  */
-export async function askToken(get, name, clock, channel, asking = new AbortController()) {
+export async function askToken(get, name, core, channel, asking = new AbortController()) {
   const where = `the function \`${name}\`${channel ? ` of ${channel}` : ''}`;
   const late = () => new Error(`no result within ${TOKEN_TIMEOUT / 1000} s`);
   try {
     const call = (async () => get({ signal: asking.signal }))();
-    return await checkToken(await within(clock, TOKEN_TIMEOUT, call, late), where, clock);
+    return await checkToken(await within(core.clock, TOKEN_TIMEOUT, call, late), where, core);
   } catch (/** @type {any} */ cause) {
     asking.abort(cause);
     if (cause instanceof TidewireError && cause.code === 'token_failed') throw cause;
@@ -38,19 +39,19 @@ export async function askToken(get, name, clock, channel, asking = new AbortCont
  * Returns the token, or throws an error that shows what was given instead.
  * @param {unknown} given
  * @param {string} where
- * @param {import('../base/clock.js').Clock} clock
+ * @param {Surroundings} core
  */
-export async function checkToken(given, where, clock) {
+export async function checkToken(given, where, core) {
   const token = typeof given === 'string' ? given.trim() : ''; // a token from a file ends in a newline
   if (/^(?!(undefined|null)$)[!#-;=?-Z\\^-z|~]+$/.test(token)) return token;
-  const loaded = await upkeep.get(clock);
+  const loaded = await core.loadUpkeep();
   throw new TidewireError('token_failed', `${where} returned ${loaded?.shown(given) ?? typeof given}, which is not a token`, { retryable: true });
 }
 
 /** Holds the token, and asks the application for a new one when the old one was refused or has expired. */
 export class TokenSource {
   #source;
-  #clock;
+  #core;
   /** @type {string | undefined} */
   #token;
   /** @type {Promise<string> | undefined} */
@@ -61,11 +62,11 @@ export class TokenSource {
 
   /**
    * @param {string | TokenFunction | undefined} source
-   * @param {import('../base/clock.js').Clock} clock
+   * @param {Surroundings} core
    */
-  constructor(source, clock) {
+  constructor(source, core) {
     this.#source = source;
-    this.#clock = clock;
+    this.#core = core;
   }
 
   /** Whether connections authenticate by `hello` with a token. */
@@ -80,8 +81,8 @@ export class TokenSource {
 
   /** The token; rejects with `token_failed`. */
   async get() {
-    if (!this.renewable) return checkToken(this.#source, 'the option `token`', this.#clock);
-    const known = this.#clock.now() < this.#expires ? this.#token : undefined;
+    if (!this.renewable) return checkToken(this.#source, 'the option `token`', this.#core);
+    const known = this.#core.clock.now() < this.#expires ? this.#token : undefined;
     return known ?? this.renew();
   }
 
@@ -89,7 +90,7 @@ export class TokenSource {
   renew() {
     if (this.#asking) return this.#asking;
     const stop = (this.#stop = new AbortController());
-    const asking = askToken(/** @type {TokenFunction} */ (this.#source), 'token', this.#clock, undefined, stop)
+    const asking = askToken(/** @type {TokenFunction} */ (this.#source), 'token', this.#core, undefined, stop)
       .then((token) => {
         if (asking === this.#asking) [this.#token, this.#expires] = [token, Infinity]; // else it was forgotten meanwhile
         return token;
@@ -113,6 +114,6 @@ export class TokenSource {
 
   /** @param {unknown} seconds  until the token expires */
   expiresIn(seconds) {
-    this.#expires = typeof seconds === 'number' ? this.#clock.now() + seconds * 1000 : Infinity;
+    this.#expires = typeof seconds === 'number' ? this.#core.clock.now() + seconds * 1000 : Infinity;
   }
 }

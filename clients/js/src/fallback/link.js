@@ -1,7 +1,7 @@
 import { bounded } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
 import { verdictOf } from '../upkeep/probe.js';
-import { Budget } from '../sending/pacer.js';
+import { Budget } from '../sending/budget.js';
 import { Channels } from './channels.js';
 import { errorMessage, refusal } from './http.js';
 import { Requests } from './requests.js';
@@ -192,8 +192,12 @@ export class HttpLink {
   }
 
   #changeNow() {
-    if (this.#changes.take(0)) this.begin();
-    else this.#change.start(this.#changes.wait(0), () => this.#changeNow());
+    const wait = this.#changes.wait();
+    if (wait) this.#change.start(wait, () => this.#changeNow());
+    else {
+      this.#changes.spend();
+      this.begin();
+    }
   }
 
   /** @param {any[]} messages */

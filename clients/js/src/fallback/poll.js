@@ -3,7 +3,7 @@ import { MAX_FRAME, toldWait } from '../base/bounds.js';
 import { Timer, within } from '../base/clock.js';
 import { Backoff, spread } from '../connection/backoff.js';
 import { parse } from '../messages.js';
-import { Budget } from '../sending/pacer.js';
+import { Budget } from '../sending/budget.js';
 import { problemOf } from './http.js';
 
 /** Seconds that the service may wait for an event. */
@@ -82,8 +82,12 @@ export class Polls {
   async #pace() {
     const cost = Math.max(1, Math.ceil(this.#link.channels.entries.size / CHANNELS_PER_MESSAGE));
     for (let paid = 0; paid < cost; ) {
-      if (this.#budget.take(0)) paid += 1;
-      else await this.#sleep(this.#budget.wait(0));
+      const wait = this.#budget.wait();
+      if (wait) await this.#sleep(wait);
+      else {
+        this.#budget.spend();
+        paid += 1;
+      }
     }
   }
 

@@ -378,7 +378,7 @@ export class Outbox {
     }
     if (!isCurrent()) return;
     this.#restored = true;
-    this.#core.publisher.release();
+    this.#core.retries?.release();
   }
 
   /**
@@ -440,7 +440,8 @@ export class Outbox {
   #send(item, order) {
     const { publisher, emitter } = this.#core;
     const { id, channel, type } = item.shown;
-    const ack = publisher.add(JSON.parse(item.text), {}, true, order);
+    const ack = publisher.add(JSON.parse(item.text), { order });
+    publisher.entries = new Map([...publisher.entries].sort(([, a], [, b]) => (a.order ?? 0) - (b.order ?? 0)));
     if (item.entry && item.sentAt) item.entry.sent = true;
     ack.then(
       (ack) => emitter.emit('published', { id, channel, type, ack }),

@@ -1,17 +1,18 @@
 import { bounded } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
-import { Pacer } from './pacer.js';
+import { budgetsOf } from './budget.js';
 
 /**
- * A queue of messages of one cost. The sender takes from it when the rates allow, so what waits can still change.
+ * A queue of messages of one kind. The sender takes from it when the rates allow, so what waits can still change.
  * @typedef {object} Source
- * @property {import('./pacer.js').Cost} cost
+ * @property {'message' | 'subscribe'} budget
+ * @property {number} [reserve]  the part of the budget that it leaves to others; then it also waits while the link is busy
  * @property {() => boolean} waiting  whether `next` has a message
  * @property {(maxBytes: number) => string | undefined} next  the JSON of a message
  */
 
 const encoder = new TextEncoder();
-/** Signals wait while more bytes than this are not on their way: they must not delay anything. */
+/** More bytes that are not on their way make a link busy: signals must not delay anything. */
 const MAX_BUFFERED = 16_384;
 
 /** The bytes of a text in UTF-8. @param {string} text */
@@ -23,7 +24,7 @@ export const bytesOf = (text) => encoder.encode(text).length;
  */
 export class Sender {
   #link;
-  #pacer;
+  #budgets;
   #sources;
   #pace;
   /** @type {string[]} */
@@ -41,7 +42,7 @@ export class Sender {
    */
   constructor(link, limits, sources, clock) {
     this.#link = link;
-    this.#pacer = new Pacer(limits, clock);
+    this.#budgets = budgetsOf(limits, clock);
     this.#sources = sources;
     this.#pace = new Timer(clock);
     this.#batch = bounded(limits.batch, 1, 1e5, 100);
@@ -51,10 +52,10 @@ export class Sender {
   /**
    * Sends a message before all that waits.
    * @param {import('../messages.js').ClientMessage} message
-   * @param {'free' | 'urgent'} [cost]
+   * @param {boolean} [isFree]  the service does not count it
    */
-  send(message, cost = 'urgent') {
-    this.#pacer.take(cost);
+  send(message, isFree) {
+    if (!isFree) this.#budgets.message.spend();
     this.#urgent.push(JSON.stringify(message));
     this.wake();
   }
@@ -78,16 +79,14 @@ export class Sender {
     const texts = this.#urgent.splice(0);
     let wait = Infinity;
     for (const source of this.#sources) {
-      const { cost } = source;
+      const budget = this.#budgets[source.budget];
       while (source.waiting()) {
-        if (cost === 'signal' && this.#link.buffered() > MAX_BUFFERED) {
-          wait = Math.min(wait, 50);
+        const pause = source.reserve && this.#link.buffered() > MAX_BUFFERED ? 50 : budget.wait(source.reserve);
+        if (pause) {
+          wait = Math.min(wait, pause);
           break;
         }
-        if (!this.#pacer.take(cost)) {
-          wait = Math.min(wait, this.#pacer.wait(cost));
-          break;
-        }
+        budget.spend();
         const text = source.next(this.#bytes);
         if (text) texts.push(text);
       }

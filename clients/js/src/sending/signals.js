@@ -1,5 +1,6 @@
 import { Timer } from '../base/clock.js';
 import { TidewireError } from '../errors.js';
+import { SIGNAL_RESERVE } from './budget.js';
 import { bytesOf } from './sender.js';
 
 /**
@@ -15,10 +16,12 @@ import { bytesOf } from './sender.js';
 const MAX_NAMES = 200;
 
 /**
- * Ephemeral events: sent now, replaced by their newer self, or dropped. They never wait in a queue, so they delay nothing.
+ * Ephemeral events: sent now, replaced by their newer self, or dropped. They never wait in a queue, so they delay nothing. Loaded with the
+ * first one.
  */
 export class Signals {
-  cost = /** @type {const} */ ('signal');
+  budget = /** @type {const} */ ('message');
+  reserve = SIGNAL_RESERVE;
   /** @type {Map<string, {waiting?: string, channel: string, timer: Timer, resting: boolean}>} by channel and name */
   #named = new Map();
   /** @type {string[]} without a name; sent or dropped at the end of this tick */
@@ -36,12 +39,11 @@ export class Signals {
    * Returns false if the signal is dropped.
    * @param {string} channel
    * @param {string} type
-   * @param {unknown} data
+   * @param {string} text  the JSON of the message
    * @param {SignalOptions} [options]
    */
-  add(channel, type, data, { replace, every } = {}) {
-    if (!this.#core.wake()) return false;
-    const text = JSON.stringify({ type, channel, data });
+  add(channel, type, text, { replace, every } = {}) {
+    this.#core.wake();
     if (!replace && !every) {
       if (this.#core.registry.joining(channel) || this.#now.length >= MAX_NAMES) return false;
       this.#now.push(text);

@@ -1,6 +1,7 @@
 import { bounded, toldWait } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
 import { isEvent, parse } from '../messages.js';
+import { SIGNAL_RESERVE } from '../sending/budget.js';
 import { Sender, bytesOf } from '../sending/sender.js';
 import { SharedChannel } from './channel.js';
 import { Echoes } from './echoes.js';
@@ -220,7 +221,7 @@ export class Leader {
       else if (this.#channels.has(channel)) {
         this.#channels.get(channel)?.leave(port);
         port.push({ type: 'unsubscribed', id, channel, code: 'requested' });
-      } else sender.send({ type, channel, id: this.#forward(port, id) }, 'free');
+      } else sender.send({ type, channel, id: this.#forward(port, id) }, true);
     }
   }
 
@@ -273,7 +274,7 @@ export class Leader {
       };
       this.#share.clock.setTimeout(later, toldWait(reply.details?.retry_after) ?? 1_000);
     });
-    this.#sender?.send({ type: 'unsubscribe', channel, id }, 'free');
+    this.#sender?.send({ type: 'unsubscribe', channel, id }, true);
   }
 
   /** A read waits for its turn. @param {Port} port @param {any} request @param {(reply: any) => void} answered */
@@ -411,8 +412,9 @@ export class Leader {
 
   /** What waits to be sent, each tab in turn. @returns {import('../sending/sender.js').Source[]} */
   #sources() {
-    const turns = (/** @type {'message' | 'signal'} */ cost, /** @type {(port: Port) => import('./port.js').Waiting[]} */ queueOf) => ({
-      cost,
+    const turns = (/** @type {(port: Port) => import('./port.js').Waiting[]} */ queueOf, reserve = 0) => ({
+      budget: /** @type {const} */ ('message'),
+      reserve,
       waiting: () => [...this.#ports].some((port) => queueOf(port).length > 0),
       next: (/** @type {number} */ maxBytes) => {
         const port = [...this.#ports].find((some) => queueOf(some).length > 0);
@@ -429,7 +431,7 @@ export class Leader {
       },
     });
     const subscribes = {
-      cost: /** @type {const} */ ('subscribe'),
+      budget: /** @type {const} */ ('subscribe'),
       waiting: () => this.#wanted.size > 0,
       next: () => {
         const [channel] = this.#wanted;
@@ -438,7 +440,7 @@ export class Leader {
         return request && JSON.stringify(request);
       },
     };
-    return [subscribes, turns('message', ({ requests }) => requests), turns('signal', ({ signals }) => signals)];
+    return [subscribes, turns(({ requests }) => requests), turns(({ signals }) => signals, SIGNAL_RESERVE)];
   }
 
   // --- the end --------------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ export class Delivery {
     return this.#state?.presence;
   }
 
-  /** Takes a message, or something else to do in this order. @param {Event | Subscribed | PresenceReply | {run: () => unknown}} message */
+  /** Takes a message, or something else to do in this order. @param {Event | Subscribed | PresenceReply | {run: () => unknown} | {isExpiry: true}} message */
   add(message) {
     const queued = { message, at: this.#core.clock.now() };
     if ('type' in message) {
@@ -95,7 +95,7 @@ export class Delivery {
     }
     const isSignal = event.offset === undefined && !name && !isPresence(event);
     if (this.#queue.length >= this.#core.maxQueue / (isSignal ? 2 : 1)) {
-      if (!this.#told) this.#subscription.missing('full');
+      if (!this.#told) this.#subscription.full();
       this.#told = true;
       this.#full = !isSignal; // the others come again with the next `subscribed`
       return false;
@@ -122,83 +122,85 @@ export class Delivery {
     this.#draining = true;
     const run = this.#run;
     for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
-      if (needsState(next.message) && !this.#hasState() && !this.#stateless) {
-        this.#stateless = !(await this.#core.need(channelState, this.#subscription)); // meanwhile, a newer value may take its place
+      const { message, at } = next;
+      if (needsState(message) && !this.#hasState() && !this.#stateless) {
+        this.#stateless = !(await this.#core.need(channelState, this.#subscription.channel)); // meanwhile, a newer value may take its place
+        if (run !== this.#run) return;
         this.#hasState();
       }
-      if (run === this.#run) await this.#handle(next.message, next.at, run);
-      if (run !== this.#run) return;
+      for (const handled of this.#handle(message, at)) {
+        if (handled) await handled; // between listeners that return no promise, nothing else runs
+        if (run !== this.#run) return;
+      }
     }
     this.#draining = this.#told = false;
     if (this.#full) {
       this.#full = false;
-      this.#subscription.missing('gap');
+      this.#subscription.gap();
     }
   }
 
   /** Whether values and users can be kept now. */
   #hasState() {
     const { module } = channelState;
-    this.#state ??= module && new module.ChannelState(this.#core.clock, () => this.add({ run: () => this.#callAll(this.#state?.expire()) }));
+    this.#state ??= module && new module.ChannelState(this.#core.clock, () => this.add({ isExpiry: true }));
     return this.#state;
   }
 
   /**
+   * Calls the listeners, step by step: each promise that they return is awaited before the next step, which does not come if all that waits
+   * is dropped.
    * @param {any} message
    * @param {number} at
-   * @param {number} run
+   * @returns {Generator<unknown, void, void>}
    */
-  #handle(message, at, run) {
-    if (message.run) return message.run();
-    if (message.type === 'subscribed') return this.#start(message, at, run);
-    if (message.type === 'presence') return this.#callAll([this.#state?.show(message.presence)]);
-    return this.#event(message, at);
+  *#handle(message, at) {
+    if (message.run) yield message.run();
+    else if (message.isExpiry) yield* this.#callAll(this.#state?.expire());
+    else if (message.type === 'subscribed') yield* this.#start(message, at);
+    else if (message.type === 'presence') yield* this.#callAll([this.#state?.show(message.presence)]);
+    else yield* this.#event(message, at);
   }
 
   /**
    * @param {Subscribed} message
    * @param {number} at
-   * @param {number} run
    */
-  async #start({ epoch, offset, last, events, state, recovered, presence, tail }, at, run) {
+  *#start({ epoch, offset, last, events, state, recovered, presence, tail }, at) {
     const before = this.position;
-    const isCurrent = () => run === this.#run;
-    const call = (/** @type {string} */ name, /** @type {any} */ value) => (isCurrent() ? this.#subscription.call(name, value) : undefined);
     this.info = { recovered, missed: events.length, resumed: before !== undefined, epoch, offset };
-    let told = call('subscribed', this.info);
-    if (told) await told; // between listeners that return no promise, nothing else runs
-    told = tail && call('tail', tail);
-    if (told) await told;
-    if (!events.length && this.position === before) this.position = { epoch, offset, id: last };
-    if (!isCurrent()) return;
+    try {
+      yield this.#subscription.call('subscribed', this.info);
+      if (tail) yield this.#subscription.call('tail', tail);
+    } finally {
+      if (!events.length && this.position === before) this.position = { epoch, offset, id: last };
+    }
     this.#state?.replace(state, at);
-    told = call('values', this.#state ? this.values : state);
-    if (told) await told;
-    if (presence && isCurrent()) await this.#callAll([this.#state?.show(presence)]);
+    yield this.#subscription.call('values', this.#state ? this.values : state);
+    if (presence) yield* this.#callAll([this.#state?.show(presence)]);
     for (const event of events) {
-      if (!isCurrent()) return;
       // Some of them may have arrived before the connection broke, and have been handled since.
       const handled = this.position?.epoch === epoch ? this.position.offset : 0;
-      if (event.offset !== undefined && handled < event.offset) await this.#handDurable(event, epoch);
+      if (event.offset !== undefined && handled < event.offset) yield this.#handDurable(event, epoch);
     }
-    if (isCurrent()) this.position = { epoch, offset, id: last };
+    this.position = { epoch, offset, id: last };
   }
 
   /**
    * @param {Event} event
    * @param {number} at
    */
-  async #event(event, at) {
+  *#event(event, at) {
     const name = valueOf(event);
     if (event.offset !== undefined) {
       const { epoch, offset } = /** @type {Position} */ (this.position);
-      if (event.offset === offset + 1) await this.#handDurable(event, epoch);
+      if (event.offset === offset + 1) yield this.#handDurable(event, epoch);
       else if (event.offset > offset) this.#gap();
     } else if (name || isPresence(event)) {
       if (name) this.#waiting.delete(name);
-      if (this.#state) await this.#callAll([this.#state.apply(event, at)]);
-      else if (name && !event.removed) await this.#hand(event);
-    } else await this.#hand(event);
+      if (this.#state) yield* this.#callAll([this.#state.apply(event, at)]);
+      else if (name && !event.removed) yield this.#hand(event);
+    } else yield this.#hand(event);
   }
 
   /**
@@ -206,26 +208,24 @@ export class Delivery {
    * @param {Event} event
    * @param {string} epoch
    */
-  async #handDurable(event, epoch) {
+  #handDurable(event, epoch) {
     const before = this.position;
+    const move = () => {
+      if (this.position === before) this.position = { epoch, offset: /** @type {number} */ (event.offset), id: event.id };
+    };
     const handled = this.#hand(event);
-    if (handled) await handled;
-    if (this.position === before) this.position = { epoch, offset: /** @type {number} */ (event.offset), id: event.id };
+    return handled ? handled.then(move) : move();
   }
 
-  /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. All but durable events go on. */
+  /** Events are missing: asks for them, unless a newer `subscribed` that brings them is here already. Durable events are skipped until then. */
   #gap() {
-    const newer = this.#queue.findIndex(({ message }) => message.type === 'subscribed');
-    this.#queue = this.#queue.filter(({ message }, index) => (newer >= 0 && index >= newer) || !('offset' in message));
-    if (newer >= 0) return; // what was dropped since is read again when the queue is empty
-    this.#full = false;
-    this.#subscription.missing('gap');
+    if (!this.#queue.some(({ message }) => message.type === 'subscribed')) this.#subscription.gap();
   }
 
   /** @param {(import('./state.js').Call | undefined)[]} [calls] */
-  async #callAll(calls = []) {
+  *#callAll(calls = []) {
     for (const call of calls) {
-      if (call) await (call[0] ? this.#subscription.call(call[0], call[1]) : this.#hand(call[1]));
+      if (call) yield call[0] ? this.#subscription.call(call[0], call[1]) : this.#hand(call[1]);
     }
   }
 

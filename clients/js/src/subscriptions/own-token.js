@@ -49,12 +49,12 @@ export class OwnToken {
   async #use(state, again, use) {
     const subscription = this.#subscription;
     const { channel, tokenFunction } = subscription;
-    const { sender, clock } = this.#core;
+    const { sender } = this.#core;
     this.#retry.stop();
     if (!tokenFunction) return;
     const isCurrent = () => sender === this.#core.sender && subscription.state === state;
     try {
-      const token = await askToken(tokenFunction, 'token', clock, channel);
+      const token = await askToken(tokenFunction, 'token', this.#core, channel);
       if (isCurrent()) await use(token);
     } catch (/** @type {any} */ error) {
       if (!isCurrent()) return;

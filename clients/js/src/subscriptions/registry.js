@@ -1,4 +1,4 @@
-import { bounded, toldWait } from '../base/bounds.js';
+import { bounded } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
 import { TidewireError } from '../errors.js';
 import { Subscription } from './subscription.js';
@@ -8,15 +8,11 @@ import { Subscription } from './subscription.js';
  * their turn, so that what is left meanwhile is never sent.
  */
 export class Registry {
-  cost = /** @type {const} */ ('subscribe');
+  budget = /** @type {const} */ ('subscribe');
   /** @type {Map<string, Subscription>} */
   subscriptions = new Map();
   /** @type {Map<Subscription, string | undefined>} with tokens of their own */
   #wanted = new Map();
-  /** @type {Map<string, string>} channels by the id of a pending `unsubscribe` */
-  #leaving = new Map();
-  /** @type {Set<Subscription>} without a handle, until the grace is over */
-  #orphans = new Set();
   #grace;
   #max = Infinity;
   #core;
@@ -45,17 +41,14 @@ export class Registry {
    * @param {import('./subscription.js').Handle} handle
    */
   enter(channel, handle) {
-    let subscription = this.subscriptions.get(channel);
-    if (subscription) {
-      subscription.handles.add(handle);
-      this.#orphans.delete(subscription);
-      return subscription;
-    }
-    subscription = new Subscription(channel, this.#core);
+    const known = this.subscriptions.get(channel);
+    const subscription = known ?? new Subscription(channel, this.#core);
     subscription.handles.add(handle);
-    subscription.delivery.position = handle.options.since;
-    this.subscriptions.set(channel, subscription);
-    if (this.#core.sender) this.#start(subscription);
+    if (!known) {
+      subscription.delivery.position = handle.options.since;
+      this.subscriptions.set(channel, subscription);
+      if (this.#core.sender) this.#start(subscription);
+    }
     return subscription;
   }
 
@@ -66,17 +59,14 @@ export class Registry {
    */
   leave(subscription, handle) {
     subscription.handles.delete(handle);
-    if (subscription.handles.size || subscription.state === 'ended') return;
-    this.#orphans.add(subscription);
     // A component that is shown again in this tick keeps the subscription.
     this.#grace.start(0, () => this.sweep());
   }
 
   /** Unsubscribes what nobody uses. Publishes in a channel go first, because many need the subscription. */
   sweep() {
-    for (const subscription of [...this.#orphans]) {
-      if (this.#core.publisher.has(subscription.channel)) continue;
-      this.#orphans.delete(subscription);
+    for (const subscription of [...this.subscriptions.values()]) {
+      if (subscription.handles.size || this.#core.publisher.has(subscription.channel)) continue;
       subscription.left();
       this.unsubscribe(subscription);
     }
@@ -98,14 +88,13 @@ export class Registry {
       return;
     }
     const { channel } = subscription;
-    const message = `${channel}: not subscribed: the connection has ${this.#max} channels, as many as the service allows`;
+    const message = `${channel}: the service allows ${this.#max} channels a connection`;
     queueMicrotask(() => subscription.end(new TidewireError('too_many_subscriptions', message, { channel, details: { limit: this.#max } })));
   }
 
   /** The connection is gone. */
   interrupted() {
     this.#wanted.clear();
-    this.#leaving.clear();
     for (const subscription of this.subscriptions.values()) subscription.interrupted();
   }
 
@@ -128,41 +117,25 @@ export class Registry {
     return JSON.stringify(subscription.request(token));
   }
 
-  /**
-   * Handles the answer to an `unsubscribe`, and a refusal of a subscription. Returns false if the message is something else.
-   * @param {any} message
-   */
+  /** Handles the refusal of a subscription. Returns false if the message is something else. @param {any} message */
   settle(message) {
-    const { id } = message;
-    const channel = this.#leaving.get(id ?? '');
-    if (channel !== undefined) {
-      this.#leaving.delete(id ?? '');
-      // A refusal that passes is sent again, unless there is a newer subscription, which it would end.
-      if (message.type === 'error' && message.retryable) {
-        const again = () => !this.subscriptions.has(channel) && this.#send(channel);
-        new Timer(this.#core.clock).start(toldWait(message.details?.retry_after) ?? 1_000, again);
-      }
-      return true;
-    }
-    if (message.type !== 'error') return false;
-    for (const subscription of [...this.subscriptions.values()]) if (subscription.refused(message)) return true;
-    return false;
+    return message.type === 'error' && [...this.subscriptions.values()].some((subscription) => subscription.refused(message));
   }
 
   /** @param {Subscription} subscription */
   unsubscribe(subscription) {
     if (!subscription.told) return;
     subscription.told = false;
-    this.#send(subscription.channel);
+    this.send(subscription.channel);
   }
 
-  /** @param {string} channel */
-  #send(channel) {
+  /** Sends an `unsubscribe`. @param {string} channel */
+  send(channel) {
     const { sender } = this.#core;
     if (!sender) return;
     const id = this.#core.nextId();
-    this.#leaving.set(id, channel);
-    sender.send({ type: 'unsubscribe', id, channel }, 'free');
+    this.#core.retries?.leaving(id, channel);
+    sender.send({ type: 'unsubscribe', id, channel }, true);
   }
 
   /** @param {Subscription} subscription */

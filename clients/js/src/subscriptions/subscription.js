@@ -92,7 +92,7 @@ export class Subscription {
 
   /** Without the module, the subscription waits, or ends with its token. @param {'join' | 'refresh'} what */
   async #withToken(what) {
-    const loaded = ownToken.module ?? (await this.#core.need(ownToken, this));
+    const loaded = ownToken.module ?? (await this.#core.need(ownToken, this.channel));
     if (loaded) (this.#ownToken ??= new loaded.OwnToken(this, this.#core))[what]();
     else this.#retry.start(this.#backoff.next(), () => this.state === 'waiting' && this.join());
   }
@@ -139,7 +139,8 @@ export class Subscription {
       this.#retry.stop();
       this.#backoff.attempt = 0;
       this.#become('subscribed');
-      this.#core.publisher.joined(this.channel);
+      this.#core.retries?.joined(this.channel);
+      this.#core.wake();
     } else if (message.id !== null) return; // else a resync: the subscription continues
     this.received(message);
   }
@@ -164,7 +165,7 @@ export class Subscription {
     this.told = false;
     if (retryable) {
       this.#become('waiting', code);
-      this.#retry.start(this.#backoff.after(details?.retry_after), () => this.join());
+      this.#retry.start(this.#core.retries?.after(details, this.#backoff) ?? this.#backoff.next(), () => this.join());
     } else this.end(TidewireError.from({ ...message, message: `${this.channel}: ${message.message}` }, this.channel));
     return true;
   }
@@ -225,34 +226,42 @@ export class Subscription {
 
   // --- listeners --------------------------------------------------------------------------------------------------------
 
-  /** @param {'gap' | 'full'} why */
-  missing(why) {
-    if (why === 'full') {
-      const what = `listeners are too slow: ${this.#core.maxQueue} events wait; later ones are read again afterwards, and signals are lost`;
-      this.#core.report(this.#error('queue_full', what), this);
-    } else if (this.state === 'subscribed') this.#rejoin();
+  /** Listeners are too slow. */
+  full() {
+    this.#core.report(this.#error('queue_full', `${this.#core.maxQueue} events wait for listeners; later ones are read again, but for signals`), this);
+  }
+
+  /** Events are missing. */
+  gap() {
+    if (this.state === 'subscribed') this.#rejoin();
   }
 
   /**
    * Calls the listeners of all handles, and waits for their promises.
    * @param {string} name
    * @param {any} value
-   * @returns {Promise<void> | undefined}
+   * @returns {Promise<unknown> | undefined}
    */
   call(name, value) {
     if (name === 'subscribed') this.joined.resolve(value);
-    const isEvent = name.includes('.');
-    if (isEvent) this.#core.emitter.emit('event', value);
-    const listeners = [...this.handles].flatMap((handle) => [...handle.listeners(name), ...(isEvent ? handle.listeners('*') : [])]);
-    const promises = listeners.map((listener) => this.run(name, listener, value)).filter(Boolean);
-    return promises.length ? Promise.all(promises).then(() => {}) : undefined;
+    if (name.includes('.')) this.#core.emitter.emit('event', value);
+    const promises = this.#listeners(name)
+      .map((listener) => this.run(name, listener, value))
+      .filter(Boolean);
+    return promises.length ? Promise.all(promises) : undefined;
   }
 
   /** Calls listeners that nothing waits for. Returns whether there is one. @param {string} name @param {any} value */
   notify(name, value) {
-    const listeners = [...this.handles].flatMap((handle) => handle.listeners(name));
-    for (const listener of listeners) void this.run(name, listener, value);
-    return listeners.length > 0;
+    const { length } = this.#listeners(name);
+    void this.call(name, value);
+    return length > 0;
+  }
+
+  /** @param {string} name */
+  #listeners(name) {
+    const names = name.includes('.') ? [name, '*'] : [name];
+    return [...this.handles].flatMap(({ listeners }) => names.flatMap(listeners));
   }
 
   /**

@@ -1,4 +1,5 @@
-import { channelState, ownToken, upkeep } from '../parts.js';
+import { channelState, ownToken, signals, upkeep } from '../parts.js';
+import * as loadedSignals from '../sending/signals.js';
 import * as loadedToken from '../subscriptions/own-token.js';
 import * as loadedState from '../subscriptions/state.js';
 import * as loadedUpkeep from '../upkeep/index.js';
@@ -7,5 +8,6 @@ import * as loadedUpkeep from '../upkeep/index.js';
 export function haveParts() {
   channelState.module = loadedState;
   ownToken.module = loadedToken;
+  signals.module = loadedSignals;
   upkeep.module = loadedUpkeep;
 }

@@ -1,3 +1,5 @@
+import { texts } from '../errors.js';
+
 const RETRY = 'Send it again with the same `id`: it is then delivered once.';
 const TOKEN = 'Check the key, `iss`, `aud` and `exp` of the token.';
 
@@ -32,10 +34,7 @@ const HELP = {
   REPLACED: 'Call connect() to take over.',
 };
 
-/** What to do about a code. @param {string} code */
-export function helpFor(code) {
-  return HELP[code];
-}
+texts.help = (code) => HELP[code];
 
 /** The shortest text that shows what a value is, without secrets: long runs of letters and digits lose their end. @param {unknown} value */
 export function shown(value) {

@@ -18,11 +18,31 @@ export function print(core, { code, channel, message, help, cause }) {
 }
 
 /**
- * Prints a line of the wire without tokens.
- * @param {string} line
+ * Prints lines of the wire without tokens.
  * @param {true | ((line: string) => void)} debug  the option
  */
-export function log(line, debug) {
+export function logger(debug) {
   const print = debug === true ? console.debug : debug;
-  print(`[tidewire] ${line.replace(/("(?:token|receipt)":")[^"]*/g, '$1…')}`);
+  return (/** @type {string} */ line) => print(`[tidewire] ${line.replace(/("(?:token|receipt)":")[^"]*/g, '$1…')}`);
+}
+
+/**
+ * Opens links whose frames are logged.
+ * @param {import('../connection/link.js').OpenLink} open
+ * @param {(line: string) => void} log
+ * @returns {import('../connection/link.js').OpenLink}
+ */
+export function logged(open, log) {
+  return (address, events, hello) => {
+    const received = (/** @type {unknown} */ frame) => {
+      log(`← ${frame}`);
+      events.received(frame);
+    };
+    const link = open(address, { ...events, received }, hello);
+    const send = (/** @type {string} */ frame) => {
+      log(`→ ${frame}`);
+      link.send(frame);
+    };
+    return { send, buffered: () => link.buffered(), close: () => link.close() };
+  };
 }

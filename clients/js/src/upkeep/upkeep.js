@@ -6,7 +6,9 @@ import { isRemembered } from '../connection/blocked.js';
 import { TidewireError } from '../errors.js';
 import { CLOSE_ACTIONS } from './close-actions.js';
 import { Heartbeat } from './heartbeat.js';
+import { logged, logger } from './print.js';
 import { Rescue } from './rescue.js';
+import { Retries } from './retries.js';
 import { watch } from './wake.js';
 
 /** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
@@ -15,8 +17,8 @@ const STABLE = 10_000;
 const WAKE_TIMEOUT = 1_800;
 /** Milliseconds without `welcome` after which the client asks whether WebSockets are blocked. */
 const SLOW = 1_500;
-/** Seconds before the token expires at which the service sends `expiring`. */
-const EXPIRY_NOTICE = 60;
+/** Milliseconds from `welcome` after which the first connection is asked whether it lives, because this was loaded late. */
+const LATE = 2_000;
 /** Closes before `welcome` that may come from a proxy. */
 const PROXY_CODES = [1000, 1002, 1005, 1006];
 
@@ -31,9 +33,12 @@ export class Upkeep {
   share;
   #connection;
   #rescue;
+  #retries;
   #slow;
   #pause;
   #pongTimeout;
+  /** @type {((line: string) => void) | undefined} for the option `debug` */
+  #log;
   /** @type {Heartbeat | undefined} of the welcomed link */
   #heartbeat;
   #welcomedAt = Infinity;
@@ -48,25 +53,33 @@ export class Upkeep {
     this.#connection = connection;
     const { clock } = connection.core;
     this.#rescue = new Rescue(connection);
+    this.#retries = new Retries(connection.core);
     this.#slow = new Timer(clock);
     this.#pause = new Timer(clock);
+    if (connection.options.debug) this.#logWith(connection.options.debug);
     this.#pongTimeout = bounded(connection.options.pongTimeout, 1, 3_600_000, 10_000);
   }
 
   /** The client connects; it may have begun before this was loaded. */
   start() {
-    const {
-      address,
-      core: { welcome },
-      isReady,
-      options,
-    } = this.#connection;
+    const { address, changedAt, core, isReady, options, url } = this.#connection;
+    const { welcome } = core;
+    this.#retries.start(options, url);
     const { appState, network = 'addEventListener' in globalThis ? globalThis : null } = options;
     this.#unwatch ??= watch(network, appState, { online: this.#online, offline: this.#gone, wake: this.#wake, sleep: this.#sleep });
     if (isReady && welcome) {
       this.welcomed(welcome, false);
-      if ((welcome.expires_in ?? Infinity) <= EXPIRY_NOTICE) void this.#refresh(); // nobody was there for `expiring`
+      if (core.clock.now() - changedAt > LATE) this.#wake(); // the page may have slept meanwhile
+      if (core.isExpiring) void this.#refresh(); // nobody was there for `expiring`
     } else if (address && this.#connection.status.retryIn === undefined) this.diverts(address);
+  }
+
+  /** @param {true | ((line: string) => void)} debug  the option */
+  #logWith(debug) {
+    const log = (this.#log = logger(debug));
+    const show = (/** @type {import('../connection/connection.js').Status} */ { state, reason }) => log(`${state} (${reason})`);
+    show(this.#connection.status);
+    this.#connection.core.emitter.on('state', show);
   }
 
   /** The client is closed. */
@@ -105,11 +118,10 @@ export class Upkeep {
     this.#heartbeat = new Heartbeat(core.clock, welcome.heartbeat, this.#pongTimeout, ping, () => this.#connection.drop('no_pong'));
   }
 
-  /** A frame has come. Returns true if it is so long that it ends the link. @param {any} frame */
+  /** A frame has come. One that is too long ends the link. @param {any} frame */
   heard({ length }) {
     this.#heartbeat?.heard();
     if (length > MAX_FRAME) this.#connection.drop('frame_too_long');
-    return length > MAX_FRAME;
   }
 
   /** Whether a message was for the connection. @param {any} message */
@@ -244,7 +256,8 @@ export class Upkeep {
   /** Opens links: over the connection that the tabs share, over HTTP where WebSockets are blocked, or over a WebSocket. */
   get openLink() {
     const open = this.fallback?.open ?? this.#connection.openLink;
-    return open && this.share ? this.share.over(open, this.fallback !== undefined) : open;
+    const shared = open && this.share ? this.share.over(open, this.fallback !== undefined) : open;
+    return shared && this.#log ? logged(shared, this.#log) : shared;
   }
 
   /** How the client is connected, or tries to be. */
