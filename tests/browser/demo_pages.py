@@ -45,7 +45,7 @@ class DemoPage:
 
 
 PAGES = {
-    "start": DemoPage("/", (count_of('main a[href^="/demo/"]'),), 15, 20),
+    "start": DemoPage("/", (count_of('main a[href^="/demo/"]', 5),), 15, 20),
     "console": DemoPage(
         "/demo/console/",
         (

@@ -4,6 +4,7 @@ import { svg } from '../shared/dom.js';
 
 /** @param {string} box @param {...Node} parts */
 const draw = (box, ...parts) => svg('svg', { class: 'picture', viewBox: box, 'aria-hidden': 'true', preserveAspectRatio: 'xMidYMid meet' }, ...parts);
+const path = (look, d) => svg('path', { class: look, d });
 const box = (look, x, y, width, height, rx = 4) => svg('rect', { class: look, x, y, width, height, rx });
 const dot = (look, cx, cy, r = 4) => svg('circle', { class: look, cx, cy, r });
 
@@ -29,9 +30,26 @@ const answer = () =>
     box('accent', 116, 12, 112, 18, 8), box('line', 12, 42, 168, 5, 2), box('line', 12, 55, 182, 5, 2), box('line', 12, 68, 150, 5, 2), box('line', 12, 81, 64, 5, 2), box('accent', 81, 77, 6, 12, 2),
   );
 
+const arrow = (look, x, y) => path(look, `M${x} ${y}l4 16 3.5-6.5 7-1.5Z`);
+const cursors = () =>
+  draw(
+    '0 0 240 110',
+    box('sheet', 12, 10, 216, 90, 6), path('stroke', 'M36 78c20-50 50-40 62-16s34 22 50-18'), path('stroke-second', 'M120 84c26 6 56 0 84-40'),
+    arrow('accent', 150, 42), box('accent', 164, 62, 34, 12, 6), arrow('second', 204, 42), dot('good', 216, 20, 4),
+  );
+
+const tracking = () =>
+  draw(
+    '0 0 240 110',
+    path('road', 'M-4 84H86L132 34H244M86 84h158M132 34V-4M40 114V-4M196 114V-4'), path('stroke', 'M24 84H86L132 34H196'),
+    dot('accent', 132, 34, 7), dot('second', 196, 34, 5), dot('good', 24, 84, 5),
+  );
+
 /** @type {Array<{name: string, title: string, line: string, hint?: string, picture: () => SVGElement}>} */
 export const DEMOS = [
   { name: 'console', title: 'Support console', line: 'A queue of chats, a conversation with typing and presence, and the team’s numbers, for two agents at once.', picture: support },
   { name: 'board', title: 'Live board', line: 'Charts and numbers of a shop. Without a network they say how old they are, and after it nothing is missing.', picture: board },
   { name: 'answer', title: 'Streaming answer', line: 'An answer comes word by word. Reload, go offline or join late: everybody reads the same text.', picture: answer },
+  { name: 'cursors', title: 'Shared canvas', line: 'Who is here, where they point, and what they draw on one sheet, while it happens.', picture: cursors },
+  { name: 'tracking', title: 'Delivery tracking', line: 'Couriers and orders on a map. A page that was away sees where they are now.', picture: tracking },
 ];
