@@ -12,6 +12,7 @@ from playwright.async_api import Browser, Page, expect
 
 from demo.simulations.answer import ANSWERS
 from tests.browser.conftest import Demo, open_window
+from tests.browser.tabs import becomes
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -28,7 +29,7 @@ async def ask(page: Page, question: str) -> None:
 
 async def expect_text(page: Page) -> None:
     """Some words have come."""
-    await page.wait_for_function("() => (document.querySelector('[data-testid=text]')?.textContent ?? '').length > 10")
+    await becomes(page, "() => (document.querySelector('[data-testid=text]')?.textContent ?? '').length > 10")
 
 
 async def expect_state(page: Page, state: str) -> None:

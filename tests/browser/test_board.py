@@ -9,6 +9,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.conftest import Demo, open_window
+from tests.browser.tabs import becomes
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -53,21 +54,23 @@ async def test_late_window_reads_fifteen_minutes_and_works_by_keyboard(shared_de
     await expect(plot).to_have_attribute("aria-valuemax", "900")
     await plot.focus()
     # The first second of the range: it is read from the history.
-    await page.wait_for_function(
+    await becomes(
+        page,
         """plot => {
           plot.dispatchEvent(new KeyboardEvent('keydown', { key: 'Home', bubbles: true }));
           return /Requests \\d+ .s$/.test(plot.getAttribute('aria-valuetext'));
         }""",
-        arg=await plot.element_handle(),
+        await plot.element_handle(),
     )
     await page.keyboard.press("p")
     await page.keyboard.press("Home")
     paused = await plot.get_attribute("aria-valuetext")
     values = page.get_by_test_id("tile-value")
     before = await values.all_inner_texts()
-    await page.wait_for_function(
+    await becomes(
+        page,
         "before => [...document.querySelectorAll('[data-testid=tile-value]')].some((one, n) => one.innerText !== before[n])",
-        arg=before,
+        before,
     )
     await page.keyboard.press("Home")
     assert await plot.get_attribute("aria-valuetext") == paused

@@ -12,6 +12,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import Demo, open_window
+from tests.browser.tabs import becomes
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -224,8 +225,8 @@ async def test_first_visit_explains_itself_and_reload_keeps_the_tick(shared_demo
     page = one.page
     await expect(page.locator("#chat-empty")).to_contain_text("you are one of its agents")
     await page.locator('[data-testid="queue-item"][data-status="waiting"]').first.wait_for()
-    await page.wait_for_function(
-        f"() => {{ const all = ({COUNTS})(); return all[0] > 0 && all.every((one) => one === all[0]); }}"
+    await becomes(
+        page, f"() => {{ const all = ({COUNTS})(); return all[0] > 0 && all.every((one) => one === all[0]); }}"
     )
     await page.get_by_test_id("open-first").click()
     await write(page, "This keeps its tick")
