@@ -12,6 +12,8 @@ from .world import BOT, TEAM, World
 
 TICK = 0.25
 """Seconds between two steps of the simulation."""
+IDLE_TICK = 1.0
+"""The same while no agent is online."""
 
 
 class Rooms:
@@ -55,7 +57,7 @@ async def run(api: Api) -> None:
         await world.begin(api.now())
         while True:
             await world.tick(api.now())
-            await asyncio.sleep(TICK / max(api.speed, 1.0))
+            await asyncio.sleep((TICK if world.team else IDLE_TICK) / max(api.speed, 1.0))
 
 
 async def _watch_team(api: Api, world: World) -> None:

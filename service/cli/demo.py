@@ -1,4 +1,4 @@
-"""Demo mode: the service with a page at `/`, tokens for anybody on this machine, and a simulated backend."""
+"""Demo mode: the service with the demos at `/`, tokens for anybody on this machine, and simulated backends."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from service import app, process
 from service.assets import client_folder, demo_folder
 from service.cli import output
 from service.cli.development import Development, load_development, needs_development
+from service.cli.inspector import routes as inspector
+from service.cli.inspector.lab import Labs
 from service.cli.options import url_of
 from service.cli.token import sign
+from service.contract.load import load
 from service.contract.model import Contract
 from service.settings import Settings
 from service.web import demo as page
@@ -51,10 +54,24 @@ def serve(settings: Settings, contract: Contract) -> int:
         found = load_development()
         settings = found.complete(settings)
         announce = partial(_warn, settings, found)
-    routes = page.routes(
-        demo_folder(), client_folder(), lambda user: agent_token(settings, user), reserved_users=(BOT,)
-    )
-    return process.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
+    labs = Labs(lambda: load(demo_folder() / "contract.yaml"))
+    pages = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user), reserved_users=(BOT,))
+    service = app.Service(settings, contract, extra_routes=[*inspector.routes(labs), *pages])
+    return process.serve(service, _with_labs(labs, companion(settings, announce)))
+
+
+def _with_labs(labs: Labs, companion: app.Companion) -> app.Companion:
+    """Ends the labs of the inspector before the service drains."""
+
+    @asynccontextmanager
+    async def beside(port: int) -> AsyncIterator[None]:
+        async with companion(port):
+            try:
+                yield
+            finally:
+                await labs.close()
+
+    return beside
 
 
 def agent_token(settings: Settings, user: str) -> str:

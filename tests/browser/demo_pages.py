@@ -45,7 +45,13 @@ class DemoPage:
 
 
 PAGES = {
-    "start": DemoPage("/", (count_of('main a[href^="/demo/"]', 5),), 15, 20),
+    "start": DemoPage("/", (count_of('main a[href^="/demo/"]', 6),), 15, 20),
+    "inspector": DemoPage(
+        "/demo/inspector/",
+        (count_of("#play:not([disabled])"), count_of('[data-testid="kept-received"][data-some="true"]')),
+        75,
+        100,
+    ),
     "console": DemoPage(
         "/demo/console/",
         (

@@ -82,7 +82,7 @@ async def test_each_page_works(shared_demo: Demo, browser: Browser) -> None:
     for name, page in PAGES.items():
         async with opened(browser, shared_demo.url, page) as tab:
             assert await tab.evaluate(OVERFLOW) <= 0, name
-            if name in ("cursors", "tracking"):
+            if name in ("inspector", "cursors", "tracking"):
                 faults = await severe_faults(tab)
                 assert not faults, "\n".join([name, *faults])
 

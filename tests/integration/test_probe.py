@@ -433,7 +433,7 @@ async def test_disabled_probe_does_not_exist(connections: list[loopback.Loopback
     clock = FakeClock()
     async with serving(broker=bus.line(clock), clock=clock, probe={"interval": 0}) as server:
         probe = probe_of(server)
-        assert probe.channel not in bus.fronts[0].carried
+        assert probe.channel not in bus.nodes[0].channels
         clock.advance(60)
         assert not any(task.get_name() == "probe" for task in asyncio.all_tasks())
         assert not connections

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.shared_broker import SharedMemoryBroker
 from service.adapters.memory.stored_channel import Entry
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
@@ -177,50 +178,31 @@ class Bus(Protocol):
         """Closes everything."""
 
 
-class SharedBroker:
+class SharedBroker(SharedMemoryBroker):
     """A Bus in memory. It delivers during the publish, so that a test controls exactly where faults occur."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self.fronts: list[_Front] = []
-        self.store = self._store()
+        super().__init__(self._store())
 
     def _store(self) -> MemoryBroker:
         return MemoryBroker(
             self._clock, idempotency_window=300, idempotency_entries=100_000, channels=100_000, max_bytes=500_000_000
         )
 
-    async def start(self) -> None:
-        """As Bus says."""
-        await self.store.start(self)
-
     def line(self, clock: Clock | None = None) -> Line:
         """As Bus says."""
-        return Line(_Front(self))
-
-    def deliver(self, event: Event) -> None:
-        """EventSink of the store: delivers an event to every subscribed node."""
-        for front in tuple(self.fronts):
-            front.take(event)
-
-    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """EventSink of the store, which never reports interruptions."""
-
-    async def unsubscribed(self, channel: ChannelKey) -> None:
-        """Unsubscribes the store from a channel to which no node is subscribed."""
-        if not any(channel in front.carried for front in self.fronts):
-            await self.store.unsubscribe(channel)
+        return Line(self.node_broker())
 
     async def lose_everything(self) -> None:
         """As Bus says."""
         await self.store.close()
         self.store = self._store()
         await self.store.start(self)
-        for front in self.fronts:
-            for channel in front.carried:
+        for node in self.nodes:
+            for channel in node.channels:
                 await self.store.subscribe(channel)
-        for front in tuple(self.fronts):
-            front.tell()
+        self._report()
 
     async def fail_over(self, lost: int = 0) -> None:
         """Simulates a failover to a replica without the newest `lost` durable events of each channel. Reports it to
@@ -237,97 +219,15 @@ class SharedBroker:
                 channel._stream.pop()
             for place, value in channel.state.values.items():
                 channel.state.values[place] = value._replace(event=_in(epoch, value.event))
-        for front in tuple(self.fronts):
-            front.tell()
+        self._report()
 
-    async def close(self) -> None:
-        """As Bus says."""
-        await self.store.close()
+    def _report(self) -> None:
+        for node in tuple(self.nodes):
+            node.report_interruption()
 
 
 def _in(epoch: str, event: Event) -> Event:
     return structs.replace(event, epoch=epoch)
-
-
-class _Front:
-    """The broker of one node, in front of the store that all share."""
-
-    delivers_synchronously = False
-
-    def __init__(self, bus: SharedBroker) -> None:
-        self._bus = bus
-        self._sink: EventSink | None = None
-        self.carried: set[ChannelKey] = set()
-
-    @property
-    def _store(self) -> MemoryBroker:
-        if self._sink is None:
-            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "not started, or closed")
-        return self._bus.store
-
-    def take(self, event: Event) -> None:
-        """Delivers what the node has subscribed to."""
-        if self._sink is not None and event.channel in self.carried:
-            self._sink.deliver(event)
-
-    def tell(self) -> None:
-        """Reports that events may be missing."""
-        if self._sink is not None:
-            self._sink.interrupted()
-
-    async def start(self, sink: EventSink) -> None:
-        self._sink = sink
-        self._bus.fronts.append(self)
-
-    async def close(self) -> None:
-        if self._sink is None:
-            return
-        self._sink = None
-        self._bus.fronts.remove(self)
-        for channel in self.carried:
-            await self._bus.unsubscribed(channel)
-
-    async def check(self) -> None:
-        await self._store.check()
-
-    def start_publish(self, publication: Publication) -> None:
-        pass
-
-    async def publish(self, publication: Publication) -> PublishResult:
-        return await self._store.publish(publication)
-
-    async def subscribe(self, channel: ChannelKey) -> None:
-        await self._store.subscribe(channel)
-        self.carried.add(channel)
-
-    async def unsubscribe(self, channel: ChannelKey) -> None:
-        self.carried.discard(channel)
-        await self._bus.unsubscribed(channel)
-
-    async def snapshot(
-        self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int, tail: int = 0
-    ) -> Snapshot:
-        return await self._store.snapshot(channel, since, max_events, max_bytes, tail)
-
-    async def stream_heads(
-        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
-    ) -> Sequence[StreamHead | None]:
-        return await self._store.stream_heads(channels, known)
-
-    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
-        return await self._store.history(channel, after, before, limit)
-
-    async def removed_values(self, channel: ChannelKey, after: int) -> Sequence[Event]:
-        return await self._store.removed_values(channel, after)
-
-    async def list_channels(self, tenant: str, prefix: str, limit: int, after: str = "") -> Sequence[ChannelInfo]:
-        return await self._store.list_channels(tenant, prefix, limit, after)
-
-    async def remove_events(self, channel: ChannelKey, events: Sequence[Event]) -> Sequence[bool]:
-        return await self._store.remove_events(channel, events)
-
-    async def purge(self, channel: ChannelKey) -> Position | None:
-        return await self._store.purge(channel)
 
 
 class RedisBus:

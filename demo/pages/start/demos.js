@@ -7,6 +7,23 @@ const draw = (box, ...parts) => svg('svg', { class: 'picture', viewBox: box, 'ar
 const path = (look, d) => svg('path', { class: look, d });
 const box = (look, x, y, width, height, rx = 4) => svg('rect', { class: look, x, y, width, height, rx });
 const dot = (look, cx, cy, r = 4) => svg('circle', { class: look, cx, cy, r });
+const words = (look, x, y, text) => {
+  const element = svg('text', { class: look, x, y });
+  element.textContent = text;
+  return element;
+};
+
+/** For the inspector: two channels with the same events, and a cut: above, the events come later; below, they are lost. */
+function cut() {
+  const parts = [box('band', 176, 14, 84, 112, 0), words('label', 180, 26, 'network cut')];
+  for (let n = 0; n < 21; n += 1) {
+    const x = 24 + n * 19;
+    const lost = x > 176 && x < 262;
+    parts.push(box(lost ? 'tick late' : 'tick accent', x, 44, 9, 26, 3));
+    parts.push(box(lost ? 'tick gone' : 'tick second', x, 90, 9, 26, 3));
+  }
+  return draw('0 0 440 140', ...parts);
+}
 
 const support = () =>
   draw(
@@ -24,6 +41,7 @@ const board = () =>
     box('sheet', 12, 46, 104, 54, 6), line('stroke', '20,86 32,78 44,82 56,64 68,70 80,60 92,66 108,56'),
     box('sheet', 124, 46, 104, 54, 6), line('stroke', '132,88 150,86 160,87 166,60 172,62 178,86 196,84 220,86'),
   );
+
 const answer = () =>
   draw(
     '0 0 240 110',
@@ -47,6 +65,13 @@ const tracking = () =>
 
 /** @type {Array<{name: string, title: string, line: string, hint?: string, picture: () => SVGElement}>} */
 export const DEMOS = [
+  {
+    name: 'inspector',
+    title: 'Inspector',
+    hint: 'One minute',
+    line: 'Cut the network, kill the socket, restart the node: see what is lost elsewhere and not here.',
+    picture: cut,
+  },
   { name: 'console', title: 'Support console', line: 'A queue of chats, a conversation with typing and presence, and the team’s numbers, for two agents at once.', picture: support },
   { name: 'board', title: 'Live board', line: 'Charts and numbers of a shop. Without a network they say how old they are, and after it nothing is missing.', picture: board },
   { name: 'answer', title: 'Streaming answer', line: 'An answer comes word by word. Reload, go offline or join late: everybody reads the same text.', picture: answer },
