@@ -26,9 +26,9 @@ test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not demos and not e2e and not cluster and not docs"
 
-test-demos: ## open every page of the demos in two browsers: errors, accessibility, sizes, weight; pictures in build/screenshots
+test-demos: ## play every demo, and open each in two browsers: errors, accessibility, sizes, weight; pictures in build/screenshots
 	@scripts/setup.sh demos
-	$(BIN)/python -m pytest -s tests/browser/test_demos.py
+	$(BIN)/python -m pytest -s tests/browser/test_demos.py $(foreach page,answer board console cursors inspector tracking,tests/browser/test_$(page).py)
 
 test-faults: ## run every fault scenario on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory TRANSPORTS=websocket,stream,sse,poll PUBLISHERS=api,websocket,emit PATIENCE=n
 	@scripts/setup.sh quick

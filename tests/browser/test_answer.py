@@ -14,7 +14,7 @@ from demo.simulations.answer import ANSWERS
 from tests.browser.conftest import Demo, open_window
 from tests.browser.tabs import becomes
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.browser, pytest.mark.demos, pytest.mark.asyncio(loop_scope="session")]
 
 PAGE = "answer"
 POEM = "Write a short poem about a queue"

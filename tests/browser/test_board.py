@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.browser.conftest import Demo, open_window
 from tests.browser.tabs import becomes
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.browser, pytest.mark.demos, pytest.mark.asyncio(loop_scope="session")]
 
 PAGE = "board"
 METRICS = 6

@@ -10,7 +10,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.browser.conftest import Demo, Window, open_window
 from tests.browser.tabs import becomes
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.browser, pytest.mark.demos, pytest.mark.asyncio(loop_scope="session")]
 
 LINES = "(user) => tidewire.channel('canvas:main').values.filter(({ from }) => from === user).length"
 """How many lines of a user the page has."""

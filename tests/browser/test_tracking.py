@@ -9,7 +9,7 @@ from tidewire import AsyncTidewire
 from tests.browser.conftest import Demo, open_window
 from tests.browser.tabs import becomes
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.browser, pytest.mark.demos, pytest.mark.asyncio(loop_scope="session")]
 
 CHANNEL = "delivery:old-town"
 COURIERS = 6

@@ -15,7 +15,7 @@ import yaml
 from service.cli.check import load_all
 from service.settings import Settings, load_settings
 from service.settings.model import Setting, all_settings
-from tests.chart.cases import CASES, SOME, every_secret, gateway, ingress
+from tests.chart.cases import CASES, MODERATION, SOME, every_secret, gateway, ingress
 from tests.chart.conftest import rendered
 from tests.chart.pod_view import lay
 from tests.chart.tools import CHART, WHOLE, Document, Helm, Values, of_kind
@@ -136,6 +136,9 @@ SAMPLES: dict[str, Any] = {
     "rollout.max_age": 86_401,  # one second is refused with reason
     "log.level": "debug",
     "log.format": "json",
+    "hooks.connect.endpoint": MODERATION["name"],
+    "hooks.connect.tenant": "acme",
+    "hooks.connect.headers": ["x-device"],
 }
 
 
@@ -169,12 +172,14 @@ def _every() -> Every:
         for step in setting.place[:-1]:
             holder = holder.setdefault(step, {})
         holder[setting.place[-1]] = wanted[setting.name] = _other(setting)
+    values["hooks"]["endpoints"] = [{**MODERATION, "tenants": ["acme"]}]
     return Every(values, wanted)
 
 
 def test_every_setting_of_the_service_passes_through_unchanged(helm: Helm, tmp_path: Path) -> None:
     every = _every()
-    loaded = accepted(helm.template({"settings": every.values}), tmp_path)
+    secrets = {"hooks": {"existingSecret": "hooks"}}
+    loaded = accepted(helm.template({"settings": every.values, "secrets": secrets}), tmp_path)
     for name, wanted in every.wanted.items():
         found: Any = loaded
         for step in name.split("."):

@@ -150,7 +150,7 @@ def index() -> Iterator[PackageIndex]:
     """The index on the day on which the locks were made."""
     index = PackageIndex()
     real = {normalised(each.name): each for each in distributions()}
-    for lock in ("dev", "deploy"):
+    for lock in ("dev", "deploy", "docs"):
         for name, version in pins(ROOT / f"requirements/{lock}.lock").items():
             add_real(index, name, version, real)
     with index.serving():
@@ -174,7 +174,9 @@ def locked(index: PackageIndex, tmp_path_factory: pytest.TempPathFactory) -> Pat
     first.run("scripts/lock.sh", PIP_INDEX_URL=index.url)
     (first.checkout / ".venv").unlink()
 
-    old_versions = pins(requirements / "deploy.lock") | pins(requirements / "dev.lock")
+    old_versions = (
+        pins(requirements / "docs.lock") | pins(requirements / "deploy.lock") | pins(requirements / "dev.lock")
+    )
     [(name, version)] = pins(ROOT / "requirements/nginx.lock").items()
     digest = index.add(name, version, files=files(name))
     (requirements / "nginx.lock").write_text(f"{name}=={version} --hash=sha256:{digest}\n")
