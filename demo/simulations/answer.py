@@ -31,7 +31,7 @@ MAX_ANSWERS = 8
 TAIL = 20
 """Questions from before the start of this backend that it reads."""
 STALE = 60.0
-"""Seconds after which nobody expects an answer any more; one from before this backend may have had one."""
+"""Age in seconds above which a question gets no answer. An earlier run of this backend may have answered it."""
 MAX_QUESTIONS = 50
 """Questions that are answered or wait for that, in all conversations."""
 ANSWERS: dict[str, str] = {

@@ -50,7 +50,7 @@ class Api:
         self._filled.set()
 
     async def is_watched(self, channel: str) -> bool:
-        """Whether anybody subscribes to the channel now. A simulation that nobody sees publishes nothing, or little."""
+        """Returns True if the channel has subscribers now. Without any, a simulation publishes little or nothing."""
         with suppress(TidewireError):
             return (await self.client.channel_info(channel)).subscribers > 0
         return False

@@ -1,8 +1,8 @@
 """The live board: numbers of an invented shop.
 
 Each second has one `shop.sample` with all numbers: durable, because a chart needs them all. Four times a second, the newest
-numbers go out as `shop.metric`: latest, because nobody needs the one before. While nobody looks at the board, nothing is
-published. The samples of that time follow when somebody comes.
+numbers go out as `shop.metric`: latest, because only the newest value counts. Without subscribers, nothing is published. The
+samples of that time follow when somebody subscribes.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ MIN_TTL = 1.0
 """Seconds for which an answer counts at least, so that a crowd of subscribers does not ask for each of them."""
 KNOWN_TTL = 10.0
 """Seconds for which a channel with content is not looked at again."""
-_SOME_BYTES = 65_536
+MAX_SNAPSHOT_BYTES = 65_536
+"""Bytes of one event, which is read to see whether the channel has any."""
 
 
 class EmptyChannels:
@@ -69,7 +70,7 @@ class EmptyChannels:
                 del self._running[channel]
 
     async def _fill(self, hooks: Hooks, channel: ChannelKey, hook: Hook) -> None:
-        snapshot = await self._broker.snapshot(channel, None, 1, _SOME_BYTES, 1)
+        snapshot = await self._broker.snapshot(channel, None, 1, MAX_SNAPSHOT_BYTES, 1)
         if snapshot.state or snapshot.tail:
             self._known.remember(channel, True, KNOWN_TTL)
             return

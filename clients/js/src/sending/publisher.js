@@ -8,7 +8,7 @@ import { bytesOf } from './sender.js';
  * @typedef {object} RequestOptions
  * @property {number} [timeout]  ms with a connection
  * @property {AbortSignal} [signal]
- * @property {number} [order]  for a publish from before a reload, which nobody awaits: negative, so that it goes before the others
+ * @property {number} [order]  only of publishes that a reload has left: negative, so that they are sent before new ones
  *
  * @typedef {object} Sending  what the publisher knows of a request without an answer
  * @property {string} id

@@ -13,6 +13,6 @@ export async function readTail({ core, emitter, handle, subscription }) {
     };
     delivery.add({ run });
   } catch {
-    // The channel is refused or left, or the client closed: there is nobody to tell, or it was told.
+    // The channel was refused or left, or the client is closed: the caller has been told of that already.
   }
 }

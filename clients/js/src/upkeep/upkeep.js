@@ -70,7 +70,7 @@ export class Upkeep {
     if (isReady && welcome) {
       this.welcomed(welcome, false);
       if (core.clock.now() - changedAt > LATE) this.#wake(); // the page may have slept meanwhile
-      if (core.isExpiring) void this.#refresh(); // nobody was there for `expiring`
+      if (core.isExpiring) void this.#refresh(); // `expiring` came before this module
     } else if (address && this.#connection.status.retryIn === undefined) this.diverts(address);
   }
 
