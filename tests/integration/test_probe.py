@@ -278,6 +278,7 @@ async def test_broken_probe_connection_is_replaced(
     end: str, connections: list[loopback.LoopbackConnection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency_probe, "RECONNECT_INTERVAL", 0.01)
+    earlier = _all_connections()  # held, so that no id of theirs is used again
     async with cluster(SharedBroker, nodes=1, probe=PATIENT) as nodes:
         [member] = nodes.members
         server = member.server
@@ -293,8 +294,14 @@ async def test_broken_probe_connection_is_replaced(
         await eventually(lambda: failures(server, "connection") == 1)
         await succeeds(server)
         assert len(connections) == 2
-        gc.collect()
-        assert sum(isinstance(one, Connection) for one in gc.get_objects()) == 1, "nothing holds the broken one"
+        new = {id(one) for one in _all_connections()} - {id(one) for one in earlier}
+        assert len(new) == 1, "nothing holds the broken one"
+
+
+def _all_connections() -> list[Connection]:
+    """Every connection of this process that something holds, also those that earlier tests have left."""
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, Connection)]
 
 
 def _far_end(near: int) -> socket.socket:
