@@ -118,6 +118,16 @@ CASES: dict[str, Values] = {
     "cluster on usual port": {"settings": {"broker": {"url": "rediss+cluster://redis.db"}}, "replicas": 2},
     "nats": {"settings": {"broker": {"url": "tls://n1:4222,n2:4222"}}, "networkPolicy": {"enabled": True}},
     "every secret": every_secret(),
+    "connect hook": {
+        "networkPolicy": {"enabled": True},
+        "settings": {
+            "hooks": {
+                "endpoints": [MODERATION],
+                "connect": {"endpoint": "moderation", "headers": ["x-device"], "rate": {"per_second": 20, "burst": 50}},
+            }
+        },
+        "secrets": {"generate": False, "hooks": {"existingSecret": "hooks"}},
+    },
     "anonymous": {"secrets": {"generate": False}, "settings": {"auth": {"anonymous": True}}},
     "contract": {
         "contract": {
@@ -230,6 +240,7 @@ SOME = frozenset(
         "gateway ngf",
         "gateway created",
         "every secret",
+        "connect hook",
         "contract",
         "hpa",
         "keda",

@@ -137,6 +137,18 @@ async def test_pod_that_crashes_is_told_once_and_another_one_apart() -> None:
     assert states["TidewirePodDown", "shop"] == "active"
 
 
+async def test_hook_without_answers_is_told_once_and_another_endpoint_apart() -> None:
+    async with Alertmanager() as server:
+        states = await server.states(
+            one("HookFailing", endpoint="moderation"),
+            one("HookBreakerOpen", endpoint="moderation", pod="rt-a"),
+            one("HookBreakerOpen", "shop", endpoint="moderation", pod="rt-a"),
+        )
+    assert states["TidewireHookFailing", "chat"] == "active"
+    assert states["TidewireHookBreakerOpen", "chat"] == "suppressed"
+    assert states["TidewireHookBreakerOpen", "shop"] == "active"
+
+
 async def test_missing_metrics_are_told_alone() -> None:
     async with Alertmanager() as server:
         states = await server.states(one("MetricsAbsent"), one("PodDown", pod="rt-a"), one("LoopLag", "shop"))

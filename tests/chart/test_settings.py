@@ -93,6 +93,14 @@ def test_every_secret_reaches_its_setting(helm: Helm, tmp_path: Path) -> None:
     assert endpoint.secrets_file.read_text(encoding="utf-8") == f"{WHSEC}\n"
 
 
+def test_backend_alone_authenticates_clients(helm: Helm, tmp_path: Path) -> None:
+    settings = accepted(rendered(helm, "connect hook"), tmp_path)
+    assert settings.all_issuers() == ()
+    assert settings.hooks.connect.endpoint == "moderation"
+    assert settings.hooks.connect.headers == ("x-device",)
+    assert settings.hooks.connect.rate.per_second == 20
+
+
 def test_jwks_file_is_mounted_at_its_path(helm: Helm, tmp_path: Path) -> None:
     issuer = {"issuer": "i", "audience": "a", "algorithm": "ES256", "jwks_file": "/etc/tidewire/jwks/login.json"}
     values = {"settings": {"auth": {"issuers": [issuer]}}, "secrets": {"jwks": {"existingConfigMap": "jwks"}}}
