@@ -71,11 +71,12 @@ class ErrorCode(Enum):
     INVALID_CHANNEL = ("invalid_channel", 400, False, "The channel name breaks the naming rules.")
     UNKNOWN_CHANNEL = ("unknown_channel", 404, False, "No pattern of the contract matches this channel.")
     UNKNOWN_EVENT = ("unknown_event", 404, False, "The contract declares no event of this type in this channel.")
+    UNKNOWN_CALL = ("unknown_call", 404, False, "The contract declares no call of this name.")
     INVALID_DATA = (
         "invalid_data",
         422,
         False,
-        "The data does not match the event's schema; details.errors lists every fault.",
+        "The data does not match the schema of the event or call; details.errors lists every fault.",
     )
     INVALID_KEY = ("invalid_key", 422, False, "A latest event needs its key; other classes have none.")
     CONFLICT = (
@@ -91,6 +92,18 @@ class ErrorCode(Enum):
         429,
         False,
         "The connection has limits.subscriptions channels already.",
+    )
+    TOO_MANY_CALLS = (
+        "too_many_calls",
+        429,
+        True,
+        "The connection has limits.calls calls under way; the backend was not asked.",
+    )
+    CALL_FAILED = (
+        "call_failed",
+        422,
+        False,
+        "The backend answers the call with an error of its own; details.reason and details.data are from it.",
     )
     NO_HISTORY = ("no_history", 409, False, "The channel keeps no history.")
     NO_PRESENCE = ("no_presence", 409, False, "The channel keeps no presence.")
@@ -114,7 +127,7 @@ class ErrorCode(Enum):
         "hook_unavailable",
         503,
         True,
-        "The backend, which decides about this, gave no answer. Nothing was published: retry with the same id.",
+        "The backend, which decides about this or is called, gave no answer. Nothing was published: retry with the same id.",
     )
     NOT_FOUND = ("not_found", 404, False, "No such resource.")
     METHOD_NOT_ALLOWED = (

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from service.contract import pointer
 from service.contract.document import did_you_mean
-from service.contract.model import ChannelSpec, Contract, EventSpec, Resolved
+from service.contract.model import CallSpec, ChannelSpec, Contract, DataSpec, EventSpec, Resolved
 from service.contract.text import shorten
-from service.core.access import PublishRule, SubscribeRule, may_describe, may_publish, may_read, may_remove
+from service.core.access import PublishRule, SubscribeRule, may_call, may_describe, may_publish, may_read, may_remove
 from service.core.channel import OWNER_PARAMETER, ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.hooks import Hook
@@ -132,6 +132,30 @@ class Gate:
     def hook_of(self, channel: str, type: str) -> Hook | None:
         """Returns the hook that decides about a publish which `validate` has accepted; None if there is none."""
         return self._contract.resolve(channel).spec.events[type].hook
+
+    @property
+    def has_calls(self) -> bool:
+        """True if the contract declares calls."""
+        return bool(self._contract.calls)
+
+    def validate_call(self, identity: Identity, name: str, data: bytes | Raw) -> CallSpec:
+        """Checks one call to the backend.
+
+        Raises ServiceError, the first that applies: UNKNOWN_CALL, FORBIDDEN, MALFORMED (a duplicate key), INVALID_DATA
+        (details.path and details.errors say where and why).
+        """
+        spec = self._contract.calls.get(name)
+        if spec is None:
+            hint = did_you_mean(name, self._contract.calls)
+            raise ServiceError(ErrorCode.UNKNOWN_CALL, f"the contract declares no call {name!r}{hint}", path="$.call")
+        if not may_call(spec.who, identity):
+            raise ServiceError(ErrorCode.FORBIDDEN, f"only authenticated users call {name}", path="$.call")
+        _check_data(spec.request, bytes(data))
+        return spec
+
+    def validate_reply(self, spec: CallSpec, data: bytes | Raw) -> None:
+        """Checks what the backend answers to a call. Raises ServiceError(MALFORMED or INVALID_DATA)."""
+        _check_data(spec.reply, bytes(data))
 
     def retention_of(self, channel: str, delivery: Delivery) -> Retention | None:
         """Returns the retention in a channel of the store; None if the contract declares none, or not the channel."""
@@ -339,7 +363,14 @@ def _is_deeper(value: Any, max_depth: int) -> bool:
     return True
 
 
-def _invalid_data(event: EventSpec, raw: bytes, value: Any) -> ServiceError:
+def _check_data(spec: DataSpec, raw: bytes) -> None:
+    value = _read(raw)
+    unique_keys.check_value(raw, value, "$.data")
+    if spec.check is not None and not spec.check.is_valid(value):
+        raise _invalid_data(spec, raw, value)
+
+
+def _invalid_data(event: EventSpec | DataSpec, raw: bytes, value: Any) -> ServiceError:
     """Builds the refusal. Faults are listed only for refused events, and at most MAX_ERRORS."""
     assert event.check is not None  # noqa: S101  # it has just refused the value
     found = islice(_errors(event.check, raw, value), MAX_ERRORS)

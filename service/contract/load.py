@@ -14,14 +14,15 @@ from jsonschema_rs import Draft202012Validator
 
 from service.contract import duration, pointer
 from service.contract.document import Document, Fault, Faults, Place, did_you_mean, read
-from service.contract.model import DEFAULT_STATE, ChannelSpec, Contract, EventSpec
+from service.contract.model import DEFAULT_STATE, CallSpec, ChannelSpec, Contract, DataSpec, EventSpec
 from service.contract.schemas import Schemas
-from service.core.access import PublishRule, SubscribeRule
+from service.core.access import CallRule, PublishRule, SubscribeRule
 from service.core.channel import OWNER_PARAMETER, ChannelPattern
 from service.core.event import Delivery, Retention
 from service.core.hooks import Hook
 from service.core.presence import PRESENCE_PREFIX, PRESENCE_UPDATE
 from service.core.removal import REMOVED_TYPE
+from service.protocol.messages import MAX_CALL_NAME
 
 MAX_WINDOW = 1.0
 """Maximum `window` in seconds. Users would notice a longer delay."""
@@ -31,6 +32,8 @@ MIN_VALUE_TTL = 0.1
 """Minimum `ttl` of a latest value in seconds. A shorter one would end on the way to a client."""
 MIN_RECHECK, MAX_RECHECK = 10.0, 86_400.0
 """Seconds between two questions about a subscription that goes on."""
+MIN_CALL_TIMEOUT, MAX_CALL_TIMEOUT = 0.1, 30.0
+"""Seconds that a call may take. Proxies cut a response without data after 30 s or more."""
 MAX_TYPE = 64
 HASH_LENGTH = 16
 """Hexadecimal digits of a contract's hash: enough to tell versions apart, and short in an address."""
@@ -61,10 +64,11 @@ def load(path: Path) -> Contract:
     schemas = Schemas(path, faults)
     reader = _Reader(document, schemas, faults) if document else None
     channels = reader.channels() if reader else []
+    calls = reader.calls() if reader else {}
     if faults or document is None or reader is None:
         raise ContractFaults(faults)
     files = schemas.files()
-    return Contract(channels, _hash(document.value, files), files, reader.endpoints)
+    return Contract(channels, _hash(document.value, files), files, reader.endpoints, calls)
 
 
 def _hash(contract: Any, files: Mapping[str, Any]) -> str:
@@ -84,15 +88,52 @@ class _Reader:
 
     def channels(self) -> list[ChannelSpec]:
         place: Place = ("channels",)
-        top = self._mapping(self._document.value, (), place)
+        top = self._mapping(self._document.value, (), ("channels", "calls"))
         if top is None:
             return []
         declared = self._mapping(top.get("channels", {}), place)
-        if declared == {}:
+        if declared == {} and not top.get("calls"):
             self._fault(place, "declares no channels")
         patterns: dict[tuple[str, ...], str] = {}
         specs = [self._channel(text, value, (*place, text), patterns) for text, value in (declared or {}).items()]
         return [spec for spec in specs if spec is not None]
+
+    def calls(self) -> dict[str, CallSpec]:
+        """Reads `calls`. Call `channels` first, which reports the faults of the whole document."""
+        top = self._document.value
+        if not isinstance(top, dict) or "calls" not in top:
+            return {}
+        place: Place = ("calls",)
+        declared = self._mapping(top["calls"], place) or {}
+        specs = [self._call(name, value, (*place, name)) for name, value in declared.items()]
+        return {spec.name: spec for spec in specs if spec is not None}
+
+    def _call(self, name: str, value: Any, place: Place) -> CallSpec | None:
+        """Reads `{endpoint: …, request: …, reply: …, who: everyone|authenticated, timeout: 5s}`."""
+        if reason := _bad_call(name):
+            self._fault(place, reason)
+        fields = self._mapping(value, place, ("endpoint", "request", "reply", "who", "timeout"))
+        if fields is None:
+            return None
+        endpoint = self._endpoint(fields, place)
+        who = self._rule(CallRule, {"who": "authenticated", **fields}, "who", place)
+        timeout = self._call_timeout(fields, place)
+        request, reply = (
+            DataSpec(f"{name}.{side}", self._check(fields, place, side), fields.get(side))
+            for side in ("request", "reply")
+        )
+        if endpoint is None or who is None:
+            return None
+        return CallSpec(name, Hook(endpoint, timeout=timeout), who, request, reply)
+
+    def _call_timeout(self, fields: Mapping[str, Any], place: Place) -> float | None:
+        if "timeout" not in fields:
+            return None
+        at = (*place, "timeout")
+        timeout = self._try(duration.seconds, fields["timeout"], at)
+        if timeout is not None and not MIN_CALL_TIMEOUT <= timeout <= MAX_CALL_TIMEOUT:
+            self._fault(at, f"timeout is from 100ms to {MAX_CALL_TIMEOUT:g}s: proxies cut longer requests")
+        return timeout
 
     def _channel(self, text: str, value: Any, place: Place, patterns: dict[tuple[str, ...], str]) -> ChannelSpec | None:
         pattern = self._pattern(text, place, patterns)
@@ -229,14 +270,20 @@ class _Reader:
         found = self._mapping(fields[key], at, names)
         if found is None:
             return None
-        endpoint = found.get("endpoint")
-        if not isinstance(endpoint, str) or not endpoint:
-            self._fault((*at, "endpoint"), "endpoint is the name of one of hooks.endpoints in the settings")
+        endpoint = self._endpoint(found, at)
+        if endpoint is None:
             return None
-        reason = f"the settings have no endpoint {endpoint!r} in hooks.endpoints"
-        self.endpoints.setdefault(endpoint, self._document.fault((*at, "endpoint"), reason))
         rule = self._rule(WithoutAnswer, {"without_answer": "deny", **found}, "without_answer", at)
         return Hook(endpoint, fails_open=rule is WithoutAnswer.ALLOW, recheck=self._recheck(found, at))
+
+    def _endpoint(self, found: Mapping[str, Any], place: Place) -> str | None:
+        endpoint, at = found.get("endpoint"), (*place, "endpoint")
+        if not isinstance(endpoint, str) or not endpoint:
+            self._fault(at, "endpoint is the name of one of hooks.endpoints in the settings")
+            return None
+        reason = f"the settings have no endpoint {endpoint!r} in hooks.endpoints"
+        self.endpoints.setdefault(endpoint, self._document.fault(at, reason))
+        return endpoint
 
     def _recheck(self, found: Mapping[str, Any], place: Place) -> float:
         at = (*place, "recheck")
@@ -249,8 +296,8 @@ class _Reader:
             )
         return recheck
 
-    def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
-        return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None
+    def _check(self, fields: Mapping[str, Any], place: Place, key: str = "schema") -> Draft202012Validator | None:
+        return self._schemas.compile(self._document, (*place, key)) if key in fields else None
 
     def _key(self, fields: Mapping[str, Any], place: Place, delivery: Delivery | None) -> pointer.Pointer | None:
         at = (*place, "key")
@@ -378,3 +425,12 @@ def _bad_type(type_: str) -> str | None:
     if not _TYPE.fullmatch(type_) or len(type_) > MAX_TYPE:
         return f"event type {type_!r} is not words of a-z, 0-9, _ and - joined by dots, at most {MAX_TYPE} characters"
     return None
+
+
+def _bad_call(name: str) -> str | None:
+    if _TYPE.fullmatch(name) and len(name) <= MAX_CALL_NAME:
+        return None
+    return (
+        f"the call {name!r} is not words of a-z, 0-9, _ and - joined by dots, at most {MAX_CALL_NAME} characters, such as "
+        "order.quote"
+    )

@@ -13,7 +13,7 @@ from jsonschema_rs import Draft202012Validator
 
 from service.contract.document import Fault
 from service.contract.pointer import Pointer
-from service.core.access import PublishRule, SubscribeRule
+from service.core.access import CallRule, PublishRule, SubscribeRule
 from service.core.channel import OWNER_PARAMETER, SEPARATOR, ChannelPattern, check_name
 from service.core.event import Delivery, Retention
 from service.core.hooks import Hook
@@ -56,6 +56,30 @@ class EventSpec:
     """The schema of `data` as declared, which the validator was made from. A $ref is relative to the contract's folder."""
     hook: Hook | None = None
     """Asks the backend about each publish of a client; None asks nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """What the data of a call, or of its reply, may be."""
+
+    type: str
+    """The name of the call, and `request` or `reply`."""
+    check: Draft202012Validator | None = None
+    """The compiled schema; None accepts any JSON."""
+    schema: Any = None
+    """The schema as declared, as in EventSpec."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallSpec:
+    """One call that clients make to the backend."""
+
+    name: str
+    hook: Hook
+    """Whom to ask, and for how long."""
+    who: CallRule
+    request: DataSpec
+    reply: DataSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +129,7 @@ class Resolved(NamedTuple):
 
 
 class Contract:
-    """The declared channel patterns."""
+    """The declared channel patterns and calls."""
 
     def __init__(
         self,
@@ -113,6 +137,7 @@ class Contract:
         hash: str = "",
         files: Mapping[str, Any] = MappingProxyType({}),
         endpoints: Mapping[str, Fault] = MappingProxyType({}),
+        calls: Mapping[str, CallSpec] = MappingProxyType({}),
     ) -> None:
         self.hash = hash
         """Identifies the content of the contract file and its schema files: 16 hexadecimal digits. Comments, the order of keys,
@@ -121,6 +146,8 @@ class Contract:
         """The content of each schema file in use, by its path below the contract's folder."""
         self.endpoints = endpoints
         """The endpoints of hooks that the contract names, each with the fault to report if the settings do not have it."""
+        self.calls = calls
+        """What clients may call at the backend, by name. The set is fixed, so a name can be a metric label."""
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
         """Every declared event type. The set is fixed, so it can be a metric label."""

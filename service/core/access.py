@@ -37,6 +37,15 @@ class PublishRule(Enum):
     """The user named by the pattern's {user}."""
 
 
+class CallRule(Enum):
+    """Who may make a call to the backend."""
+
+    EVERYONE = "everyone"
+    """Everyone, anonymous connections included."""
+    AUTHENTICATED = "authenticated"
+    """Every user of the tenant."""
+
+
 _SERVER, _SUBSCRIBER = PublishRule.SERVER, PublishRule.SUBSCRIBER
 """Names of the module are read faster than members of an Enum, and every message asks."""
 
@@ -69,6 +78,11 @@ def may_publish(
     if rule is PublishRule.OWNER:
         return _is_owner(identity, parameters)
     return identity.may(Right.PUBLISH, channel)
+
+
+def may_call(rule: CallRule, identity: Identity) -> bool:
+    """True if the identity may make a call with this rule."""
+    return rule is CallRule.EVERYONE or not identity.is_anonymous
 
 
 def may_remove(identity: Identity) -> bool:

@@ -21,6 +21,8 @@ class Hook:
     """True if what is asked for is allowed when there is no answer."""
     recheck: float = 0.0
     """Seconds after which the backend is asked again about a subscription that goes on; 0 asks once."""
+    timeout: float | None = None
+    """Seconds until a question has no answer; None: those of the endpoint."""
 
 
 class Outcome(Enum):

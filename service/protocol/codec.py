@@ -48,6 +48,7 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
         messages.PresenceUpdate,
         messages.Refresh,
         messages.Ping,
+        messages.Call,
     )
 }
 

@@ -15,6 +15,7 @@ MAX_TOKEN = 8192
 MAX_KEY = 128
 MAX_PAGE = 1000
 """Largest number of events in one `history` page."""
+MAX_CALL_NAME = 64
 MAX_TAIL = 100
 """Largest number of events in the tail of a `subscribed`."""
 
@@ -24,6 +25,8 @@ Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=r"^[\x21-\x7e]
 Token = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
 Channel = Annotated[str, Meta(min_length=1, max_length=512)]
 """Only the length is checked here. core/channel.py checks the naming rules, with another error code."""
+CallName = Annotated[str, Meta(min_length=1, max_length=MAX_CALL_NAME)]
+"""Only the length is checked here. The gate knows the names."""
 Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 TailSize = Annotated[int, Meta(ge=1, le=MAX_TAIL)]
@@ -113,6 +116,15 @@ class Ping(ClientMessage, frozen=True, tag="ping", tag_field="type"):
     id: Id | None = None
 
 
+class Call(ClientMessage, frozen=True, tag="call", tag_field="type"):
+    """Calls the backend, which answers with `reply`. Later messages of the client do not wait for it."""
+
+    call: CallName
+    """The name of the call in the contract."""
+    id: Id
+    data: Raw
+
+
 class Publish(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An application event: any type with a dot."""
 
@@ -139,7 +151,18 @@ class Remove(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 
 Command = (
-    Hello | Ready | Subscribe | Unsubscribe | History | Presence | PresenceUpdate | Refresh | Ping | Publish | Remove
+    Hello
+    | Ready
+    | Subscribe
+    | Unsubscribe
+    | History
+    | Presence
+    | PresenceUpdate
+    | Refresh
+    | Ping
+    | Call
+    | Publish
+    | Remove
 )
 
 
@@ -302,6 +325,13 @@ class Ack(ServerMessage, frozen=True, gc=False, tag="ack", tag_field="type"):
     duplicate: bool = False
 
 
+class Reply(ServerMessage, frozen=True, tag="reply", tag_field="type"):
+    """What the backend answers to a call."""
+
+    id: str
+    data: Raw
+
+
 class Error(ServerMessage, frozen=True, tag="error", tag_field="type"):
     """A request was refused, without further effect."""
 
@@ -378,12 +408,13 @@ class Pong(ServerMessage, frozen=True, tag="pong", tag_field="type"):
 SYSTEM_TYPES = frozenset(
     str(message.__struct_config__.tag)
     for message in (
-        *(Hello, Ready, Subscribe, Unsubscribe, History, Presence, PresenceUpdate, Refresh, Ping),
+        *(Hello, Ready, Subscribe, Unsubscribe, History, Presence, PresenceUpdate, Refresh, Ping, Call),
         *(
             Welcome,
             Subscribed,
             Unsubscribed,
             Ack,
+            Reply,
             Error,
             HistoryPage,
             PresenceReply,

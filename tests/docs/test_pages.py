@@ -171,7 +171,12 @@ def kind(block: Block) -> str:
     if block.language != "yaml":
         return block.language or "text"
     content = yaml.safe_load(block.text)
-    if "channels" in content or content.keys() == {"events"} or all(":" in key for key in content):
+    if (
+        "channels" in content
+        or "calls" in content
+        or content.keys() == {"events"}
+        or all(":" in key for key in content)
+    ):
         return "contract"
     if "jobs" in content:
         return "workflow"
@@ -222,7 +227,7 @@ def test_every_page_of_the_folder_is_run(folder: str) -> None:
 def whole(text: str) -> str:
     """A contract around a part of one."""
     content = yaml.safe_load(text)
-    if "channels" in content:
+    if "channels" in content or "calls" in content:
         return text
     if content.keys() == {"events"}:
         content = {"part:{id}": {"subscribe": "authenticated", **content}}
@@ -234,7 +239,8 @@ def test_contract_of_a_page_loads(page: str, tmp_path: Path) -> None:
     for block in of_kind(page, "contract"):
         write_files(ROOT / page, tmp_path)  # schemas, too
         (tmp_path / "contract.yaml").write_text(whole(block.text), encoding="utf-8")
-        assert loaded(tmp_path).channels, f"{page}:{block.line}"
+        contract = loaded(tmp_path)
+        assert contract.channels or contract.calls, f"{page}:{block.line}"
 
 
 def loaded(folder: Path) -> Contract:

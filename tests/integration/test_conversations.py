@@ -41,6 +41,8 @@ NOT_OVER_A_CONNECTION = {
     ErrorCode.INVALID_API_KEY: "the backend API's",
     ErrorCode.ORIGIN_REFUSED: "answers an upgrade",
     ErrorCode.HOOK_UNAVAILABLE: "needs a contract with a hook: tests/integration/test_hooks.py",
+    ErrorCode.TOO_MANY_CALLS: "needs a contract with a call: tests/integration/test_calls.py",
+    ErrorCode.CALL_FAILED: "the same",
     ErrorCode.OVERLOADED: "answers an upgrade",
     ErrorCode.DRAINING: "answers an upgrade",
     ErrorCode.NOT_FOUND: "answers HTTP",
@@ -275,8 +277,9 @@ def test_every_server_message_is_expected_somewhere() -> None:
     expected = {message["type"] for message in said("expect", "unordered")} | {
         "pong",
         "closed",
-        "receipt",
-    }  # the last two are only in streams
+        "receipt",  # like "closed" only in streams
+        "reply",  # needs a contract with a call: tests/integration/test_calls.py
+    }
     tags = {kind.__struct_config__.tag for kind in messages.ServerMessage.__subclasses__()} - {None}
     assert not tags - expected
     assert {"presence.joined", "presence.left", "presence.count"} <= expected

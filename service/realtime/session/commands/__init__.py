@@ -12,6 +12,7 @@ from service.protocol import messages
 from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 from service.realtime.session.commands import (
+    call,
     hello,
     history,
     ping,
@@ -37,6 +38,7 @@ HANDLERS: Mapping[type[messages.Command], Handler] = {
     messages.PresenceUpdate: presence_update.handle,
     messages.Refresh: refresh.handle,
     messages.Ping: ping.handle,
+    messages.Call: call.handle,
     messages.Publish: publish.handle,
     messages.Remove: publish.handle_removal,
 }
