@@ -61,6 +61,24 @@ class PresenceJoin(NamedTuple):
     event: Publication
 
 
+class FoundUser(NamedTuple):
+    """One user of a channel, as the store has it now."""
+
+    connections: frozenset[str]
+    """The connections that have not expired. Empty if the user stays only until the expired ones are removed."""
+    info: bytes | None
+
+
+class ExpiredEntry(NamedTuple):
+    """An entry that its node has not renewed in time."""
+
+    entry: PresenceEntry
+    info: bytes | None
+    """The info of the user."""
+    is_last: bool
+    """True if no other connection of the user is alive, so that the user leaves with the expired ones."""
+
+
 class PresenceChange(NamedTuple):
     """The outcome of adding, updating or removing an entry."""
 
@@ -104,6 +122,11 @@ class PresenceStore(Protocol):
     async def leave(self, entry: PresenceEntry, event: Publication) -> PresenceChange:
         """Removes a connection, and publishes the event if it was the user's last. Does nothing without an entry of it."""
 
+    async def leave_all(
+        self, entries: Sequence[PresenceEntry], leave_event: LeaveEventFactory, *, only_expired: bool = False
+    ) -> Sequence[PresenceChange]:
+        """Removes many connections. This is not one atomic step. `only_expired`: leaves those that have been renewed."""
+
     async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         """Extends the expiry of this node's entries; returns those that are missing.
 
@@ -114,6 +137,12 @@ class PresenceStore(Protocol):
         self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
     ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
         """Removes the expired entries of these channels, each once even if several nodes call it; returns the changes."""
+
+    async def expired(self, channels: Sequence[ChannelKey]) -> Sequence[ExpiredEntry]:
+        """Returns expired entries of these channels, and removes none. It may leave out some of a channel with hundreds."""
+
+    async def find_all(self, users: Sequence[tuple[ChannelKey, str]]) -> Sequence[FoundUser | None]:
+        """Looks up users of channels. Returns them in the same order; None for one who is not in the channel."""
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
         """Returns the number of users, and the first `limit` of them by name."""

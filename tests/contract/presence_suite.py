@@ -18,7 +18,16 @@ from hypothesis import strategies as st
 
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication
-from service.core.presence import Member, PresenceChange, PresenceEntry, PresenceJoin, PresenceStore, updated_info
+from service.core.presence import (
+    ExpiredEntry,
+    FoundUser,
+    Member,
+    PresenceChange,
+    PresenceEntry,
+    PresenceJoin,
+    PresenceStore,
+    updated_info,
+)
 from tests.contract.begun import Begun
 from tests.support.examples import examples
 
@@ -287,6 +296,46 @@ class PresenceSuite(Staged):
             assert await node.update(ROOM, "ann", connection, info) == (False, 1, True)
             assert await node.store.members(ROOM, 10) == (1, [Member("ann", 2, info)])
 
+    async def test_find_all_returns_users_in_order_with_connections_and_info(self, node: Node) -> None:
+        await node.join(ROOM, "a b", "c-1", b'{"n":1}')
+        await node.join(ROOM, "a b", "c-2")
+        await node.join(SAME_ROOM_OF_ANOTHER_TENANT, "ann", "c-3")
+        wanted = [(ROOM, "ann"), (SAME_ROOM_OF_ANOTHER_TENANT, "ann"), (ROOM, "a b"), (OTHER_ROOM, "a b")]
+        assert list(await node.store.find_all(wanted)) == [
+            None,
+            FoundUser(frozenset({"c-3"}), None),
+            FoundUser(frozenset({"c-1", "c-2"}), b'{"n":1}'),
+            None,
+        ]
+        assert list(await node.store.find_all([])) == []
+
+    async def test_first_info_of_a_client_stays_whoever_joins_with_another(self, node: Node) -> None:
+        first, second = updated_info(b"1"), updated_info(b"2")
+        assert (await node.join(ROOM, "ann", "c-1", first)).changed
+        assert not (await node.join(ROOM, "ann", "c-2", second)).changed
+        await node.leave(ROOM, "ann", "c-1")
+        assert list(await node.store.find_all([(ROOM, "ann")])) == [FoundUser(frozenset({"c-2"}), first)]
+
+    async def test_leave_all_removes_each_and_publishes_for_the_last(self, stage: Stage) -> None:
+        node = stage.one
+        for channel, user, connection in ((ROOM, "ann", "c-1"), (ROOM, "ann", "c-2"), (ROOM, "ben", "c-3")):
+            await node.join(channel, user, connection)
+        await node.join(OTHER_ROOM, "ann", "c-4")
+        await stage.published_events()
+        leaving = [(OTHER_ROOM, "ann", "c-4"), (ROOM, "ann", "c-1"), (ROOM, "eve", "c-9"), (ROOM, "ben", "c-3")]
+        changes = await node.store.leave_all([PresenceEntry(*entry) for entry in leaving], farewell)
+        assert [change.changed for change in changes] == [True, False, False, True]
+        assert await stage.story() == [(LEFT, "ben")]
+        assert await stage.one.store.members(ROOM, 10) == (1, [Member("ann", 1)])
+        assert list(await node.store.leave_all([], farewell)) == []
+
+    async def test_leave_all_of_expired_entries_keeps_those_that_live(self, node: Node) -> None:
+        await node.join(ROOM, "ann", "c-1")
+        entries = [PresenceEntry(ROOM, "ann", "c-1"), PresenceEntry(ROOM, "ben", "c-2")]
+        assert [one.changed for one in await node.store.leave_all(entries, farewell, only_expired=True)] == [False] * 2
+        assert await node.store.count(ROOM) == 1
+        assert list(await node.store.expired([ROOM, OTHER_ROOM])) == []
+
     async def test_counts_have_the_order_of_the_channels(self, node: Node) -> None:
         for user in ("ann", "ben"):
             await node.join(ROOM, user, "c-1")
@@ -477,6 +526,35 @@ class TimedPresenceSuite(Staged):
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')])
         assert await stage.two.leave(ROOM, "ann", "c-2") == (True, 0, True)
         assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann"), (LEFT, "ann")]
+
+    async def test_expired_lists_entries_without_removing_them(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "a b", "c-1", updated_info(b"1"))
+        await stage.one.join(ROOM, "ben", "c-2")
+        await stage.one.join(OTHER_ROOM, "ann", "c-3")
+        await self.advance(TTL / 2)
+        await stage.two.join(ROOM, "ben", "c-4")
+        await stage.two.store.renew([PresenceEntry(OTHER_ROOM, "ann", "c-3")])
+        assert list(await stage.two.store.expired([ROOM, OTHER_ROOM])) == []
+        await self.advance(TTL / 2 + 1)
+        for _ in range(2):
+            assert sorted(await stage.two.store.expired([ROOM, OTHER_ROOM])) == [
+                ExpiredEntry(PresenceEntry(ROOM, "a b", "c-1"), updated_info(b"1"), True),
+                ExpiredEntry(PresenceEntry(ROOM, "ben", "c-2"), None, False),
+            ]
+        found = await stage.two.store.find_all([(ROOM, "a b"), (ROOM, "ben")])
+        assert found == [FoundUser(frozenset(), updated_info(b"1")), FoundUser(frozenset({"c-4"}), None)]
+
+    async def test_leave_all_of_expired_entries_removes_only_them(self, stage: Stage) -> None:
+        for user in ("ann", "ben", "eve"):
+            await stage.one.join(ROOM, user, "c-1")
+        await self.advance(TTL / 2)
+        await stage.one.store.renew([PresenceEntry(ROOM, "ben", "c-1")])
+        await self.advance(TTL / 2 + 1)
+        entries = [PresenceEntry(ROOM, user, "c-1") for user in ("ann", "ben")]
+        changes = [await stage.two.store.leave_all(entries, farewell, only_expired=True) for _ in range(2)]
+        assert [[one.changed for one in some] for some in changes] == [[True, False], [False, False]]
+        assert [one.entry.user for one in await stage.two.store.expired([ROOM])] == ["eve"]
+        assert (await stage.story())[3:] == [(LEFT, "ann")]
 
     async def test_update_does_not_extend_expiry(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")

@@ -167,6 +167,22 @@ class TestNatsPresenceInTime(NatsPresenceStage, TimedPresenceSuite):
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
+    async def test_documents_stay_as_long_as_keep_says_and_nothing_is_published(self, stage: Stage) -> None:
+        assert isinstance(stage, NatsStage)
+        store = NatsPresence(
+            stage.documents, self.clock, ttl=PRESENCE_TTL, max_announced_users=-1, keep=10 * PRESENCE_TTL
+        )
+        node = Node(store)
+        await node.join(ROOM, "ann", "c-1", b"{}")
+        await self.advance(10 * PRESENCE_TTL - 1)
+        assert [one.entry.user for one in await store.expired([ROOM])] == ["ann"]
+        await store.renew([PresenceEntry(ROOM, "ann", "c-1")])
+        await self.advance(10 * PRESENCE_TTL + 1)
+        assert list(await store.find_all([(ROOM, "ann")])) == [None]
+        await node.join(ROOM, "ann", "c-1")
+        assert await node.leave(ROOM, "ann", "c-1") == (True, 0, False)
+        assert await stage.published_events() == []
+
     async def test_remove_expired_by_killed_node_is_continued_by_another(self, stage: Stage) -> None:
         """At once: there is no lease, as NATS refuses one of two concurrent changes."""
         await stage.one.join(ROOM, "ann", "c-1")

@@ -15,7 +15,8 @@ from service.adapters.redis import event_codec
 from service.adapters.redis.stores.presence import RedisPresence
 from service.core.channel import ChannelKey
 from service.core.event import Publication
-from tests.contract.presence_suite import MAX_TOLD, TTL, Node, SharedPresenceSuite, Stage, TimedPresenceSuite
+from service.core.presence import PresenceEntry
+from tests.contract.presence_suite import MAX_TOLD, ROOM, TTL, Node, SharedPresenceSuite, Stage, TimedPresenceSuite
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.stores import FLAVOURS, RedisServer
 
@@ -107,3 +108,17 @@ class TestRedisPresenceInTime(TimedPresenceSuite):
 
     async def advance(self, seconds: float) -> None:
         await self.server.advance(seconds)
+
+    async def test_keys_stay_as_long_as_keep_says_and_nothing_is_published(self, stage: Stage) -> None:
+        assert isinstance(stage, RedisStage)
+        async with client_of(self.server.url, stage.prefix) as client:
+            node = Node(RedisPresence(client, ttl=TTL, max_announced_users=-1, keep=10 * TTL))
+            await node.join(ROOM, "ann", "c-1", b"{}")
+            await self.advance(10 * TTL - 1)
+            assert [one.entry.user for one in await node.store.expired([ROOM])] == ["ann"]
+            await node.store.renew([PresenceEntry(ROOM, "ann", "c-1")])
+            await self.advance(10 * TTL + 1)
+            assert list(await node.store.find_all([(ROOM, "ann")])) == [None]
+            await node.join(ROOM, "ann", "c-1")
+            assert await node.leave(ROOM, "ann", "c-1") == (True, 0, False)
+        assert await stage.published_events() == []

@@ -13,7 +13,15 @@ from service.adapters.store import channel_members
 from service.adapters.store.channel_members import Effect, Members
 from service.core.channel import ChannelKey
 from service.core.event import Publication
-from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
+from service.core.presence import (
+    ExpiredEntry,
+    FoundUser,
+    LeaveEventFactory,
+    Member,
+    PresenceChange,
+    PresenceEntry,
+    PresenceJoin,
+)
 from service.errors import ServiceError
 
 _NEVER = 0
@@ -62,6 +70,14 @@ class MemoryPresence:
                 del self._channels[entry.channel]
             return await self._announce(len(members), Effect(has_left, has_left), event)
 
+    async def leave_all(
+        self, entries: Sequence[PresenceEntry], leave_event: LeaveEventFactory, *, only_expired: bool = False
+    ) -> Sequence[PresenceChange]:
+        """Removes one connection after another. No entry expires."""
+        if only_expired:
+            return [PresenceChange(False, await self.count(entry.channel), False) for entry in entries]
+        return [await self.leave(entry, leave_event(entry.channel, entry.user)) for entry in entries]
+
     async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         """Returns the missing entries; none expires."""
         return [entry for entry in entries if not self._has(entry)]
@@ -71,6 +87,15 @@ class MemoryPresence:
     ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
         """Removes nothing."""
         return ()
+
+    async def expired(self, channels: Sequence[ChannelKey]) -> Sequence[ExpiredEntry]:
+        """Returns nothing."""
+        return ()
+
+    async def find_all(self, users: Sequence[tuple[ChannelKey, str]]) -> Sequence[FoundUser | None]:
+        """Returns the users."""
+        found = [self._channels.get(channel, {}).get(user) for channel, user in users]
+        return [FoundUser(frozenset(one), channel_members.shown_info(one)) if one else None for one in found]
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
         """Returns the members."""

@@ -16,7 +16,15 @@ from service.adapters.store.channel_members import MemberConnection, Members
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Publication
-from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
+from service.core.presence import (
+    ExpiredEntry,
+    FoundUser,
+    LeaveEventFactory,
+    Member,
+    PresenceChange,
+    PresenceEntry,
+    PresenceJoin,
+)
 
 DOCUMENT_TTL_RATIO = 2
 """How many TTLs of an entry a channel's document stays without a renewal. With more than one, entries that expire while
@@ -55,11 +63,21 @@ class NatsPresence:
     A change rewrites the whole document. Its limit is NATS' `max_payload`: some thousand users.
     """
 
-    def __init__(self, documents: Documents, clock: Clock, *, ttl: float, max_announced_users: int) -> None:
-        """A channel with more than `max_announced_users` gets no events."""
+    def __init__(
+        self,
+        documents: Documents,
+        clock: Clock,
+        *,
+        ttl: float,
+        max_announced_users: int,
+        keep: float | None = None,
+    ) -> None:
+        """A channel with more than `max_announced_users` gets no events; none gets any with -1. `keep`: seconds that a channel's
+        document stays without a renewal, instead of `DOCUMENT_TTL_RATIO`."""
         self._documents = documents
         self._clock = clock
         self._ttl = int(ttl * 1000)
+        self._document_ttl = DOCUMENT_TTL_RATIO * self._ttl if keep is None else int(keep * 1000)
         self._max_announced_users = max_announced_users
 
     async def join(self, join: PresenceJoin) -> PresenceChange:
@@ -120,6 +138,51 @@ class NatsPresence:
             return outcome.events, outcome.change
 
         return await self._change(entry.channel, remove)
+
+    async def leave_all(
+        self, entries: Sequence[PresenceEntry], leave_event: LeaveEventFactory, *, only_expired: bool = False
+    ) -> Sequence[PresenceChange]:
+        """Removes all connections of a channel together."""
+        channels: dict[ChannelKey, list[tuple[int, PresenceEntry]]] = {}
+        for numbered in enumerate(entries):
+            channels.setdefault(numbered[1].channel, []).append(numbered)
+
+        async def leave(item: tuple[ChannelKey, list[tuple[int, PresenceEntry]]]) -> dict[int, PresenceChange]:
+            changes: dict[int, PresenceChange] = {}
+            for start in range(0, len(item[1]), MAX_EVENTS):
+                part = item[1][start : start + MAX_EVENTS]
+                work = partial(self._remove, entries=part, leave_event=leave_event, only_expired=only_expired)
+                changes |= await self._change(item[0], work)
+            return changes
+
+        changes: dict[int, PresenceChange] = {}
+        for found in await gather_limited(leave, channels.items()):
+            changes |= found
+        return [changes[number] for number in range(len(entries))]
+
+    def _remove(
+        self,
+        document: MembersDocument,
+        now: int,
+        entries: Sequence[tuple[int, PresenceEntry]],
+        leave_event: LeaveEventFactory,
+        *,
+        only_expired: bool,
+    ) -> tuple[Sequence[Publication] | None, dict[int, PresenceChange]]:
+        events: list[Publication] = []
+        changes: dict[int, PresenceChange] = {}
+        is_changed = False
+        for number, (channel, user, connection) in entries:
+            known = document.users.get(user, {}).get(connection)
+            has_left: bool | None = None
+            if known is not None and not (only_expired and known.expiry > now):
+                has_left = channel_members.remove(document.users, user, [connection])
+                is_changed = True
+            effect = channel_members.Effect(bool(has_left), bool(has_left))
+            outcome = self._outcome(document, effect, leave_event(channel, user))
+            changes[number] = outcome.change
+            events += outcome.events
+        return events if is_changed else None, changes
 
     async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         """Extends the entries in each channel's document; without entries it only checks that NATS answers."""
@@ -185,6 +248,31 @@ class NatsPresence:
                 events += outcome.events
         return events, changes
 
+    async def expired(self, channels: Sequence[ChannelKey]) -> Sequence[ExpiredEntry]:
+        """Reads the documents of all channels. A replica may answer with slightly older ones."""
+        subjects = {self._documents.subjects.members(channel): channel for channel in channels}
+        if not subjects:
+            return ()
+        found = await self._documents.read_all(list(subjects))
+        now = milliseconds(self._clock)
+        return [
+            ExpiredEntry(
+                PresenceEntry(subjects[subject], user, connection),
+                channel_members.shown_info(connections),
+                all(one.expiry <= now for one in connections.values()),
+            )
+            for subject, data in found.items()
+            for user, connections in self._decode(data, now).users.items()
+            for connection, known in connections.items()
+            if known.expiry <= now
+        ]
+
+    async def find_all(self, users: Sequence[tuple[ChannelKey, str]]) -> Sequence[FoundUser | None]:
+        """Reads the document of each channel."""
+        channels = list(dict.fromkeys(channel for channel, _ in users))
+        documents = dict(zip(channels, await gather_limited(self._read, channels), strict=True))
+        return [_found(user, *documents[channel]) for channel, user in users]
+
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
         """Reads the channel's document."""
         document, now = await self._read(channel)
@@ -220,19 +308,26 @@ class NatsPresence:
             events, result = work(document, now)
             if events is None:
                 return DocumentUpdate(None), result
-            ttl = DOCUMENT_TTL_RATIO * self._ttl / 1000
-            return DocumentUpdate(msgspec.msgpack.encode(document), ttl, events), result
+            return DocumentUpdate(msgspec.msgpack.encode(document), self._document_ttl / 1000, events), result
 
         return await self._documents.change(self._documents.subjects.members(channel), update)
 
     def _decode(self, data: bytes | None, now: int) -> MembersDocument:
         document = MembersDocument() if data is None else msgspec.msgpack.decode(data, type=MembersDocument)
-        return document if now < document.renewed + DOCUMENT_TTL_RATIO * self._ttl else MembersDocument()
+        return document if now < document.renewed + self._document_ttl else MembersDocument()
 
     def _outcome(self, document: MembersDocument, effect: channel_members.Effect, event: Publication) -> _Outcome:
         users = len(document.users)
         is_published = effect.is_news and users <= self._max_announced_users
         return _Outcome(PresenceChange(effect.changed, users, is_published), [event] if is_published else [])
+
+
+def _found(user: str, document: MembersDocument, now: int) -> FoundUser | None:
+    connections = document.users.get(user)
+    if connections is None:
+        return None
+    alive = frozenset(name for name, one in connections.items() if now < one.expiry)
+    return FoundUser(alive, channel_members.shown_info(connections))
 
 
 def _has_expired(document: MembersDocument, now: int) -> bool:

@@ -32,6 +32,16 @@ local function info_of(user, list)
   return redis.call('HGET', KEYS[3], entry_of(user, string.match(list, '%S+$'))) or ''
 end
 
+-- The connections of a user's list that have not expired.
+local function live(user, list)
+  local alive = {}
+  for connection in string.gmatch(list, '%S+') do
+    local expiry = redis.call('ZSCORE', KEYS[2], entry_of(user, connection))
+    if expiry and tonumber(expiry) > now then alive[#alive + 1] = connection end
+  end
+  return alive
+end
+
 -- Whether a client has set the info: it ends with a space (service/core/presence.py).
 local function is_updated(info)
   return string.byte(info, -1) == 32

@@ -10,7 +10,15 @@ from service.adapters.redis.lua import scripts
 from service.adapters.redis.stores.client import Argument, Call, RedisClient
 from service.core.channel import ChannelKey
 from service.core.event import Publication
-from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
+from service.core.presence import (
+    ExpiredEntry,
+    FoundUser,
+    LeaveEventFactory,
+    Member,
+    PresenceChange,
+    PresenceEntry,
+    PresenceJoin,
+)
 
 MAX_RENEWED = 500
 """Entries that one run of a script renews: half a millisecond of Redis' time."""
@@ -28,16 +36,20 @@ _UPDATE = scripts.load("presence", "presence_update")
 _LEAVE = scripts.load("presence", "presence_leave")
 _RENEW = scripts.load("presence", "presence_renew")
 _EXPIRED = scripts.load("presence", "presence_expired")
+_LIST_EXPIRED = scripts.load("presence", "presence_list_expired")
+_FIND = scripts.load("presence", "presence_find")
 _MEMBERS = scripts.load("presence", "presence_members")
 
 
 class RedisPresence:
     """Changes the members and publishes the event in one script, by the time of Redis."""
 
-    def __init__(self, client: RedisClient, *, ttl: float, max_announced_users: int) -> None:
-        """A channel with more than `max_announced_users` gets no events."""
+    def __init__(self, client: RedisClient, *, ttl: float, max_announced_users: int, keep: float | None = None) -> None:
+        """A channel with more than `max_announced_users` gets no events; none gets any with -1. `keep`: seconds that a channel's
+        keys stay without a renewal, instead of `KEY_TTL_RATIO`."""
         self._client = client
         self._ttl = int(ttl * 1000)
+        self._keys_ttl = KEY_TTL_RATIO * self._ttl if keep is None else int(keep * 1000)
         self._max_announced_users = max_announced_users
 
     async def join(self, join: PresenceJoin) -> PresenceChange:
@@ -59,6 +71,16 @@ class RedisPresence:
         """Runs lua/presence_leave.lua."""
         return _change(await self._client.run(_LEAVE, *self._leave_call(entry, event, only_expired=False)))
 
+    async def leave_all(
+        self, entries: Sequence[PresenceEntry], leave_event: LeaveEventFactory, *, only_expired: bool = False
+    ) -> Sequence[PresenceChange]:
+        """Runs lua/presence_leave.lua for each connection."""
+        calls = [
+            self._leave_call(entry, leave_event(entry.channel, entry.user), only_expired=only_expired)
+            for entry in entries
+        ]
+        return [_change(reply) for reply in await self._client.run_all(_LEAVE, calls)]
+
     async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         """Runs lua/presence_renew.lua for each channel; without entries it only checks that Redis answers."""
         if not entries:
@@ -66,7 +88,7 @@ class RedisPresence:
             return ()
         groups = list(_by_channel(entries))
         calls = [
-            Call(self._keys(group[0].channel), (self._ttl, KEY_TTL_RATIO * self._ttl, *map(_entry_name, group)))
+            Call(self._keys(group[0].channel), (self._ttl, self._keys_ttl, *map(_entry_name, group)))
             for group in groups
         ]
         replies = await self._client.run_all(_RENEW, calls)
@@ -88,6 +110,24 @@ class RedisPresence:
         changes = map(_change, await self._client.run_all(_LEAVE, removals))
         return [(entry.channel, change) for entry, change in zip(expired, changes, strict=True) if change.changed]
 
+    async def expired(self, channels: Sequence[ChannelKey]) -> Sequence[ExpiredEntry]:
+        """Runs lua/presence_list_expired.lua for each channel."""
+        calls = [Call(self._keys(channel), (MAX_REMOVED,)) for channel in channels]
+        replies = await self._client.run_all(_LIST_EXPIRED, calls)
+        return [
+            ExpiredEntry(_entry(channel, name), info or None, bool(is_last))
+            for channel, found in zip(channels, replies, strict=True)
+            for name, info, is_last in zip(found[::3], found[1::3], found[2::3], strict=True)
+        ]
+
+    async def find_all(self, users: Sequence[tuple[ChannelKey, str]]) -> Sequence[FoundUser | None]:
+        """Runs lua/presence_find.lua for each user."""
+        replies = await self._client.run_all(_FIND, [Call(self._keys(channel), (user,)) for channel, user in users])
+        return [
+            FoundUser(frozenset(one.decode() for one in found[1:]), found[0] or None) if found else None
+            for found in replies
+        ]
+
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
         """Runs lua/presence_members.lua."""
         count, *rest = await self._client.run(_MEMBERS, self._keys(channel), (limit,))
@@ -108,7 +148,7 @@ class RedisPresence:
 
     def _join_call(self, join: PresenceJoin) -> Call:
         (channel, user, connection), info, event = join
-        ttls = (self._ttl, KEY_TTL_RATIO * self._ttl)
+        ttls = (self._ttl, self._keys_ttl)
         arguments = (user, connection, info or b"", *ttls, *self._event_arguments(event))
         return Call(self._keys_and_events(channel), arguments)
 
