@@ -16,11 +16,11 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from service.adapters.clock import SystemClock
+from service.adapters.http_backend.signing import Signer
 from service.adapters.http_fetch import HttpFetch
 from service.adapters.http_hooks.authenticator import ConnectHook, HookAuthenticator
 from service.adapters.http_hooks.endpoint import Endpoint, EndpointConfig
 from service.adapters.http_hooks.hooks import HttpHooks
-from service.adapters.http_hooks.signing import Signer
 from service.adapters.jwt.authenticator import JwtAuthenticator
 from service.adapters.jwt.issuer import Issuer
 from service.adapters.memory.broker import MemoryBroker

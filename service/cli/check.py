@@ -77,6 +77,8 @@ def load_all(
     if loaded is not None and contract is None:  # one that is checked alone may lack the settings
         named = {endpoint.name for endpoint in settings.hooks.endpoints}
         faults.extend(fault for name, fault in loaded.endpoints.items() if name not in named)
+        named = {endpoint.name for endpoint in settings.webhooks.endpoints}
+        faults.extend(fault for name, fault in loaded.webhook_endpoints.items() if name not in named)
     if faults or loaded is None:
         raise Faults(faults)
     return settings, loaded

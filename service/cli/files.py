@@ -9,12 +9,12 @@ import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from service.adapters.http_hooks.signing import read_secrets
+from service.adapters.http_backend.signing import read_secrets
 from service.adapters.jwt.keys import parse_keys
 from service.contract.document import Fault
 from service.settings import Settings
 from service.settings.load import read_failure
-from service.settings.model import Broker, HookEndpoint, Issuer
+from service.settings.model import Broker, HookEndpoint, Issuer, WebhookEndpoint
 
 _ABSENT = "holds no certificate in PEM format"
 _REASONS = {
@@ -31,11 +31,13 @@ def file_faults(settings: Settings) -> Iterator[Fault]:
     for index, issuer in enumerate(settings.auth.issuers):
         yield from _keys(f"auth.issuers[{index}].jwks_file", issuer)
     for index, endpoint in enumerate(settings.hooks.endpoints):
-        yield from _hook_files(f"hooks.endpoints[{index}]", endpoint)
+        yield from _endpoint_files(f"hooks.endpoints[{index}]", endpoint)
+    for index, receiver in enumerate(settings.webhooks.endpoints):
+        yield from _endpoint_files(f"webhooks.endpoints[{index}]", receiver)
     yield from _certificates(settings.broker)
 
 
-def _hook_files(setting: str, endpoint: HookEndpoint) -> Iterator[Fault]:
+def _endpoint_files(setting: str, endpoint: HookEndpoint | WebhookEndpoint) -> Iterator[Fault]:
     """Yields a fault for a file of secrets or certificates that cannot be used."""
     if endpoint.secrets_file is not None:
         try:

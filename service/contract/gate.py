@@ -157,6 +157,20 @@ class Gate:
         """Checks what the backend answers to a call. Raises ServiceError(MALFORMED or INVALID_DATA)."""
         _check_data(spec.reply, bytes(data))
 
+    @property
+    def has_event_webhooks(self) -> bool:
+        """True if the contract names an endpoint that is told of published events."""
+        return self._contract.has_event_webhooks
+
+    @property
+    def has_channel_webhooks(self) -> bool:
+        """True if the contract names an endpoint that is told who is in some channels."""
+        return self._contract.has_channel_webhooks
+
+    def webhook_of(self, channel: str, type: str) -> str | None:
+        """Returns the endpoint that is told of an event which `validate` has accepted; None if there is none."""
+        return self._contract.resolve(channel).spec.events[type].webhook
+
     def retention_of(self, channel: str, delivery: Delivery) -> Retention | None:
         """Returns the retention in a channel of the store; None if the contract declares none, or not the channel."""
         try:

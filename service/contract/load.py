@@ -22,6 +22,7 @@ from service.core.event import Delivery, Retention
 from service.core.hooks import Hook
 from service.core.presence import PRESENCE_PREFIX, PRESENCE_UPDATE
 from service.core.removal import REMOVED_TYPE
+from service.core.webhooks import ChannelChange, ChannelWebhook
 from service.protocol.messages import MAX_CALL_NAME
 
 MAX_WINDOW = 1.0
@@ -68,7 +69,7 @@ def load(path: Path) -> Contract:
     if faults or document is None or reader is None:
         raise ContractFaults(faults)
     files = schemas.files()
-    return Contract(channels, _hash(document.value, files), files, reader.endpoints, calls)
+    return Contract(channels, _hash(document.value, files), files, reader.endpoints, calls, reader.webhook_endpoints)
 
 
 def _hash(contract: Any, files: Mapping[str, Any]) -> str:
@@ -85,6 +86,8 @@ class _Reader:
         self._faults = faults
         self.endpoints: dict[str, Fault] = {}
         """The endpoints of hooks that were read, each with the fault to report if the settings do not have it."""
+        self.webhook_endpoints: dict[str, Fault] = {}
+        """The same for the endpoints of webhooks."""
 
     def channels(self) -> list[ChannelSpec]:
         place: Place = ("channels",)
@@ -138,7 +141,7 @@ class _Reader:
     def _channel(self, text: str, value: Any, place: Place, patterns: dict[tuple[str, ...], str]) -> ChannelSpec | None:
         pattern = self._pattern(text, place, patterns)
         fields = self._mapping(
-            value, place, ("subscribe", "presence", "history", "state", "events", "hook", "when_empty")
+            value, place, ("subscribe", "presence", "history", "state", "events", "hook", "when_empty", "webhook")
         )
         if fields is None:
             return None
@@ -153,6 +156,7 @@ class _Reader:
         when_empty = self._hook(fields, place, "when_empty")
         if when_empty is not None and not any(one.delivery is not Delivery.EPHEMERAL for one in events.values()):
             self._fault((*place, "when_empty"), "the channel keeps nothing: it has neither durable nor latest events")
+        webhook = self._channel_webhook(fields, place, has_presence=presence)
         if pattern is None or subscribe is None:
             return None
         is_cacheable = history is not None and self._is_cacheable(fields, place)
@@ -167,6 +171,7 @@ class _Reader:
             is_cacheable,
             hook,
             when_empty,
+            webhook,
         )
 
     def _is_cacheable(self, fields: Mapping[str, Any], place: Place) -> bool:
@@ -230,7 +235,19 @@ class _Reader:
         fields = self._mapping(
             value,
             place,
-            ("publish", "delivery", "schema", "key", "window", "compress", "ttl", "removable", "echo", "hook"),
+            (
+                "publish",
+                "delivery",
+                "schema",
+                "key",
+                "window",
+                "compress",
+                "ttl",
+                "removable",
+                "echo",
+                "hook",
+                "webhook",
+            ),
         )
         if fields is None:
             return None
@@ -254,10 +271,58 @@ class _Reader:
                 (*place, "hook"),
                 "only the backend publishes this event, and it is not asked about its own",
             )
+        webhook = self._webhook(fields, place, ("endpoint",))
+        if webhook is not None and delivery is Delivery.EPHEMERAL:
+            self._fault(
+                (*place, "webhook"),
+                f"{type_} is ephemeral, and only durable and latest events have webhooks: no store knows about others",
+            )
         if publish is None or delivery is None:
             return None
         schema = fields.get("schema")
-        return EventSpec(type_, publish, delivery, check, key, window, compress, ttl, removable, echo, schema, hook)
+        endpoint = None if webhook is None else webhook["endpoint"]
+        return EventSpec(
+            type_, publish, delivery, check, key, window, compress, ttl, removable, echo, schema, hook, endpoint
+        )
+
+    def _webhook(self, fields: Mapping[str, Any], place: Place, names: Iterable[str]) -> dict[str, Any] | None:
+        """Reads `{endpoint: …}` with further fields. Returns None if there is no endpoint."""
+        if "webhook" not in fields:
+            return None
+        at = (*place, "webhook")
+        found = self._mapping(fields["webhook"], at, names)
+        if found is None:
+            return None
+        endpoint = found.get("endpoint")
+        if not isinstance(endpoint, str) or not endpoint:
+            self._fault((*at, "endpoint"), "endpoint is the name of one of webhooks.endpoints in the settings")
+            return None
+        reason = f"the settings have no endpoint {endpoint!r} in webhooks.endpoints"
+        self.webhook_endpoints.setdefault(endpoint, self._document.fault((*at, "endpoint"), reason))
+        return found
+
+    def _channel_webhook(self, fields: Mapping[str, Any], place: Place, *, has_presence: bool) -> ChannelWebhook | None:
+        """Reads `{endpoint: …, tell: [occupied, vacated, joined, left]}`."""
+        found = self._webhook(fields, place, ("endpoint", "tell"))
+        if found is None:
+            return None
+        at = (*place, "webhook", "tell")
+        known = [change.value for change in ChannelChange]
+        given = found.get("tell")
+        if not isinstance(given, list) or not given:
+            self._fault(at, f"tell is a list of what the endpoint is told: {', '.join(known)}")
+            return None
+        for index, value in enumerate(given):
+            if value not in known:
+                hint = did_you_mean(str(value), known)
+                self._fault((*at, index), f"tell has {value!r}, which is none of {', '.join(known)}{hint}")
+            elif value in given[:index]:
+                self._fault((*at, index), f"tell has {value} twice")
+        tell = frozenset(ChannelChange(value) for value in given if value in known)
+        users = [change.value for change in (ChannelChange.JOINED, ChannelChange.LEFT) if change in tell]
+        if users and not has_presence:
+            self._fault(at, f"{' and '.join(users)} need presence: declare presence: true for the channel")
+        return ChannelWebhook(found["endpoint"], tell)
 
     def _hook(
         self, fields: Mapping[str, Any], place: Place, key: str = "hook", *, may_recheck: bool = False

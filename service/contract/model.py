@@ -17,6 +17,7 @@ from service.core.access import CallRule, PublishRule, SubscribeRule
 from service.core.channel import OWNER_PARAMETER, SEPARATOR, ChannelPattern, check_name
 from service.core.event import Delivery, Retention
 from service.core.hooks import Hook
+from service.core.webhooks import ChannelWebhook
 from service.errors import ErrorCode, ServiceError
 
 DEFAULT_STATE = Retention(entries=1000, ttl=86_400.0)
@@ -56,6 +57,8 @@ class EventSpec:
     """The schema of `data` as declared, which the validator was made from. A $ref is relative to the contract's folder."""
     hook: Hook | None = None
     """Asks the backend about each publish of a client; None asks nobody."""
+    webhook: str | None = None
+    """The endpoint that is told of each published event; None tells nobody. Not for EPHEMERAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class ChannelSpec:
     """Asks the backend about each subscribe and read of a client; None asks nobody."""
     when_empty: Hook | None = None
     """Asks the backend for the content of a channel that has none, before a client is subscribed; None asks nobody."""
+    webhook: ChannelWebhook | None = None
+    """Which endpoint is told when the channel becomes occupied or vacated, and when users join or leave; None tells nobody."""
     has_state: bool = field(init=False)
     """True if the contract declares `latest` events in the channel."""
     is_removable: bool = field(init=False)
@@ -138,6 +143,7 @@ class Contract:
         files: Mapping[str, Any] = MappingProxyType({}),
         endpoints: Mapping[str, Fault] = MappingProxyType({}),
         calls: Mapping[str, CallSpec] = MappingProxyType({}),
+        webhook_endpoints: Mapping[str, Fault] = MappingProxyType({}),
     ) -> None:
         self.hash = hash
         """Identifies the content of the contract file and its schema files: 16 hexadecimal digits. Comments, the order of keys,
@@ -148,6 +154,8 @@ class Contract:
         """The endpoints of hooks that the contract names, each with the fault to report if the settings do not have it."""
         self.calls = calls
         """What clients may call at the backend, by name. The set is fixed, so a name can be a metric label."""
+        self.webhook_endpoints = webhook_endpoints
+        """The same for the endpoints of webhooks."""
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
         """Every declared event type. The set is fixed, so it can be a metric label."""
@@ -157,6 +165,12 @@ class Contract:
         """True if the backend is asked about reads of some channels."""
         self.has_content_hooks = any(spec.when_empty is not None for spec in self.channels)
         """True if the backend is asked for the content of some channels."""
+        self.has_event_webhooks = any(
+            event.webhook is not None for spec in self.channels for event in spec.events.values()
+        )
+        """True if some endpoint is told of published events."""
+        self.has_channel_webhooks = any(spec.webhook is not None for spec in self.channels)
+        """True if some endpoint is told who is in some channels."""
         by_head: dict[str, list[ChannelPattern]] = {}
         for spec in self.channels:
             if spec.pattern.shape[0] != "{}":

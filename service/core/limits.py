@@ -63,6 +63,20 @@ CONNECT_HOOK_RATE = Rate(per_second=200, burst=400)
 """Questions to the backend about clients that connect."""
 MAX_HOOK_ANSWERS = 10_000
 """Answers of the backend that are remembered, of each kind."""
+WEBHOOK_QUEUES = 4
+"""Queues of each endpoint and tenant."""
+WEBHOOK_QUEUE_ENTRIES = 20_000
+"""Entries that one queue holds."""
+WEBHOOK_KEEP = 86_400.0
+"""Seconds that an undelivered entry is kept until it becomes a dead letter."""
+WEBHOOK_ATTEMPTS = 5
+"""Refusals after which an entry becomes a dead letter."""
+MAX_WEBHOOK_DEAD_LETTERS = 10_000
+"""Dead letters of each endpoint and tenant."""
+WEBHOOK_BATCH = 100
+"""Entries in one request to an endpoint."""
+WEBHOOK_TIMEOUT = 10.0
+"""Seconds that such a request may take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,18 @@ from pydantic import ValidationError
 from service.contract.document import Document, Fault, Faults, Place, did_you_mean, read
 from service.core.limits import CONNECT_HOOK_RATE, Limits
 from service.protocol.unique_keys import DuplicateKeyError, reject_duplicate_keys
-from service.settings.model import MAX_PORT, PREFIX, Broker, Hooks, Setting, Settings, all_settings
+from service.settings.model import (
+    MAX_PORT,
+    PREFIX,
+    Broker,
+    HookEndpoint,
+    Hooks,
+    Setting,
+    Settings,
+    WebhookEndpoint,
+    Webhooks,
+    all_settings,
+)
 
 CONFIG = "TIDEWIRE_CONFIG"
 """The variable that names the settings file."""
@@ -149,7 +160,8 @@ def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
             yield ("api", "keys", index, "name"), "appears twice; the log could not tell which is meant"
         if [other.key for other in keys].count(key.key) > 1:
             yield ("api", "keys", index, "key"), "appears twice; it could not tell its tenant"
-    yield from _contradicting_endpoints(found.hooks)
+    yield from _contradicting_hooks(found.hooks)
+    yield from _contradicting_webhooks(found.webhooks)
     yield from _contradicting_ports(found)
     yield from _contradicting_files(found.broker)
     if found.workers > 1 and found.broker.url == "memory://":
@@ -160,10 +172,37 @@ def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
         )
 
 
-def _contradicting_endpoints(hooks: Hooks) -> Iterator[tuple[Place, str]]:
+def _contradicting_hooks(hooks: Hooks) -> Iterator[tuple[Place, str]]:
+    yield from _contradicting_endpoints("hooks", hooks.endpoints)
+    connect = hooks.connect
+    if connect.endpoint is not None and not _has_endpoint(hooks.endpoints, connect.endpoint, connect.tenant):
+        yield (
+            ("hooks", "connect", "endpoint"),
+            f"hooks.endpoints has no endpoint {connect.endpoint!r} for the tenant {connect.tenant!r} (hooks.connect.tenant)",
+        )
+
+
+def _contradicting_webhooks(webhooks: Webhooks) -> Iterator[tuple[Place, str]]:
+    yield from _contradicting_endpoints("webhooks", webhooks.endpoints)
+    clients = webhooks.clients
+    if clients.endpoint is None:
+        if clients.tenant is not None:
+            yield ("webhooks", "clients", "tenant"), "has no effect without webhooks.clients.endpoint: set that, too"
+    elif not _has_endpoint(webhooks.endpoints, clients.endpoint, clients.tenant):
+        tenant = "" if clients.tenant is None else f" for the tenant {clients.tenant!r} (webhooks.clients.tenant)"
+        yield ("webhooks", "clients", "endpoint"), f"webhooks.endpoints has no endpoint {clients.endpoint!r}{tenant}"
+
+
+def _has_endpoint(endpoints: Iterable[HookEndpoint | WebhookEndpoint], name: str, tenant: str | None) -> bool:
+    return any(one.name == name and (tenant is None or tenant in one.tenants) for one in endpoints)
+
+
+def _contradicting_endpoints(
+    group: str, endpoints: Iterable[HookEndpoint | WebhookEndpoint]
+) -> Iterator[tuple[Place, str]]:
     seen: set[tuple[str, str]] = set()
-    for index, endpoint in enumerate(hooks.endpoints):
-        place = ("hooks", "endpoints", index)
+    for index, endpoint in enumerate(endpoints):
+        place = (group, "endpoints", index)
         for tenant in dict.fromkeys(endpoint.tenants):
             if (endpoint.name, tenant) in seen:
                 yield (
@@ -171,14 +210,8 @@ def _contradicting_endpoints(hooks: Hooks) -> Iterator[tuple[Place, str]]:
                     f"an endpoint {endpoint.name!r} for the tenant {tenant!r} comes before this one",
                 )
             seen.add((endpoint.name, tenant))
-        if endpoint.ca is not None and not endpoint.url.startswith("https:"):
+        if endpoint.ca is not None and endpoint.url is not None and not endpoint.url.startswith("https:"):
             yield (*place, "ca"), "is for TLS, which url does not use: begin it with https"
-    connect = hooks.connect
-    if connect.endpoint is not None and (connect.endpoint, connect.tenant) not in seen:
-        yield (
-            ("hooks", "connect", "endpoint"),
-            f"hooks.endpoints has no endpoint {connect.endpoint!r} for the tenant {connect.tenant!r} (hooks.connect.tenant)",
-        )
 
 
 def _contradicting_ports(found: Settings) -> Iterator[tuple[Place, str]]:
@@ -316,9 +349,10 @@ def _make_absolute(values: dict[str, Any], folder: Path) -> None:
     entries = [entry for entry in issuers if isinstance(entry, dict)] if isinstance(issuers, list) else []
     broker = values.get("broker")
     files = [(broker, name) for name in _TLS_FILES] if isinstance(broker, dict) else []
-    endpoints = values["hooks"].get("endpoints") if isinstance(values.get("hooks"), dict) else None
-    for entry in endpoints if isinstance(endpoints, list) else []:
-        files += [(entry, name) for name in ("secrets_file", "ca")] if isinstance(entry, dict) else []
+    for group in ("hooks", "webhooks"):
+        endpoints = values[group].get("endpoints") if isinstance(values.get(group), dict) else None
+        for entry in endpoints if isinstance(endpoints, list) else []:
+            files += [(entry, name) for name in ("secrets_file", "ca")] if isinstance(entry, dict) else []
     for holder, name in [(values, "contract"), *((entry, "jwks_file") for entry in entries), *files]:
         if isinstance(holder.get(name), str):
             holder[name] = str(folder / holder[name])

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.adapters.http_hooks.signing import MAX_SECRETS
-from service.adapters.http_hooks.signing import check_secret as check_hook_secret
+from service.adapters.http_backend.signing import MAX_SECRETS
+from service.adapters.http_backend.signing import check_secret as check_hook_secret
 from service.adapters.nats.address import parse_nats_url
 from service.adapters.redis.address import parse_redis_url
 from service.core.limits import (
@@ -29,6 +29,7 @@ from service.core.limits import (
     MAX_REVOCATIONS,
     MAX_STORE_CALLS,
     MAX_TOTAL_REVOCATIONS,
+    MAX_WEBHOOK_DEAD_LETTERS,
     POSITION_TTL,
     PRESENCE_MEMBERS,
     PRESENCE_TTL,
@@ -39,6 +40,12 @@ from service.core.limits import (
     STORE_PREFIX,
     STORE_SILENCE_TIMEOUT,
     UNREADY_AFTER,
+    WEBHOOK_ATTEMPTS,
+    WEBHOOK_BATCH,
+    WEBHOOK_KEEP,
+    WEBHOOK_QUEUE_ENTRIES,
+    WEBHOOK_QUEUES,
+    WEBHOOK_TIMEOUT,
     Bytes,
     Compression,
     Count,
@@ -60,6 +67,10 @@ MIN_KEY = 24
 MAX_PORT = 65_535
 MAX_HOOK_TIMEOUT = 5.0
 """Seconds. A hook holds up its client's commands, pings included, and clients wait 10 s for a pong."""
+MAX_WEBHOOK_TIMEOUT = 60.0
+"""Seconds. Nobody waits for a webhook but the entries behind it."""
+MAX_QUEUES = 64
+"""Queues of each endpoint and tenant: each is a lease that some node renews every few seconds."""
 MAX_WORKERS = 256
 """More than any machine needs. A typo must not fork a thousand processes."""
 
@@ -296,6 +307,64 @@ class Hooks(BaseModel):
     ([hooks.md](hooks.md))."""
 
 
+class WebhookEndpoint(BaseModel):
+    """Where webhooks go, for some tenants."""
+
+    model_config = _STRICT
+    name: Name
+    url: HookUrl | None = None
+    tenants: tuple[Tenant, ...]
+    secrets: Annotated[tuple[HookSecret, ...], Field(max_length=MAX_SECRETS)] = ()
+    secrets_file: Path | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_WEBHOOK_TIMEOUT)] = WEBHOOK_TIMEOUT
+    batch: Annotated[int, Field(ge=1, le=1_000)] = WEBHOOK_BATCH
+    ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> WebhookEndpoint:
+        if not self.tenants:
+            raise ValueError("tenants is empty: name those whose entries go there")
+        given = bool(self.secrets) + (self.secrets_file is not None)
+        if self.url is None and (given or self.ca is not None):
+            raise ValueError("has no url, so nothing is sent: give it a url, or take secrets, secrets_file and ca away")
+        if self.url is not None and given != 1:
+            raise ValueError("needs secrets or secrets_file, and only one of them")
+        return self
+
+
+class ClientWebhook(BaseModel):
+    """Webhooks about connections."""
+
+    model_config = _STRICT
+    endpoint: Name | None = None
+    """Name of the endpoint that is told when clients connect and disconnect. Unset: none is."""
+    tenant: Tenant | None = None
+    """Only clients of this tenant are told of. Unset: those of all tenants of the endpoint."""
+
+
+class Webhooks(BaseModel):
+    """Webhooks: what the service tells the backend."""
+
+    model_config = _STRICT
+    clients: ClientWebhook = ClientWebhook()
+    queues: Annotated[int, Field(ge=1, le=MAX_QUEUES)] = WEBHOOK_QUEUES
+    """Queues of each endpoint and tenant. All entries of a channel are in one of them, in order. One request of each queue is
+    under way at a time. Must be equal on all nodes."""
+    queue_entries: Annotated[int, Field(ge=100, le=1_000_000)] = WEBHOOK_QUEUE_ENTRIES
+    """Records that may wait in one queue; an event takes up to two. Above that, events with a webhook are refused with
+    `overloaded`, and other entries are dropped and counted."""
+    keep: Annotated[float, Field(ge=60, le=2_592_000)] = WEBHOOK_KEEP
+    """Seconds after which an entry that could not be delivered becomes a dead letter. Delivered entries can be replayed for as
+    long, while the queue still holds them."""
+    attempts: Annotated[int, Field(ge=1, le=100)] = WEBHOOK_ATTEMPTS
+    """Refusals (4xx other than 408, 425 and 429) after which an entry becomes a dead letter."""
+    dead_letters: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_WEBHOOK_DEAD_LETTERS
+    """Dead letters that are kept for each endpoint and tenant. One more drops the oldest."""
+    endpoints: tuple[WebhookEndpoint, ...] = ()
+    """Endpoints that `webhook` in the contract names. `name` and `tenants` are needed, and `secrets` (or `secrets_file`) beside
+    `url`. Without `url`, entries are only kept for `tidewire listen`."""
+
+
 class Proxy(BaseModel):
     """Proxies in front of the service."""
 
@@ -405,6 +474,7 @@ class Settings(BaseSettings):
     auth: Auth = Auth()
     api: Api = Api()
     hooks: Hooks = Hooks()
+    webhooks: Webhooks = Webhooks()
     proxy: Proxy = Proxy()
     broker: Broker = Broker()
     limits: Limits = Limits()

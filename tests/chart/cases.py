@@ -42,6 +42,7 @@ def gateway(implementation: str, *, sticky: bool = False) -> Values:
     return {"gateway": route, "stickySessions": {"enabled": sticky}}
 
 
+WEBHOOK = {"name": "archive", "tenants": ["default"]}
 MODERATION = {
     "name": "moderation",
     "url": "https://backend.test/hooks",

@@ -15,7 +15,7 @@ import yaml
 from service.cli.check import load_all
 from service.settings import Settings, load_settings
 from service.settings.model import Setting, all_settings
-from tests.chart.cases import CASES, MODERATION, SOME, every_secret, gateway, ingress
+from tests.chart.cases import CASES, MODERATION, SOME, WEBHOOK, every_secret, gateway, ingress
 from tests.chart.conftest import rendered
 from tests.chart.pod_view import lay
 from tests.chart.tools import CHART, WHOLE, Document, Helm, Values, of_kind
@@ -147,6 +147,8 @@ SAMPLES: dict[str, Any] = {
     "hooks.connect.endpoint": MODERATION["name"],
     "hooks.connect.tenant": "acme",
     "hooks.connect.headers": ["x-device"],
+    "webhooks.clients.endpoint": WEBHOOK["name"],
+    "webhooks.clients.tenant": "acme",
 }
 
 
@@ -181,6 +183,7 @@ def _every() -> Every:
             holder = holder.setdefault(step, {})
         holder[setting.place[-1]] = wanted[setting.name] = _other(setting)
     values["hooks"]["endpoints"] = [{**MODERATION, "tenants": ["acme"]}]
+    values["webhooks"]["endpoints"] = [{**WEBHOOK, "tenants": ["acme"]}]
     return Every(values, wanted)
 
 

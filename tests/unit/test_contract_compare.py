@@ -68,6 +68,7 @@ def updates(schema: Any) -> dict[str, Any]:
 
 
 LONGER, SHORTER = ({"events": number, "ttl": "1h"} for number in (50, 5))
+TELLS = {"endpoint": "a", "tell": ["occupied"]}
 HOOK, OPEN = {"endpoint": "a"}, {"without_answer": "allow"}
 CACHEABLE = {"events": 10, "ttl": "1h", "cacheable": True}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Effect, Effect, bool]] = {
@@ -128,6 +129,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Effect, Effect, bool]] = 
     ),
     "content": (channel(), channel(when_empty=HOOK), NONE, POSSIBLE, False),
     "no content": (channel(when_empty=HOOK), channel(), NONE, POSSIBLE, False),
+    "webhook": (channel(), channel({"webhook": {"endpoint": "a"}}), NONE, NONE, False),
+    "no webhook": (channel({"webhook": {"endpoint": "a"}}), channel(), NONE, NONE, False),
+    "webhook of the channel": (channel(), channel(webhook=TELLS), NONE, NONE, False),
+    "no webhook of the channel": (channel(webhook=TELLS), channel(), NONE, NONE, False),
     "window": (channel(), channel({"window": "1s"}), NONE, NONE, False),
     "history shortened": (channel(), channel(history=SHORTER), NONE, POSSIBLE, False),
     "history longer": (channel(), channel(history=LONGER), NONE, NONE, False),

@@ -17,6 +17,7 @@ from service.contract.model import DEFAULT_STATE
 from service.core.access import PublishRule, SubscribeRule
 from service.core.event import Delivery, Retention
 from service.core.hooks import Hook
+from service.core.webhooks import ChannelChange, ChannelWebhook
 from service.errors import ErrorCode, ServiceError
 
 CONTRACTS = Path(__file__).parent / "contracts"
@@ -230,6 +231,40 @@ def test_hooks_of_a_channel_are_read(tmp_path: Path) -> None:
     ]
 
 
+def test_webhooks_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "contract.yaml"
+    path.write_text(
+        "channels:\n  a:\n    subscribe: everyone\n    presence: true\n    history: {events: 5, ttl: 1h}\n"
+        "    webhook: {endpoint: x, tell: [vacated, joined]}\n"
+        "    events:\n      a.b: {publish: server, delivery: durable, webhook: {endpoint: y}}\n"
+        "      a.c: {publish: server, delivery: durable}\n"
+    )
+    contract = load(path)
+    spec = contract.resolve("a").spec
+    assert spec.webhook == ChannelWebhook("x", frozenset({ChannelChange.VACATED, ChannelChange.JOINED}))
+    assert {type_: event.webhook for type_, event in spec.events.items()} == {"a.b": "y", "a.c": None}
+    assert (set(contract.webhook_endpoints), contract.has_event_webhooks, contract.has_channel_webhooks) == (
+        {"x", "y"},
+        True,
+        True,
+    )
+    wrong = (
+        "channels:\n  a: {subscribe: everyone, webhook: {endpoint: x}}\n"
+        "  b: {subscribe: everyone, webhook: {endpoint: x, tell: [vacate, occupied, occupied]}}\n"
+        "  c: {subscribe: everyone, webhook: {endpoint: x, tell: [joined]}}\n"
+        "  d: {subscribe: everyone, webhook: {tell: [occupied]}}\n"
+        "  e: {subscribe: everyone, webhook: x}\n"
+    )
+    assert [(line, reason) for _, line, reason in faults_in(tmp_path, wrong)] == [
+        (2, "tell is a list of what the endpoint is told: occupied, vacated, joined, left"),
+        (3, "tell has 'vacate', which is none of occupied, vacated, joined, left; did you mean 'vacated'?"),
+        (3, "tell has occupied twice"),
+        (4, "joined need presence: declare presence: true for the channel"),
+        (5, "endpoint is the name of one of webhooks.endpoints in the settings"),
+        (6, "webhook is a mapping of names to values"),
+    ]
+
+
 def test_presence_is_read_with_its_updates(tmp_path: Path) -> None:
     path = tmp_path / "contract.yaml"
     path.write_text(
@@ -291,6 +326,18 @@ def test_presence_is_read_with_its_updates(tmp_path: Path) -> None:
         (
             "{publish: grant, delivery: ephemeral, hook: {endpoint: a, recheck: 1m}}",
             "unknown key 'recheck'; known here: endpoint, without_answer",
+        ),
+        (
+            "{publish: server, delivery: ephemeral, webhook: {endpoint: a}}",
+            "chat.message is ephemeral, and only durable and latest events have webhooks",
+        ),
+        (
+            "{publish: server, delivery: latest, key: /a, webhook: {}}",
+            "endpoint is the name of one of webhooks.endpoints in the settings",
+        ),
+        (
+            "{publish: server, delivery: latest, key: /a, webhook: {endpoint: a, tell: [joined]}}",
+            "unknown key 'tell'; known here: endpoint",
         ),
         ("{publish: server, delivery: ephemeral, compress: yes}", "compress is true or false"),
         ("{publish: server, delivery: ephemeral, compress: 1}", "compress is true or false"),

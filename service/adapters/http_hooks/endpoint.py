@@ -10,8 +10,8 @@ from pathlib import Path
 
 import aiohttp
 
+from service.adapters.http_backend.signing import Signer
 from service.adapters.http_hooks.breaker import CircuitBreaker
-from service.adapters.http_hooks.signing import Signer
 from service.core.hooks import HookError, Outcome
 
 MAX_WAITING = 1_000

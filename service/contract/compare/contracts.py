@@ -18,6 +18,7 @@ from service.core.access import PublishRule
 from service.core.channel import OWNER_PARAMETER, SEPARATOR
 from service.core.event import Delivery, Retention
 from service.core.hooks import Hook
+from service.core.webhooks import ChannelWebhook
 
 _NONE, _POSSIBLE, _BREAKING = Effect.NONE, Effect.POSSIBLE, Effect.BREAKING
 
@@ -51,6 +52,8 @@ class _Comparison:
         yield from _compare_hook(place, old.hook, new.hook, _READS)
         if old.when_empty != new.when_empty:
             yield Change((*place, "when_empty"), _content_change(new.when_empty), subscribers=_POSSIBLE)
+        if old.webhook != new.webhook:
+            yield Change((*place, "webhook"), _channel_webhook_change(new.webhook))
         yield from _compare_retention(place, old, new)
         for type_ in sorted({*old.events, *new.events}):
             at: Place = (*place, "events", type_)
@@ -191,6 +194,11 @@ def _compare_delivery(place: Place, old: EventSpec, new: EventSpec) -> Iterator[
         text = "publishers get their own events" if new.echo else "publishers do not get their own events"
         yield Change((*place, "echo"), text, publishers=_POSSIBLE)
     yield from _compare_hook(place, old.hook, new.hook, _PUBLISHES)
+    if old.webhook != new.webhook:
+        text = (
+            "no endpoint is told of these events" if new.webhook is None else f"{new.webhook} is told of these events"
+        )
+        yield Change((*place, "webhook"), text)
     for name in ("window", "compress"):
         if getattr(old, name) != getattr(new, name):
             yield Change((*place, name), "is changed; it affects only delay and size")
@@ -224,6 +232,12 @@ def _content_change(new: Hook | None) -> str:
         return "is removed: the backend is no longer asked for the content of empty channels"
     rule = "clients are subscribed to an empty channel" if new.fails_open else "clients are refused"
     return f"the endpoint {new.endpoint} has the content of empty channels; without an answer, {rule}"
+
+
+def _channel_webhook_change(new: ChannelWebhook | None) -> str:
+    if new is None:
+        return "is removed: no endpoint is told who is in the channel"
+    return f"{new.endpoint} is told of {', '.join(sorted(change.value for change in new.tell))}"
 
 
 _PUBLISHES, _READS = "publishes", "reads"

@@ -20,6 +20,7 @@ from service.contract.schemas import DIALECT
 from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import MAX_CHANNEL_BYTES, OWNER_PARAMETER
 from service.core.event import Delivery, Retention
+from service.core.webhooks import ChannelWebhook
 
 VERSION = "3.0.0"
 EXTENSION = "x-tidewire"
@@ -142,6 +143,7 @@ class _Description:
             **({"state": _declare_retention(spec.state, "keys")} if spec.has_state else {}),
             **({"hook": spec.hook.endpoint} if spec.hook is not None else {}),
             **({"when_empty": spec.when_empty.endpoint} if spec.when_empty is not None else {}),
+            **({"webhook": _declare_webhook(spec.webhook)} if spec.webhook is not None else {}),
         }
 
     def _declare_presence(self, spec: ChannelSpec) -> Any:
@@ -219,6 +221,10 @@ def _declare_retention(retention: Retention, entries: str) -> dict[str, Any]:
     return {entries: retention.entries, "ttl": retention.ttl}
 
 
+def _declare_webhook(webhook: ChannelWebhook) -> dict[str, Any]:
+    return {"endpoint": webhook.endpoint, "tell": sorted(change.value for change in webhook.tell)}
+
+
 def _declare_event(event: EventSpec) -> dict[str, Any]:
     declared = {
         "publish": event.publish.value,
@@ -230,6 +236,7 @@ def _declare_event(event: EventSpec) -> dict[str, Any]:
         "removable": event.removable if event.delivery is Delivery.LATEST else None,
         "echo": event.echo,
         "hook": event.hook.endpoint if event.hook is not None else None,
+        "webhook": event.webhook,
     }
     return {name: value for name, value in declared.items() if value is not None}
 
