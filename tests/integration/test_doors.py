@@ -53,6 +53,7 @@ FORBIDDEN: dict[type[messages.Command], tuple[dict[str, Any], str]] = {
     messages.Presence: ({"type": "presence", "channel": "room:1"}, "forbidden"),
     messages.PresenceUpdate: ({"type": "presence.update", "channel": "shelf:1", "data": {}}, "forbidden"),
     messages.Refresh: ({"type": "refresh", "token": "forged"}, "invalid_token"),
+    messages.Call: ({"type": "call", "call": "order.quote", "data": {}}, "unknown_call"),
     messages.Publish: ({"type": "chat.message", "channel": "room:1", "data": {"text": "x"}}, "forbidden"),
     messages.Remove: ({"type": "chat.pinned", "channel": "room:1", "key": "a", "removed": True}, "forbidden"),
 }
