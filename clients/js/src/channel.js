@@ -185,7 +185,7 @@ export class Channel {
    * @param {PublishOptions} [options]
    */
   publish(type, data, options) {
-    return this.#core.publisher.publish(this.#name, type, data, options);
+    return this.#core.publish(this.#name, type, data, options);
   }
 
   /**
@@ -196,7 +196,7 @@ export class Channel {
    * @param {RemoveOptions} [options]
    */
   remove(type, key, options) {
-    return this.#core.publisher.publish(this.#name, type, undefined, { ...options, key }, true);
+    return this.#core.publish(this.#name, type, undefined, { ...options, key }, true);
   }
 
   /**
@@ -234,7 +234,7 @@ export class Channel {
    * @param {{timeout?: number, signal?: AbortSignal}} [options]
    */
   updatePresence(info, options) {
-    return this.#core.publisher.publish(this.#name, 'presence.update', info, options);
+    return this.#core.publish(this.#name, 'presence.update', info, options);
   }
 
   /** Leaves: no listener of this handle runs any more. */

@@ -69,7 +69,7 @@ export class Tidewire {
    * @param {Options} [options]
    */
   constructor(url, options = {}) {
-    const core = (this.#core = new Core(options));
+    const core = (this.#core = new Core(options, url));
     this.#connection = new Connection(url, options, core);
     const named = resolve(url)?.searchParams.get('channels')?.split(',') ?? [];
     for (const channel of [...(options.channels ?? []), ...named]) this.channel(/** @type {any} */ (channel));
@@ -87,12 +87,12 @@ export class Tidewire {
 
   /** The number of publishes without an answer. */
   get pending() {
-    return this.#core.publisher.publishes.length + this.outbox.uncertain.length;
+    return this.#core.publishes.length + this.outbox.uncertain.length;
   }
 
   /** What the option `outbox` keeps for the user. @returns {Pick<import('./outbox/outbox.js').Outbox, 'entries' | 'uncertain'>} */
   get outbox() {
-    return this.#core.retries?.outbox ?? NO_OUTBOX;
+    return this.#core.publisher?.retries.outbox ?? NO_OUTBOX;
   }
 
   /**
@@ -149,7 +149,7 @@ export class Tidewire {
    * @returns {Promise<Ack>}
    */
   publish(channel, type, data, options) {
-    return this.#core.publisher.publish(channel, type, data, options);
+    return this.#core.publish(channel, type, data, options);
   }
 
   /**
@@ -163,7 +163,7 @@ export class Tidewire {
    * @returns {Promise<Ack>}
    */
   remove(channel, type, key, options) {
-    return this.#core.publisher.publish(channel, type, undefined, { ...options, key }, true);
+    return this.#core.publish(channel, type, undefined, { ...options, key }, true);
   }
 
   /**

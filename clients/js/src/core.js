@@ -1,10 +1,10 @@
 import { bounded } from './base/bounds.js';
 import { systemClock } from './base/clock.js';
+import { deferred, onAbort } from './base/deferred.js';
 import { Emitter } from './base/emitter.js';
-import { TidewireError } from './errors.js';
+import { notSent, TidewireError } from './errors.js';
 import { isEvent } from './messages.js';
-import { signals, upkeep } from './parts.js';
-import { Publisher } from './sending/publisher.js';
+import { sending, upkeep } from './parts.js';
 import { Sender } from './sending/sender.js';
 import { Registry } from './subscriptions/registry.js';
 
@@ -12,6 +12,15 @@ import { Registry } from './subscriptions/registry.js';
 const MAX_CONNECTIONS = 16;
 /** Signals that wait until the module for them is loaded. */
 const MAX_EARLY = 200;
+/**
+ * @typedef {object} Early  a request that waits until the module that sends it is loaded
+ * @property {import('./sending/publisher.js').Request} request
+ * @property {string | undefined} channel
+ * @property {import('./sending/publisher.js').RequestOptions} options
+ * @property {boolean} isPublish
+ * @property {import('./base/deferred.js').Deferred<any>} result
+ */
+
 /** Errors that `explain()` shows. */
 const MAX_ERRORS = 10;
 
@@ -21,8 +30,10 @@ export class Core {
   emitter = new Emitter();
   /** @type {Sender | undefined} of the open connection */
   sender;
-  /** @type {import('./upkeep/retries.js').Retries | undefined} once it is loaded */
-  retries;
+  /** @type {import('./sending/publisher.js').Publisher | undefined} once it is loaded */
+  publisher;
+  /** @type {string | undefined} who is connected, or was last; undefined until the first connection since `connect()` */
+  user;
   /** @type {import('./messages.js').Welcome | undefined} of the last connection */
   welcome;
   /** Whether the token of the connection expires soon, and `upkeep` was not here to renew it. */
@@ -31,23 +42,26 @@ export class Core {
   errors = [];
   #prefix = unique();
   #count = 0;
-  /** @type {import('./sending/signals.js').Signals | undefined} */
-  #signals;
-  #early = 0;
+  /** @type {Early[]} */
+  #early = [];
+  #earlySignals = 0;
+  /** @type {TidewireError | undefined} the end of the client */
+  #closed;
   /** @type {string[]} the newest ids of this client's connections; events on their way may exclude an earlier one */
   #connections = [];
 
-  /** @param {import('./client.js').Options} options */
-  constructor(options) {
+  /** @param {import('./client.js').Options} options @param {string | URL} url */
+  constructor(options, url) {
+    this.options = options;
+    this.url = url;
     this.clock = options.clock ?? systemClock;
     this.random = options.random ?? Math.random;
     this.maxPending = bounded(options.maxPending, 1, 1e6, 1_000);
     this.maxQueue = bounded(options.maxQueue, 2, 1e6, 500);
     this.requestTimeout = bounded(options.requestTimeout, 0, Infinity, 60_000);
-    this.publisher = new Publisher(this);
     this.registry = new Registry(this);
     /** @type {import('./sending/sender.js').Source[]} in the order of their priority */
-    this.sources = [this.registry, this.publisher];
+    this.sources = [this.registry];
   }
 
   nextId() {
@@ -71,6 +85,60 @@ export class Core {
     return Boolean(this.sender);
   }
 
+  // --- requests and signals -------------------------------------------------------------------------------------------
+
+  /** The publishes without an answer. */
+  get publishes() {
+    return [...this.#early, ...(this.publisher?.entries.values() ?? [])].filter(({ isPublish }) => isPublish);
+  }
+
+  /**
+   * Sends a request. The first ones wait until the module that does it is loaded; their data is copied now.
+   * @param {import('./sending/publisher.js').Request} request
+   * @param {import('./sending/publisher.js').RequestOptions} options
+   * @param {boolean} [isPublish]
+   * @returns {Promise<any>}
+   */
+  #request(request, options, isPublish = true) {
+    const { channel } = request;
+    const { signal } = options;
+    const result = deferred();
+    if (this.#closed) result.reject(notSent(request, this.#closed.message, { details: this.#closed.details }));
+    else {
+      void this.loadPublisher();
+      if (this.publisher) this.publisher.add(request, options, isPublish, result);
+      else if (this.#early.length >= this.maxPending) result.reject(notSent(request, 'too many wait', {}, 'queue_full'));
+      else {
+        try {
+          request = JSON.parse(JSON.stringify(request));
+        } catch {
+          // The publisher says what is wrong.
+        }
+        this.#early.push({ request, channel, options, isPublish, result });
+        onAbort(signal, () => result.reject(signal?.reason));
+      }
+    }
+    return result.promise;
+  }
+
+  /** The requests that wait for the module are never sent. @param {string} why @param {{details?: any, retryable?: boolean}} [more] */
+  #giveUp(why, more) {
+    for (const { request, result } of this.#early.splice(0)) result.reject(notSent(request, why, more));
+    this.registry.sweep();
+  }
+
+  /**
+   * @param {string} channel
+   * @param {string} type
+   * @param {unknown} data
+   * @param {import('./channel.js').PublishOptions} [options]
+   * @param {true} [removed]  removes the value of the key
+   * @returns {Promise<import('./messages.js').Ack>}
+   */
+  publish(channel, type, data, { id = this.nextId(), key, ifRev, timeout, signal } = {}, removed) {
+    return this.#request({ type, id, channel, data, key, removed, if_rev: ifRev }, { timeout, signal });
+  }
+
   /**
    * Sends a read, or another request that is no publish.
    * @param {import('./messages.js').ClientMessage} request
@@ -78,7 +146,7 @@ export class Core {
    * @returns {Promise<any>}
    */
   read(request, signal) {
-    return this.publisher.add({ id: this.nextId(), ...request }, { signal }, false);
+    return this.#request({ id: this.nextId(), ...request }, { signal }, false);
   }
 
   /**
@@ -90,21 +158,31 @@ export class Core {
    */
   signal(channel, type, data, options) {
     const { sender } = this;
-    if (!sender) return false;
+    if (!sender || this.#earlySignals >= MAX_EARLY) return false;
     const text = JSON.stringify({ type, channel, data });
-    const add = (/** @type {typeof import('./sending/signals.js')} */ { Signals }) => {
-      if (!this.#signals) this.sources.push((this.#signals = new Signals(this)));
-      return this.#signals.add(channel, type, text, options);
-    };
-    if (signals.module) return add(signals.module);
-    if (this.#early >= MAX_EARLY) return false;
-    this.#early += 1;
-    void this.need(signals, channel).then((loaded) => {
-      this.#early -= 1;
-      if (loaded && sender === this.sender) add(loaded);
+    const add = () => sender === this.sender && this.publisher?.signals.add(channel, type, text, options);
+    const loading = this.loadPublisher(channel);
+    if (this.publisher) return add() ?? false;
+    this.#earlySignals += 1;
+    void loading.then(() => {
+      this.#earlySignals -= 1;
+      add();
     });
     return true;
   }
+
+  /** What sends requests and signals. If it does not arrive, they fail. @param {string} [channel]  of a signal */
+  async loadPublisher(channel) {
+    if (this.publisher) return;
+    const loaded = sending.module ?? (await this.need(sending, channel));
+    if (!loaded) this.#giveUp('a file of the client does not arrive');
+    else if (!this.publisher) {
+      const publisher = (this.publisher = new loaded.Publisher(this));
+      for (const { request, options, isPublish, result } of this.#early.splice(0)) publisher.add(request, options, isPublish, result);
+    }
+  }
+
+  // --- the connection -------------------------------------------------------------------------------------------------
 
   /**
    * @param {import('./connection/link.js').Link} link
@@ -115,7 +193,11 @@ export class Core {
     this.isExpiring = false;
     this.sender = new Sender(link, welcome.limits, this.sources, this.clock);
     this.registry.welcomed(welcome);
-    this.publisher.opened();
+    const { user } = welcome;
+    const isOther = (this.user ??= user) !== user;
+    this.user = user;
+    if (isOther) this.#giveUp('another user connected', { retryable: false });
+    this.publisher?.opened(isOther);
   }
 
   /** The session goes on under another name: over HTTP, other channels or another token need a new one. @param {import('./messages.js').Welcome} welcome */
@@ -134,20 +216,24 @@ export class Core {
   lost(tooBig) {
     this.sender?.stop();
     this.sender = undefined;
-    this.#signals?.clear();
     this.registry.interrupted();
-    this.publisher.interrupted(tooBig);
+    this.publisher?.interrupted(tooBig);
   }
 
   /** @param {TidewireError} error */
   closed(error) {
-    this.publisher.closed(error);
+    this.#closed = error;
+    this.user = undefined;
+    this.#giveUp(error.message, { details: error.details });
+    this.publisher?.closed(error);
     this.registry.closed(error);
   }
 
-  /** The client connects. @param {boolean} held  publishes wait for the outbox */
-  reopened(held) {
-    this.publisher.reopened(held);
+  /** The client connects. */
+  reopened() {
+    this.#closed = undefined;
+    if (this.options.outbox) void this.loadPublisher();
+    this.publisher?.reopened();
     this.registry.reopened();
   }
 
@@ -159,7 +245,7 @@ export class Core {
     else if (message.type === 'subscribed') subscription?.subscribed(message);
     else if (message.type === 'expiring' && subscription) subscription.refresh();
     else if (message.type === 'expiring') this.isExpiring = true;
-    else if (publisher.settle(message) || this.retries?.settle(message) || registry.settle(message)) return;
+    else if (publisher?.settle(message) || registry.settle(message)) return;
     else if (message.type === 'unsubscribed') subscription?.unsubscribed(message);
     else if (message.type === 'presence' && message.id === null) subscription?.received(message);
     else if (message.type === 'error') this.report(TidewireError.from(message));
@@ -172,14 +258,14 @@ export class Core {
   }
 
   /**
-   * A part that a channel needs; undefined, and reported, if it does not arrive.
+   * A part, of which a channel may be told that it does not arrive; then it is undefined.
    * @template M
    * @param {import('./base/part.js').Part<M>} part
-   * @param {string} channel
+   * @param {string} [channel]
    */
   async need(part, channel) {
     const loaded = await part.get(this.clock);
-    if (!loaded) this.report(new TidewireError('not_loaded', `${channel}: a file of the client does not arrive`, { channel }), this.registry.subscriptions.get(channel));
+    if (!loaded && channel) this.report(new TidewireError('not_loaded', `${channel}: a file of the client does not arrive`, { channel }), this.registry.subscriptions.get(channel));
     return loaded;
   }
 

@@ -38,3 +38,14 @@ export class TidewireError extends Error {
     return new TidewireError(code, `${message}${hint}`, { channel, retryable: retryable === true, details: details ?? {} });
   }
 }
+
+/**
+ * The error of a request that the service does not have.
+ * @param {{type: string, channel?: string}} request
+ * @param {string} why
+ * @param {{details?: any, retryable?: boolean}} [more]
+ * @param {string} [code]
+ */
+export function notSent({ type, channel }, why, more, code = 'not_sent') {
+  return new TidewireError(code, `${type}: ${why}; it was never sent`, { channel, retryable: true, ...more });
+}

@@ -8,8 +8,8 @@ export const upkeep = new Part(() => import('./upkeep/index.js'));
 /** The values and users of channels that have some. */
 export const channelState = new Part(() => import('./subscriptions/state.js'));
 
-/** Ephemeral events. */
-export const signals = new Part(() => import('./sending/signals.js'));
+/** Publishes, reads, and ephemeral events. */
+export const sending = new Part(() => import('./sending/publisher.js'));
 
 /** The tokens of channels that have some of their own. */
 export const ownToken = new Part(() => import('./subscriptions/own-token.js'));

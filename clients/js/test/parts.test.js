@@ -10,7 +10,7 @@ import { build } from 'esbuild';
 import '../src/collections/index.js';
 import { systemClock } from '../src/base/clock.js';
 import { deferred } from '../src/base/deferred.js';
-import { channelState, signals, upkeep } from '../src/parts.js';
+import { channelState, sending, upkeep } from '../src/parts.js';
 import { Tidewire } from '../src/tidewire.js';
 import { connected, Inbox, message, scene, subscribed, turn, value, WELCOME } from './support.js';
 
@@ -64,6 +64,13 @@ for (const [how, code] of Object.entries(FAILURES)) {
     await peer.subscribe({ offset: 7, last: 'm-7', state, presence: { count: 1, members: [{ user: 'ann' }] } });
     peer.send([value('ann', 2), message(8)]);
     for (const expected of ['not_loaded room:1', '1 values', 'ann-2', 'm-8']) assert.equal(await patiently(heard.next()), expected);
+
+    // What sends does not arrive either: each promise says so, and a last handle still leaves.
+    const lost = room.publish('chat.message', { n: 1 });
+    assert.equal(client.pending, 1);
+    await assert.rejects(patiently(lost), { code: 'not_sent', retryable: true, channel: 'room:1' });
+    await assert.rejects(patiently(room.history()), { code: 'not_sent' });
+    assert.equal(client.pending, 0);
 
     // So is a channel that needs a token of its own, and waits.
     const own = client.channel('room:2', { token: () => 'token of room:2' });
@@ -212,12 +219,108 @@ test('a frame that is far too long is ignored before `upkeep` has arrived, and e
   assert.equal((await until('waiting')).reason, 'frame_too_long');
 });
 
-test('signals wait for their module, and are then sent in order, or replaced', async (t) => {
-  const { module } = signals;
+/** What sends requests and signals arrives, or not, when the test says so. @param {import('node:test').TestContext} t */
+function lateSending(t) {
+  const { module } = sending;
   const arrival = deferred();
-  t.mock.method(signals, 'get', () => arrival.promise);
-  signals.module = undefined;
-  t.after(() => (signals.module = module));
+  const get = t.mock.method(sending, 'get', () => arrival.promise);
+  sending.module = undefined;
+  t.after(() => (sending.module = module));
+  const settle = (/** @type {any} */ loaded) => {
+    sending.module = loaded;
+    arrival.resolve(loaded);
+  };
+  return { get, arrive: () => settle(module), fail: () => settle(undefined) };
+}
+
+test('requests wait for the module that sends them, as they were at the call, and are sent in order', async (t) => {
+  const { arrive } = lateSending(t);
+  const { client, peer } = await connected(t);
+  const data = { n: 1 };
+  const first = client.publish('room:1', 'chat.message', data);
+  data.n = 2;
+  const second = client.publish('room:1', 'chat.message', data, { id: 'mine' });
+  const same = client.publish('room:1', 'chat.message', data, { id: 'mine' });
+  const stop = new AbortController();
+  const aborted = client.publish('room:1', 'chat.message', { n: 3 }, { signal: stop.signal });
+  const cycle = /** @type {any} */ ({});
+  cycle.self = cycle;
+  const refused = client.publish('room:1', 'chat.message', cycle);
+  stop.abort(new Error('enough'));
+  await assert.rejects(aborted, /enough/);
+  assert.equal(client.pending, 5);
+  assert.equal(peer.messages.length, 0);
+  arrive();
+  assert.deepEqual((await peer.ack({ offset: 1 })).data, { n: 1 });
+  assert.deepEqual((await peer.ack({ offset: 2 })).data, { n: 2 });
+  assert.deepEqual((await Promise.all([first, second, same])).map(({ offset }) => offset), [1, 2, 2]);
+  await assert.rejects(refused, { code: 'invalid_data' });
+  assert.deepEqual([client.pending, peer.messages.length], [0, 0]);
+});
+
+test('requests that wait for their module are bounded, and end with the client', async (t) => {
+  const { arrive } = lateSending(t);
+  const { client, peer, server } = await connected(t, { maxPending: 2 });
+  const sent = [1, 2, 3].map((n) => client.publish('room:1', 'chat.message', { n }));
+  await assert.rejects(sent[2], { code: 'queue_full', retryable: true });
+  client.close();
+  for (const promise of sent.slice(0, 2)) await assert.rejects(promise, { code: 'not_sent', retryable: true });
+  await assert.rejects(client.publish('room:1', 'chat.message', {}), { code: 'not_sent' });
+  void client.connect();
+  const last = client.publish('room:1', 'chat.message', { n: 4 });
+  const again = await server.peer();
+  await again.welcome();
+  arrive();
+  assert.deepEqual((await again.ack()).data, { n: 4 });
+  await last;
+  assert.equal(peer.messages.length, 0);
+});
+
+test('requests that wait for their module are not sent as another user', async (t) => {
+  const { arrive } = lateSending(t);
+  const { client, peer, server, retry } = await connected(t);
+  const mine = client.publish('room:1', 'chat.message', {});
+  peer.terminate();
+  await retry();
+  const again = await server.peer();
+  await again.welcome({ ...WELCOME, user: 'ben' });
+  await assert.rejects(mine, { code: 'not_sent', retryable: false });
+  arrive();
+  await turn();
+  assert.equal(again.messages.length, 0);
+});
+
+test('a request whose module does not arrive fails, and the next one asks for it again', async (t) => {
+  const { fail, get } = lateSending(t);
+  const { client, peer } = await connected(t);
+  const channel = client.channel('room:1');
+  await peer.subscribe();
+  const lost = channel.publish('chat.message', {});
+  channel.leave();
+  fail();
+  await assert.rejects(lost, { code: 'not_sent', retryable: true });
+  await peer.expect('unsubscribe'); // it waited for the publish
+  get.mock.restore();
+  const next = client.publish('room:1', 'chat.message', { n: 2 });
+  assert.deepEqual((await peer.ack()).data, { n: 2 });
+  await next;
+});
+
+test('what sends requests is loaded soon after `welcome`, because the network may be gone when it is needed', async (t) => {
+  const { get } = lateSending(t);
+  const { clock } = await connected(t);
+  clock.advance(999);
+  assert.equal(get.mock.callCount(), 0);
+  clock.advance(1);
+  assert.equal(get.mock.callCount(), 1);
+});
+
+test('signals wait for their module, and are then sent in order, or replaced', async (t) => {
+  const { module } = sending;
+  const arrival = deferred();
+  t.mock.method(sending, 'get', () => arrival.promise);
+  sending.module = undefined;
+  t.after(() => (sending.module = module));
   const { client, peer, errors } = await connected(t);
   const data = { n: 0 };
   const taken = [];
@@ -231,23 +334,24 @@ test('signals wait for their module, and are then sent in order, or replaced', a
 });
 
 test('a signal is lost, and that is reported, if its module does not arrive', async (t) => {
-  const { module } = signals;
-  t.mock.method(signals, 'get', async () => undefined);
-  signals.module = undefined;
-  t.after(() => (signals.module = module));
+  const { module } = sending;
+  t.mock.method(sending, 'get', async () => undefined);
+  sending.module = undefined;
+  t.after(() => (sending.module = module));
   const { client, errors } = await connected(t);
   assert.equal(client.signal('room:1', 'cursor.move', {}), true);
   const { code, channel } = await errors.next();
   assert.deepEqual([code, channel], ['not_loaded', 'room:1']);
 });
 
-test('without `upkeep`, publishes do not wait for the outbox', async (t) => {
+test('without `upkeep`, publishes do not wait for an outbox that has no database', async (t) => {
   t.mock.method(upkeep, 'get', async () => undefined);
   const { module } = upkeep;
   upkeep.module = undefined;
   t.after(() => (upkeep.module = module));
-  const { client, peer } = await connected(t, { outbox: true });
+  const { client, peer, errors } = await connected(t, { outbox: true });
   const ack = client.publish('room:1', 'chat.message', {});
   await peer.ack();
   assert.equal((await ack).offset, 1);
+  assert.equal((await errors.next()).code, 'outbox_unavailable'); // Node.js has no IndexedDB
 });

@@ -7,16 +7,16 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 10_740, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 10_000, 'codes.js': 2_600 };
 /** Bytes that an addition costs a page that has `tidewire.js`, and React for its hooks. @type {Record<string, number>} */
 const ADDITIONS = {
   'collections/index.js': 3_900,
   'outbox/outbox.js': 4_400,
-  'testing/index.js': 19_600,
+  'testing/index.js': 20_500, // with all that is loaded later
   'react/index.js': 5_400,
   // Parts of the client that are loaded later.
-  'upkeep/index.js': 5_650,
-  'sending/signals.js': 400,
+  'upkeep/index.js': 4_900,
+  'sending/publisher.js': 2_500,
   'subscriptions/state.js': 750,
   'subscriptions/own-token.js': 300,
   'fallback/fallback.js': 5_600,

@@ -84,7 +84,7 @@ export class Connection {
       return promise;
     }
     const { promise } = (this.#connected = deferred());
-    this.core.reopened(Boolean(this.options.outbox));
+    this.core.reopened();
     this.backoff.attempt = 0;
     this.wasReady = false;
     void this.#loadUpkeep();
@@ -94,12 +94,7 @@ export class Connection {
 
   async #loadUpkeep() {
     const loaded = upkeep.module ?? (await this.core.loadUpkeep());
-    if (!this.#connected) return;
-    if (!loaded) {
-      this.core.publisher.held = false;
-      this.core.wake();
-      return;
-    }
+    if (!this.#connected || !loaded) return;
     this.#upkeep ??= new loaded.Upkeep(this);
     this.#upkeep.start();
   }

@@ -49,9 +49,9 @@ import { Stored } from './stored.js';
  * What the client loads for its option `outbox`.
  * @param {true | OutboxOptions} options
  * @param {string} service  its address without a query
- * @returns {(core: import('../core.js').Core) => Outbox}
+ * @returns {(core: import('../core.js').Core, publisher: import('../sending/publisher.js').Publisher) => Outbox}
  */
-export const outboxFor = (options, service) => (core) => new Outbox(core, options, service);
+export const outboxFor = (options, service) => (core, publisher) => new Outbox(core, publisher, options, service);
 
 /** Milliseconds for the database before publishes are sent without it. */
 const PATIENCE = 5_000;
@@ -70,6 +70,7 @@ const FIRST = -(2 ** 52);
  */
 export class Outbox {
   #core;
+  #publisher;
   #options;
   #stored;
   #owner;
@@ -93,12 +94,14 @@ export class Outbox {
 
   /**
    * @param {import('../core.js').Core} core
+   * @param {import('../sending/publisher.js').Publisher} publisher
    * @param {true | OutboxOptions} options
    * @param {string} service  its address without a query
    */
-  constructor(core, options, service) {
+  constructor(core, publisher, options, service) {
     const { clock } = core;
     this.#core = core;
+    this.#publisher = publisher;
     this.#options = options === true ? {} : options;
     const { name = 'tidewire-outbox', user, maxEntries, maxAge, window } = this.#options;
     this.#owner = new Owner(name, core.nextId());
@@ -111,8 +114,8 @@ export class Outbox {
 
   /** Takes over what was published before. */
   start() {
-    this.#user ??= this.#core.publisher.user; // known, even if the connection was lost while this file was loaded
-    for (const entry of this.#core.publisher.publishes) this.added(entry);
+    this.#user ??= this.#core.user; // known, even if the connection was lost while this file was loaded
+    for (const entry of this.#publisher.publishes) this.added(entry);
     if (this.#core.sender) this.opened();
   }
 
@@ -152,7 +155,7 @@ export class Outbox {
   /** @param {Item} item */
   #retry(item) {
     if (this.#items.get(item.shown.id) !== item || !item.uncertain) return Promise.reject(new TidewireError('not_sent', `${item.shown.id} is not uncertain`));
-    return this.#core.publisher.add(JSON.parse(item.text), {});
+    return this.#publisher.add(JSON.parse(item.text), {});
   }
 
   /** @param {Item} item */
@@ -293,7 +296,7 @@ export class Outbox {
     this.#user = user;
     for (const item of this.#items.values()) if (item.user === undefined) this.#store(item);
     if (!user) this.#warn('outbox_unavailable', 'an anonymous user has no outbox');
-    this.#core.publisher.held = !this.#restored;
+    this.#publisher.held = !this.#restored;
     this.#tick.start(INTERVAL, () => this.#look());
     void this.#restore();
   }
@@ -305,7 +308,7 @@ export class Outbox {
     this.#leave(why, true);
     this.#user = this.#options.user || undefined;
     this.#restored = false;
-    this.#core.publisher.held = true; // until the next `opened`
+    this.#publisher.held = true; // until the next `opened`
   }
 
   // --- the life of an item ---------------------------------------------------------------------------------------------
@@ -353,11 +356,11 @@ export class Outbox {
         item.left = true;
         ids.push(id);
         const help = 'It is sent when its user connects again.';
-        if (entry) this.#core.publisher.fail(entry, new TidewireError('in_outbox', `${type} ${id} stays in the outbox: ${why}`, { channel, help, details: { id } }));
+        if (entry) this.#publisher.fail(entry, new TidewireError('in_outbox', `${type} ${id} stays in the outbox: ${why}`, { channel, help, details: { id } }));
         else this.#drop(item);
       } else if (!isClosed && entry && item.user !== undefined) {
         const code = entry.sent ? 'uncertain' : 'not_sent';
-        this.#core.publisher.fail(entry, new TidewireError(code, `${type} ${id} is not sent: ${why}`, { channel, details: { id } }));
+        this.#publisher.fail(entry, new TidewireError(code, `${type} ${id} is not sent: ${why}`, { channel, details: { id } }));
       }
     }
     if (ids.length) this.#try(this.#stored.change(user, ids, { owner: '' }));
@@ -378,7 +381,7 @@ export class Outbox {
     }
     if (!isCurrent()) return;
     this.#restored = true;
-    this.#core.retries?.release();
+    this.#publisher.retries.release();
   }
 
   /**
@@ -438,7 +441,8 @@ export class Outbox {
    * @param {number} order
    */
   #send(item, order) {
-    const { publisher, emitter } = this.#core;
+    const { emitter } = this.#core;
+    const publisher = this.#publisher;
     const { id, channel, type } = item.shown;
     const ack = publisher.add(JSON.parse(item.text), { order });
     publisher.entries = new Map([...publisher.entries].sort(([, a], [, b]) => (a.order ?? 0) - (b.order ?? 0)));
@@ -454,7 +458,7 @@ export class Outbox {
     this.#tick.start(INTERVAL, () => this.#look());
     const items = [...this.#items.values()];
     for (const item of items) {
-      if (item.entry?.sent && item.sentAt && this.#sentTime.isOld(item.sentAt)) this.#core.publisher.fail(item.entry, this.#doubt(item));
+      if (item.entry?.sent && item.sentAt && this.#sentTime.isOld(item.sentAt)) this.#publisher.fail(item.entry, this.#doubt(item));
     }
     const marked = items.filter(({ stored, entry, markedAt, sentAt }) => stored && entry && (markedAt < Infinity || sentAt)).map(({ shown }) => shown.id);
     if (this.#sentTime.wasSetBack() && marked.length) this.#try(this.#stored.change(this.#user ?? '', marked, { maySent: LONG_AGO }));

@@ -1,7 +1,9 @@
 import { Timer } from '../base/clock.js';
 import { deferred, onAbort } from '../base/deferred.js';
-import { TidewireError } from '../errors.js';
+import { notSent, TidewireError } from '../errors.js';
+import { Retries } from './retries.js';
 import { bytesOf } from './sender.js';
+import { Signals } from './signals.js';
 
 /**
  * @typedef {import('../messages.js').ClientMessage & {id: string}} Request
@@ -24,18 +26,17 @@ import { bytesOf } from './sender.js';
  * @property {Timer} [retry]  ends its rest
  * @property {TidewireError} [refusal]  the last retryable one
  *
- * @typedef {Sending & RequestOptions & import('../upkeep/retries.js').Retrying} Entry
+ * @typedef {Sending & RequestOptions & import('./retries.js').Retrying} Entry
  */
 
-/** Milliseconds from a refusal that passes until a request is sent again, while `Retries` is not loaded. */
-const RETRY = 1_000;
 /** Characters of all requests without an answer. */
 const MAX_SIZE = 8_388_608;
 
 /**
  * The requests without an answer: publishes, and reads such as `history`. Publishes of one channel are sent one after the other, so
  * that none overtakes another that is sent again. A request is sent again with the same id on every new connection, until it is
- * answered. What follows a refusal that passes, and when a request times out, is up to `Retries`.
+ * answered. What follows a refusal that passes, and when a request times out, is up to `Retries`. Loaded with the first request or
+ * signal, or soon after `welcome`.
  */
 export class Publisher {
   budget = /** @type {const} */ ('message');
@@ -43,51 +44,39 @@ export class Publisher {
   held = false;
   /** @type {Map<string, Entry>} by id, in the order of sending */
   entries = new Map();
-  /** @type {string | undefined} who is connected, or was last; undefined until the first connection since `connect()` */
-  user;
-  /** @type {TidewireError | undefined} why nothing can be sent */
-  #closed;
   #size = 0;
   #core;
 
   /** @param {import('../core.js').Core} core */
   constructor(core) {
     this.#core = core;
+    this.retries = new Retries(core, this);
+    this.signals = new Signals(core);
+    core.sources.push(this, this.signals);
+    this.reopened();
   }
 
   /**
-   * @param {string} channel
-   * @param {string} type
-   * @param {unknown} data
-   * @param {import('../channel.js').PublishOptions} [options]
-   * @param {true} [removed]  removes the value of the key
-   * @returns {Promise<import('../messages.js').Ack>}
-   */
-  publish(channel, type, data, { id = this.#core.nextId(), key, ifRev, timeout, signal } = {}, removed) {
-    return this.add({ type, id, channel, data, key, removed, if_rev: ifRev }, { timeout, signal });
-  }
-
-  /**
-   * Adds a request and returns the promise of its reply. A second call with the id of a pending request returns the same promise.
+   * Adds a request and returns the promise of its reply. A second call with the id of a pending request gets the same reply.
    * @param {Request} request
    * @param {RequestOptions} options
    * @param {boolean} [isPublish]
+   * @param {import('../base/deferred.js').Deferred<any>} [result]  gets the reply
    * @returns {Promise<any>}
    */
-  add(request, options, isPublish = true) {
+  add(request, options, isPublish = true, result = deferred()) {
     const { id, channel, type } = request;
     const known = this.entries.get(id);
-    if (known) return known.result.promise;
-    const { order, signal, timeout } = options;
-    const result = deferred();
-    try {
+    if (known) result.resolve(known.result.promise);
+    else try {
+      const { order, signal, timeout } = options;
       const text = this.#encode(request, options);
       /** @type {Entry} */
       const entry = { id, type, channel, text, isPublish, order, timeout, result };
       this.entries.set(id, entry);
       this.#size += text.length;
       entry.forget = onAbort(signal, () => this.fail(entry, signal?.reason));
-      this.#core.retries?.added(entry);
+      this.retries.added(entry);
       this.#core.wake();
     } catch (error) {
       result.reject(error);
@@ -100,7 +89,6 @@ export class Publisher {
     const { type, channel } = request;
     const { size } = this.entries;
     if (signal?.aborted) throw signal.reason;
-    if (this.#closed) throw this.#closed;
     let text;
     try {
       text = JSON.stringify(request);
@@ -116,11 +104,6 @@ export class Publisher {
   /** The publishes without an answer. */
   get publishes() {
     return [...this.entries.values()].filter(({ isPublish }) => isPublish);
-  }
-
-  /** Whether publishes of this channel have no answer yet. @param {string} name */
-  has(name) {
-    return this.publishes.some(({ channel }) => channel === name);
   }
 
   // --- sending ----------------------------------------------------------------------------------------------------------
@@ -146,20 +129,17 @@ export class Publisher {
     const entry = /** @type {Entry} */ (this.#first());
     const bytes = bytesOf(entry.text);
     if (bytes > maxBytes) this.tooBig(entry, `it has ${bytes} bytes; the service accepts ${maxBytes}`);
-    else if (this.#core.retries?.maySend(entry) ?? true) {
+    else if (this.retries.maySend(entry)) {
       entry.sent = entry.flying = true;
       return entry.text;
     }
     return undefined;
   }
 
-  /** There is a connection: everything is sent again, unless somebody else has published it. */
-  opened() {
-    this.#closed = undefined;
-    this.#core.retries?.opened();
-    const user = this.#core.welcome?.user ?? '';
-    if ((this.user ??= user) !== user) for (const entry of this.publishes) this.giveUp(entry, 'uncertain', 'another user connected', { retryable: false });
-    this.user = user;
+  /** There is a connection: everything is sent again, unless somebody else has published it. @param {boolean} isOther  another user has connected */
+  opened(isOther) {
+    this.retries.opened();
+    if (isOther) for (const entry of this.publishes) this.giveUp(entry, 'uncertain', 'another user connected', { retryable: false });
     this.#core.wake();
   }
 
@@ -171,7 +151,7 @@ export class Publisher {
    */
   settle(message) {
     const entry = this.entries.get(message.id ?? '');
-    if (!entry) return false;
+    if (!entry) return this.retries.settle(message);
     const { isPublish, type } = entry;
     if (message.type === 'error') this.#refused(entry, TidewireError.from(/** @type {any} */ (message), entry.channel));
     else if (message.type === (isPublish || type === 'refresh' ? 'ack' : type)) this.#finish(entry).result.resolve(message);
@@ -184,8 +164,7 @@ export class Publisher {
    * @param {TidewireError} refusal
    */
   #refused(entry, refusal) {
-    const { clock, registry, retries } = this.#core;
-    const wait = retries ? retries.waitAfter(entry, refusal) : refusal.retryable || (refusal.code === 'not_subscribed' && registry.joining(entry.channel)) ? RETRY : undefined;
+    const wait = this.retries.waitAfter(entry, refusal);
     if (wait === undefined) {
       this.fail(entry, refusal);
       return;
@@ -193,7 +172,7 @@ export class Publisher {
     entry.refusal = refusal;
     entry.flying = false;
     entry.resting = true;
-    (entry.retry ??= new Timer(clock)).start(wait, () => {
+    (entry.retry ??= new Timer(this.#core.clock)).start(wait, () => {
       entry.resting = false;
       this.#core.wake();
     });
@@ -203,25 +182,24 @@ export class Publisher {
 
   /** The connection ended. @param {boolean} isTooBig  because of a message's size */
   interrupted(isTooBig) {
-    this.#core.retries?.interrupted(isTooBig);
+    this.signals.clear();
+    this.retries.interrupted(isTooBig);
     for (const entry of this.entries.values()) {
       entry.retry?.stop();
       entry.flying = entry.resting = false;
     }
   }
 
-  /** Fails all requests, and those that follow. @param {TidewireError} error */
+  /** Fails all requests. @param {TidewireError} error */
   closed({ message, details }) {
-    this.#closed = new TidewireError('not_sent', `it was never sent: ${message}`, { retryable: true, details });
-    this.user = undefined;
-    this.#core.retries?.closed(message);
+    this.retries.closed(message);
     for (const entry of this.entries.values()) this.giveUp(entry, 'uncertain', message, { details });
   }
 
-  /** A connection is wanted, so requests wait for it. @param {boolean} held  publishes wait for the outbox */
-  reopened(held) {
-    this.#closed = undefined;
-    this.held = held;
+  /** A connection is wanted: publishes wait for the outbox. */
+  reopened() {
+    this.held = Boolean(this.#core.options.outbox);
+    void this.retries.loadOutbox();
   }
 
   /**
@@ -233,8 +211,7 @@ export class Publisher {
    */
   giveUp(entry, code, why, more) {
     const { channel, sent, type } = entry;
-    const message = `${type}: ${why}; it ${sent ? 'may have happened' : 'was never sent'}`;
-    this.fail(entry, new TidewireError(sent ? code : 'not_sent', message, { channel, retryable: true, ...more }));
+    this.fail(entry, sent ? new TidewireError(code, `${type}: ${why}; it may have happened`, { channel, retryable: true, ...more }) : notSent(entry, why, more));
   }
 
   /** @param {Entry} entry @param {string} why */
@@ -256,7 +233,7 @@ export class Publisher {
     entry.forget?.();
     entry.retry?.stop();
     this.#size -= entry.text.length;
-    this.#core.retries?.settled(entry);
+    this.retries.settled(entry);
     if (entry.isPublish) this.#core.registry.sweep();
     this.#core.wake();
     return entry;

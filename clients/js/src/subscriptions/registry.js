@@ -66,7 +66,7 @@ export class Registry {
   /** Unsubscribes what nobody uses. Publishes in a channel go first, because many need the subscription. */
   sweep() {
     for (const subscription of [...this.subscriptions.values()]) {
-      if (subscription.handles.size || this.#core.publisher.has(subscription.channel)) continue;
+      if (subscription.handles.size || this.#core.publishes.some(({ channel }) => channel === subscription.channel)) continue;
       subscription.left();
       this.unsubscribe(subscription);
     }
@@ -134,7 +134,7 @@ export class Registry {
     const { sender } = this.#core;
     if (!sender) return;
     const id = this.#core.nextId();
-    this.#core.retries?.leaving(id, channel);
+    void this.#core.loadPublisher().then(() => this.#core.publisher?.retries.leaving(id, channel)); // it looks at the answer
     sender.send({ type: 'unsubscribe', id, channel }, true);
   }
 

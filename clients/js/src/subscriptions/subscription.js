@@ -139,7 +139,7 @@ export class Subscription {
       this.#retry.stop();
       this.#backoff.attempt = 0;
       this.#become('subscribed');
-      this.#core.retries?.joined(this.channel);
+      this.#core.publisher?.retries.joined(this.channel);
       this.#core.wake();
     } else if (message.id !== null) return; // else a resync: the subscription continues
     this.received(message);
@@ -165,7 +165,7 @@ export class Subscription {
     this.told = false;
     if (retryable) {
       this.#become('waiting', code);
-      this.#retry.start(this.#core.retries?.after(details, this.#backoff) ?? this.#backoff.next(), () => this.join());
+      this.#retry.start(this.#core.publisher?.retries.after(details, this.#backoff) ?? this.#backoff.next(), () => this.join());
     } else this.end(TidewireError.from({ ...message, message: `${this.channel}: ${message.message}` }, this.channel));
     return true;
   }

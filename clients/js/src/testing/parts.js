@@ -1,5 +1,5 @@
-import { channelState, ownToken, signals, upkeep } from '../parts.js';
-import * as loadedSignals from '../sending/signals.js';
+import { channelState, ownToken, sending, upkeep } from '../parts.js';
+import * as loadedSending from '../sending/publisher.js';
 import * as loadedToken from '../subscriptions/own-token.js';
 import * as loadedState from '../subscriptions/state.js';
 import * as loadedUpkeep from '../upkeep/index.js';
@@ -8,6 +8,6 @@ import * as loadedUpkeep from '../upkeep/index.js';
 export function haveParts() {
   channelState.module = loadedState;
   ownToken.module = loadedToken;
-  signals.module = loadedSignals;
+  sending.module = loadedSending;
   upkeep.module = loadedUpkeep;
 }

@@ -6,7 +6,7 @@ const seconds = (ms) => `${Math.round(ms / 100) / 10} s`;
 
 /** A client's state in plain text. @param {import('../connection/connection.js').Connection} connection */
 export function explain({ changedAt, core, upkeep, status, url }) {
-  const { clock, welcome, registry, publisher, errors } = core;
+  const { clock, welcome, registry, publishes, errors } = core;
   const { state, reason, code, help, retryIn, attempt } = status;
   const now = clock.now();
   const subscriptions = [...registry.subscriptions.values()];
@@ -16,7 +16,7 @@ export function explain({ changedAt, core, upkeep, status, url }) {
     upkeep?.share && `shared connection: ${upkeep.share.explain()}`,
     retryIn !== undefined && `next try in ${seconds(changedAt + retryIn - now)}, after ${attempt} failed`,
     (help || reason === 'new') && `what to do: ${help ?? 'call connect()'}`,
-    `${publisher.publishes.length} publishes wait for an answer; ${subscriptions.length} channels`,
+    `${publishes.length} publishes wait for an answer; ${subscriptions.length} channels`,
     ...subscriptions.slice(0, MAX_LISTED).map(({ channel, status, handles, delivery }) => {
       return `  ${channel}: ${status.state} ${status.code ?? ''}, ${handles.size} handles, offset ${delivery.position?.offset ?? 'unknown'}`;
     }),

@@ -8,7 +8,6 @@ import { CLOSE_ACTIONS } from './close-actions.js';
 import { Heartbeat } from './heartbeat.js';
 import { logged, logger } from './print.js';
 import { Rescue } from './rescue.js';
-import { Retries } from './retries.js';
 import { watch } from './wake.js';
 
 /** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
@@ -19,6 +18,8 @@ const WAKE_TIMEOUT = 1_800;
 const SLOW = 1_500;
 /** Milliseconds from `welcome` after which the first connection is asked whether it lives, because this was loaded late. */
 const LATE = 2_000;
+/** Milliseconds from `welcome` after which what sends requests and signals is loaded, if nothing has needed it. */
+const QUIET = 1_000;
 /** Closes before `welcome` that may come from a proxy. */
 const PROXY_CODES = [1000, 1002, 1005, 1006];
 
@@ -33,7 +34,6 @@ export class Upkeep {
   share;
   #connection;
   #rescue;
-  #retries;
   #slow;
   #pause;
   #pongTimeout;
@@ -53,7 +53,6 @@ export class Upkeep {
     this.#connection = connection;
     const { clock } = connection.core;
     this.#rescue = new Rescue(connection);
-    this.#retries = new Retries(connection.core);
     this.#slow = new Timer(clock);
     this.#pause = new Timer(clock);
     if (connection.options.debug) this.#logWith(connection.options.debug);
@@ -62,9 +61,8 @@ export class Upkeep {
 
   /** The client connects; it may have begun before this was loaded. */
   start() {
-    const { address, changedAt, core, isReady, options, url } = this.#connection;
+    const { address, changedAt, core, isReady, options } = this.#connection;
     const { welcome } = core;
-    this.#retries.start(options, url);
     const { appState, network = 'addEventListener' in globalThis ? globalThis : null } = options;
     this.#unwatch ??= watch(network, appState, { online: this.#online, offline: this.#gone, wake: this.#wake, sleep: this.#sleep });
     if (isReady && welcome) {
@@ -110,7 +108,7 @@ export class Upkeep {
     const { core, token } = this.#connection;
     token.expiresIn(welcome.expires_in);
     if (again) return;
-    this.#slow.stop();
+    this.#slow.start(QUIET, () => void core.loadPublisher()); // when it is needed, the network may be gone
     this.#rescue.welcomed();
     this.#welcomedAt = core.clock.now();
     this.isOffline = false; // even if the browser reports offline

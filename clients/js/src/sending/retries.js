@@ -5,7 +5,7 @@ import { Backoff, spread } from '../connection/backoff.js';
 import { TidewireError } from '../errors.js';
 
 /**
- * @typedef {import('../sending/publisher.js').Entry} Entry
+ * @typedef {import('./publisher.js').Entry} Entry
  *
  * @typedef {object} Retrying  what `Retries` knows of a request without an answer
  * @property {Backoff} [backoff]
@@ -31,28 +31,22 @@ export class Retries {
   #leaving = new Map();
   #isLoading = false;
   #core;
+  #publisher;
 
-  /** @param {import('../core.js').Core} core */
-  constructor(core) {
+  /** @param {import('../core.js').Core} core @param {import('./publisher.js').Publisher} publisher */
+  constructor(core, publisher) {
     this.#core = core;
+    this.#publisher = publisher;
   }
 
-  /** The client connects; requests may have begun before this was loaded. @param {import('../client.js').Options} options @param {string | URL} url */
-  start(options, url) {
-    const { publisher } = this.#core;
-    if (!this.#core.retries) {
-      this.#core.retries = this;
-      for (const entry of publisher.entries.values()) this.added(entry);
-    }
-    if (options.outbox && !this.outbox && !this.#isLoading) void this.#loadOutbox(options.outbox, url);
-  }
-
-  /** Publishes wait for the outbox. @param {NonNullable<import('../client.js').Options['outbox']>} options @param {string | URL} url */
-  async #loadOutbox(options, url) {
+  /** Loads the outbox, if there should be one. Publishes wait for it. */
+  async loadOutbox() {
+    const { options, url } = this.#core;
+    if (!options.outbox || this.outbox || this.#isLoading) return;
     this.#isLoading = true;
     try {
       const { outboxFor } = await import('../outbox/outbox.js');
-      this.outbox = outboxFor(options, String(resolve(url)).replace(/\?.*/, ''))(this.#core);
+      this.outbox = outboxFor(options.outbox, String(resolve(url)).replace(/\?.*/, ''))(this.#core, this.#publisher);
       this.outbox.start();
     } catch (cause) {
       this.#core.report(new TidewireError('outbox_unavailable', `the outbox was not loaded: ${cause}`, { cause }));
@@ -63,7 +57,7 @@ export class Retries {
 
   /** Publishes no longer wait for the outbox. */
   release() {
-    this.#core.publisher.held = false;
+    this.#publisher.held = false;
     this.#time();
     this.#core.wake();
   }
@@ -99,7 +93,7 @@ export class Retries {
   maySend(entry) {
     const verdict = this.outbox?.sending(entry) ?? true;
     if (typeof verdict === 'boolean') return verdict;
-    this.#core.publisher.fail(entry, verdict);
+    this.#publisher.fail(entry, verdict);
     return false;
   }
 
@@ -128,17 +122,16 @@ export class Retries {
 
   /** A channel is subscribed: sends again what was refused because it was not. @param {string} channel */
   joined(channel) {
-    for (const entry of this.#core.publisher.publishes) if (entry.channel === channel && entry.refusal?.code === 'not_subscribed') entry.resting = false;
+    for (const entry of this.#publisher.publishes) if (entry.channel === channel && entry.refusal?.code === 'not_subscribed') entry.resting = false;
     this.#core.wake();
   }
 
   /** The connection ended. If that was because of a message's size, the largest one fails. @param {boolean} isTooBig */
   interrupted(isTooBig) {
-    const { publisher } = this.#core;
     this.#leaving.clear();
-    const entries = [...publisher.entries.values()];
+    const entries = [...this.#publisher.entries.values()];
     const [largest] = entries.filter(({ flying }) => flying).sort((a, b) => b.text.length - a.text.length);
-    if (isTooBig && largest) publisher.tooBig(largest, 'the service closed the connection');
+    if (isTooBig && largest) this.#publisher.tooBig(largest, 'the service closed the connection');
   }
 
   /** @param {string} why */
@@ -153,8 +146,9 @@ export class Retries {
   }
 
   /** Starts the timeouts of requests; they run with a connection only, and not while publishes wait for the outbox. @param {Iterable<Entry>} [entries] */
-  #time(entries = this.#core.publisher.entries.values()) {
-    const { clock, publisher, requestTimeout, sender } = this.#core;
+  #time(entries = this.#publisher.entries.values()) {
+    const { clock, requestTimeout, sender } = this.#core;
+    const publisher = this.#publisher;
     if (!sender) return;
     for (const entry of entries) {
       const { deadline, isPublish } = entry;
