@@ -16,7 +16,7 @@ const ADDITIONS = {
   'react/index.js': 5_400,
   // Parts of the client that are loaded later.
   'upkeep/index.js': 4_900,
-  'sending/publisher.js': 2_500,
+  'sending/publisher.js': 2_100,
   'subscriptions/state.js': 750,
   'subscriptions/own-token.js': 300,
   'fallback/fallback.js': 5_600,
