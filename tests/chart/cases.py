@@ -43,6 +43,11 @@ def gateway(implementation: str, *, sticky: bool = False) -> Values:
 
 
 WEBHOOK = {"name": "archive", "tenants": ["default"]}
+ARCHIVE = {
+    **WEBHOOK,
+    "url": "http://archive.shop.svc:3000/webhooks",
+    "secrets_file": "/etc/tidewire/webhooks/archive",
+}
 MODERATION = {
     "name": "moderation",
     "url": "https://backend.test/hooks",
@@ -58,6 +63,7 @@ def every_secret() -> Values:
         "settings": {
             "broker": {"url": "rediss+sentinel://s1:26379,s2:26379/main", "sentinel_user": "watch"},
             "hooks": {"endpoints": [MODERATION]},
+            "webhooks": {"endpoints": [ARCHIVE]},
         },
         "secrets": {
             "generate": False,
@@ -65,6 +71,7 @@ def every_secret() -> Values:
             "authIssuers": {"existingSecret": "issuers"},
             "jwks": {"existingConfigMap": "jwks"},
             "hooks": {"existingSecret": "hooks"},
+            "webhooks": {"existingSecret": "webhooks"},
             "apiKey": {"existingSecret": "api"},
             "apiKeys": {"existingSecret": "api", "key": "more.json"},
             "brokerPassword": {"existingSecret": "redis"},
@@ -128,6 +135,16 @@ CASES: dict[str, Values] = {
             }
         },
         "secrets": {"generate": False, "hooks": {"existingSecret": "hooks"}},
+    },
+    "webhooks": {
+        "networkPolicy": {"enabled": True, "httpsEgress": True},
+        "settings": {
+            "webhooks": {"endpoints": [ARCHIVE], "queues": 8, "keep": 604_800, "clients": {"endpoint": "archive"}}
+        },
+        "secrets": {"webhooks": {"existingSecret": "webhooks"}},
+    },
+    "webhooks without an address": {
+        "settings": {"webhooks": {"endpoints": [WEBHOOK]}},
     },
     "anonymous": {"secrets": {"generate": False}, "settings": {"auth": {"anonymous": True}}},
     "contract": {
@@ -242,6 +259,7 @@ SOME = frozenset(
         "gateway created",
         "every secret",
         "connect hook",
+        "webhooks",
         "contract",
         "hpa",
         "keda",

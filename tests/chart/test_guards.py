@@ -206,6 +206,10 @@ GUARDS: dict[str, tuple[Values, str]] = {
         {"settings": {"hooks": {"endpoints": [{**ENDPOINT, "secrets": ["whsec_" + "a" * 44]}]}}},
         "settings.hooks.endpoints holds secrets, which would be readable in a ConfigMap",
     ),
+    "secrets of webhooks": (
+        {"settings": {"webhooks": {"endpoints": [{**ENDPOINT, "secrets": ["whsec_" + "a" * 44]}]}}},
+        "settings.webhooks.endpoints holds secrets, which would be readable in a ConfigMap",
+    ),
     "two authorities": (
         {"secrets": {"brokerCa": {"existingSecret": "a", "existingConfigMap": "b"}}},
         "secrets.brokerCa names a Secret and a ConfigMap",

@@ -592,6 +592,16 @@ def test_pods_reach_the_hooks_of_their_backend(helm: Helm) -> None:
     assert {"name": "hooks", "secret": {"secretName": "hooks", "defaultMode": 0o440}} in pod["volumes"]
 
 
+def test_pods_reach_the_receivers_of_webhooks(helm: Helm) -> None:
+    documents = rendered(helm, "webhooks")
+    last = of_kind(documents, "NetworkPolicy")["spec"]["egress"][-1]
+    assert last == {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 3000)]}
+    pod = of_kind(documents, "Deployment")["spec"]["template"]["spec"]
+    mount = {"name": "webhooks", "mountPath": "/etc/tidewire/webhooks", "readOnly": True}
+    assert mount in pod["containers"][0]["volumeMounts"]
+    assert {"name": "webhooks", "secret": {"secretName": "webhooks", "defaultMode": 0o440}} in pod["volumes"]
+
+
 def test_only_those_named_reach_the_ops_port(helm: Helm) -> None:
     policy = of_kind(rendered(helm, "network policy, memory"), "NetworkPolicy")["spec"]
     public, ops = policy["ingress"]

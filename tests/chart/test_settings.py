@@ -45,6 +45,7 @@ GIVEN = {
     "issuers": {"issuers.json": _ISSUERS},
     "jwks": {"login.json": '{"keys": []}'},
     "hooks": {"moderation": f"{WHSEC}\n", "ca.crt": _CA},
+    "webhooks": {"archive": f"{WHSEC}\n"},
     "api": {
         "api-key": KEY,
         "more.json": '[{"name": "billing", "tenant": "acme", "key": "another-key-for-tests-01234"}]',
@@ -91,6 +92,9 @@ def test_every_secret_reaches_its_setting(helm: Helm, tmp_path: Path) -> None:
     [endpoint] = settings.hooks.endpoints
     assert endpoint.secrets_file is not None
     assert endpoint.secrets_file.read_text(encoding="utf-8") == f"{WHSEC}\n"
+    [told] = settings.webhooks.endpoints
+    assert told.secrets_file is not None
+    assert told.secrets_file.read_text(encoding="utf-8") == f"{WHSEC}\n"
 
 
 def test_backend_alone_authenticates_clients(helm: Helm, tmp_path: Path) -> None:

@@ -206,6 +206,9 @@ tolerations:
 {{- if .Values.secrets.hooks.existingSecret }}
 - {name: hooks, mountPath: /etc/tidewire/hooks, readOnly: true}
 {{- end }}
+{{- if .Values.secrets.webhooks.existingSecret }}
+- {name: webhooks, mountPath: /etc/tidewire/webhooks, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- define "tidewire.volumes" -}}
@@ -242,6 +245,10 @@ tolerations:
 {{- end }}
 {{- with .Values.secrets.hooks.existingSecret }}
 - name: hooks
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.secrets.webhooks.existingSecret }}
+- name: webhooks
   secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}

@@ -185,13 +185,14 @@ request: 0s
 {{- dict "ports" ($ports | uniq | sortAlpha) | toJson -}}
 {{- end -}}
 
-{{/* 443, and the other ports of hooks and at which issuers have their keys. */}}
+{{/* 443, and the other ports of hooks, of webhooks and at which issuers have their keys. */}}
 {{- define "tidewire.httpsPorts" -}}
 {{- $ports := list 443 -}}
 {{- range dig "auth" "issuers" (list) (.Values.settings | default dict) -}}
 {{- with .jwks_url }}{{ with regexFind ":[0-9]+$" (urlParse .).host }}{{ $ports = append $ports (trimPrefix ":" . | int) }}{{ end }}{{ end -}}
 {{- end -}}
-{{- range dig "hooks" "endpoints" (list) (.Values.settings | default dict) -}}
+{{- $settings := .Values.settings | default dict -}}
+{{- range concat (dig "hooks" "endpoints" (list) $settings) (dig "webhooks" "endpoints" (list) $settings) -}}
 {{- $url := urlParse (.url | default "") -}}
 {{- with regexFind ":[0-9]+$" $url.host }}{{ $ports = append $ports (trimPrefix ":" . | int) }}{{ else }}{{ if eq $url.scheme "http" }}{{ $ports = append $ports 80 }}{{ end }}{{ end -}}
 {{- end -}}

@@ -35,8 +35,10 @@
 {{- range dig "auth" "issuers" (list) $settings -}}
 {{- if .secret }}{{ fail "settings.auth.issuers holds a secret, which would be readable in a ConfigMap: put the whole list as JSON into a Secret, and set secrets.authIssuers.existingSecret to the Secret's name" }}{{ end -}}
 {{- end -}}
-{{- range dig "hooks" "endpoints" (list) $settings -}}
-{{- if .secrets }}{{ fail "settings.hooks.endpoints holds secrets, which would be readable in a ConfigMap: put them into a Secret, one a line, set secrets.hooks.existingSecret to the Secret's name, and secrets_file to /etc/tidewire/hooks/ and the key" }}{{ end -}}
+{{- range $group := list "hooks" "webhooks" -}}
+{{- range dig $group "endpoints" (list) $settings -}}
+{{- if .secrets }}{{ fail (printf "settings.%s.endpoints holds secrets, which would be readable in a ConfigMap: put them into a Secret, one a line, set secrets.%s.existingSecret to the Secret's name, and secrets_file to /etc/tidewire/%s/ and the key" $group $group $group) }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.secrets.authIssuers.existingSecret (dig "auth" "issuers" (list) $settings) }}{{ fail "secrets.authIssuers and settings.auth.issuers both list issuers, and the first would replace the second: set only one of them" }}{{ end -}}
 {{- if and (not (include "tidewire.authSecretName" .)) (not $v.secrets.authIssuers.existingSecret) (not (dig "auth" "issuers" (list) $settings)) (not (dig "auth" "anonymous" false $settings)) (not (dig "hooks" "connect" "endpoint" "" $settings)) -}}
