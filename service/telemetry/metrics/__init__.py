@@ -35,6 +35,7 @@ from service.telemetry.metrics.traffic import (
     StreamMetrics,
     SubscriptionMetrics,
 )
+from service.telemetry.metrics.webhooks import WebhookMetrics
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """The content type of what `Metrics.render` returns."""
@@ -62,6 +63,7 @@ class Metrics:
         self.broker = BrokerMetrics(make)
         self.memory_broker = MemoryBrokerMetrics(make)
         self.hooks = HookMetrics(make)
+        self.webhooks = WebhookMetrics(make)
         self.cluster = ClusterMetrics(make)
         self.lifecycle = LifecycleMetrics(make)
         self.probe = ProbeMetrics(make)
