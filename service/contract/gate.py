@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Any
 
@@ -134,9 +134,9 @@ class Gate:
         return self._contract.resolve(channel).spec.events[type].hook
 
     @property
-    def has_calls(self) -> bool:
-        """True if the contract declares calls."""
-        return bool(self._contract.calls)
+    def call_names(self) -> Collection[str]:
+        """The names of the calls that the contract declares."""
+        return self._contract.calls.keys()
 
     def validate_call(self, identity: Identity, name: str, data: bytes | Raw) -> CallSpec:
         """Checks one call to the backend.

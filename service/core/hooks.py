@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from service.errors import ErrorCode, ServiceError
 
@@ -50,6 +50,8 @@ class Outcome(Enum):
     """The settings have no such endpoint for the tenant."""
     LIMITED = "limited"
     """Not asked, because too many clients have asked to be authenticated at once."""
+    CANCELLED = "cancelled"
+    """Ended before the answer, because the client that has called is gone, or the node shuts down."""
 
 
 MAX_TTL = 3_600.0
@@ -117,6 +119,44 @@ class Answer(Struct, frozen=True, gc=False):
     """JSON that replaces the data of the event."""
     ttl: float = 0.0
     """Seconds for which the answer about a read counts, for the same token."""
+
+
+class CallQuestion(Struct, frozen=True, gc=False):
+    """What does the backend answer to this call of a client?"""
+
+    tenant: str
+    user: str
+    """Empty for an anonymous client."""
+    sender: str
+    """As subscribers see it in `from` of the client's events."""
+    connection: str | None
+    """The id of its connection or stream; None for a call over HTTP without one."""
+    id: str
+    call: str
+    """The name in the contract."""
+    data: bytes
+    """JSON."""
+
+
+class CallFailure(Struct, frozen=True, gc=False):
+    """An error of the application, in answer to a call."""
+
+    reason: str
+    """A code for programs."""
+    message: str | None = None
+    data: Any = UNSET
+    """What the client gets with the error: a JSON value, or UNSET."""
+
+
+class CallAnswer(Struct, frozen=True, gc=False):
+    """What the backend has answered to a call: data, a failure, or a refusal."""
+
+    data: Raw | None = None
+    """JSON. None if there is a failure, or `allow` is false."""
+    failure: CallFailure | None = None
+    allow: bool = True
+    reason: str | None = None
+    """Why the call is refused, for the client."""
 
 
 class ClientContext(Struct, frozen=True, gc=False):
@@ -187,6 +227,9 @@ class Hooks(Protocol):
     async def ask_for_content(self, hook: Hook, question: EmptyQuestion) -> Content:
         """Returns what belongs into an empty channel, within the endpoint's timeout. Raises HookError."""
 
+    async def call(self, hook: Hook, question: CallQuestion) -> CallAnswer:
+        """Returns the answer to a call, within the hook's timeout. Raises HookError. A cancelled call ends its request."""
+
     def record(self, hook: Hook, outcome: Outcome) -> None:
         """Counts how a question ended, once for each question."""
 
@@ -194,7 +237,7 @@ class Hooks(Protocol):
         """Ends all connections to the backend; later questions have no answer."""
 
 
-def refusal(what: str, path: str, answer: Answer) -> ServiceError:
+def refusal(what: str, path: str, answer: Answer | CallAnswer) -> ServiceError:
     """Returns the error for what the backend refuses."""
     details = {} if answer.reason is None else {"reason": answer.reason}
     return ServiceError(ErrorCode.FORBIDDEN, f"the backend refuses {what}", path=path, **details)

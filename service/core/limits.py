@@ -90,6 +90,8 @@ class Limits:
     """Messages in one frame. A client's frame with more is refused; the service sends several frames instead."""
     subscriptions: Count = 128
     """Channels that one connection may subscribe to."""
+    calls: Count = 16
+    """Calls to the backend that one connection may have under way. The calls of a user over HTTP count together."""
     connections: Count = 15_000
     """Connections of this node. If the limit of open files is too low, the node lowers this cap and logs that at the start."""
     connections_per_tenant: Count = 1_000_000

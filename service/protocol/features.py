@@ -19,6 +19,7 @@ from msgspec import Raw, Struct, json
 
 FEATURES: Mapping[str, str] = MappingProxyType(
     {
+        "calls": "`call` asks the backend, which answers with `reply` ([`call`](#call)).",
         "connect_data": "`welcome` may have `data`, from the backend that has authenticated the client ([`welcome`](#welcome)).",
         "if_rev": "`if_rev` changes a value only if it has this `rev` ([Conditional publishes](#conditional-publishes)).",
         "echo": "Events may have `exclude`, the connection that drops them ([events](#events-1)).",

@@ -200,6 +200,8 @@ class Limits(Struct, frozen=True, omit_defaults=True):
     """Messages in one inbound frame."""
     subscriptions: int
     """Subscriptions of one connection."""
+    calls: int
+    """Calls to the backend that it may have under way."""
     rate: float
     """Messages per second that a connection may send over time."""
     burst: int

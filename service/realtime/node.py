@@ -25,6 +25,7 @@ from service.realtime.admission.admission import Admission
 from service.realtime.admission.message_rates import MessageRates
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.bounds import Bounds
+from service.realtime.calls import Calls
 from service.realtime.cluster.cluster import Cluster
 from service.realtime.connections.transport import BatchSender
 from service.realtime.decisions import Decisions
@@ -79,6 +80,8 @@ class Node:
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
         self.decisions = Decisions(gate, ports.hooks, bounds.hook_answers, runtime)
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics, ports.hooks if gate.has_hooks else None)
+        hooks = ports.hooks if gate.call_names else None
+        self.calls = Calls(gate, hooks, bounds.limits.calls, runtime)
         self.remover = Remover(gate, broker, store_runtime.clock, metrics)
         node_id = new_id()
         rates = MessageRates(bounds.limits)
@@ -130,6 +133,7 @@ class Node:
             self.admission,
             self.streams,
             self.cluster,
+            self.calls,
             bounds,
             runtime,
         )

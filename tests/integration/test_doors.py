@@ -22,6 +22,7 @@ DOORS = {
     ("GET", "/sse"): USER,
     ("POST", "/poll"): USER,
     ("POST", "/emit"): USER,
+    ("POST", "/call"): USER,
     ("GET", "/history"): USER,
     ("GET", "/history/{address}"): ADDRESS,
     ("POST", "/tickets"): USER,
@@ -99,7 +100,7 @@ async def test_every_command_is_in_the_matrix_and_asks_for_its_right(server: Run
             assert reply["code"] == code, (command, reply)
 
 
-@pytest.mark.parametrize("path", ["/stream", "/poll", "/emit", "/tickets"])
+@pytest.mark.parametrize("path", ["/stream", "/poll", "/emit", "/call", "/tickets"])
 async def test_slow_body_is_not_awaited_before_the_credentials_and_only_for_a_time_after_them(path: str) -> None:
     async with serving(deadlines={"body": 0.2}, outbox={"close_grace": 0.1}) as server:
         for headers, status in (("", 401), (f"Authorization: Bearer {token()}\r\n", 408)):

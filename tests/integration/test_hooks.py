@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import re
 import ssl
@@ -22,7 +21,7 @@ from tests.stores.certificates import Certificates
 from tests.stores.nats_server import NatsServer
 from tests.stores.redis_server import RedisServer
 from tests.support import harness
-from tests.support.backend import SECRET, Backend, serving_backend
+from tests.support.backend import BOMB, SECRET, Backend, endless, hang, reply_text, serving_backend
 from tests.support.clock import FakeClock
 from tests.support.harness import Client, Running, eventually, token
 
@@ -134,7 +133,7 @@ async def test_what_the_gate_refuses_is_not_asked_and_answers_pass_it_again() ->
                 True,
                 {"reason": "bad_reply"},
             )
-        backend.reply = lambda request: _text('{"allow": true, "data": {"text": "a", "text": "b"}}')
+        backend.reply = lambda request: reply_text('{"allow": true, "data": {"text": "a", "text": "b"}}')
         assert (await say(ann))["code"] == "hook_unavailable"
         assert await outcomes(server) == {"bad_reply": 5}
         assert (await ann.ask("history", channel=ROOM, limit=10))["events"] == []
@@ -180,39 +179,21 @@ async def test_rights_that_end_during_the_wait_count() -> None:
         assert (await ann.until("error", id="m"))["code"] == "not_subscribed"
 
 
-async def _text(text: str | bytes, **more: Any) -> web.StreamResponse:
-    body = text.encode() if isinstance(text, str) else text
-    return web.Response(body=body, content_type="application/json", **more)
-
-
-async def _endless(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    while True:
-        await response.write(b" " * 65_536)
-
-
-async def _hang(request: web.Request) -> web.StreamResponse:
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-BOMB = gzip.compress(b" " * 10_000_000)
 NO_ANSWERS = {
-    "not json": (lambda _: _text("<html>"), "bad_reply"),
-    "not utf-8": (lambda _: _text(b'{"allow": true, "reason": "\xff"}'), "bad_reply"),
-    "empty": (lambda _: _text(""), "bad_reply"),
-    "a list": (lambda _: _text("[]"), "bad_reply"),
-    "no verdict": (lambda _: _text("{}"), "bad_reply"),
-    "another type": (lambda _: _text('{"allow": "yes"}'), "bad_reply"),
-    "nested": (lambda _: _text('{"allow": true, "x": ' + "[" * 50_000 + "]" * 50_000 + "}"), "bad_reply"),
-    "refused with data": (lambda _: _text('{"allow": false, "data": {"text": "x"}}'), "bad_reply"),
-    "gzip": (lambda _: _text(BOMB, headers={"Content-Encoding": "gzip"}), "bad_reply"),
-    "endless": (_endless, "bad_reply"),
-    "redirect": (lambda _: _text("", status=307, headers={"Location": "/hooks"}), "status"),
-    "no content": (lambda _: _text("", status=204), "status"),
-    "fault": (lambda _: _text('{"allow": true}', status=500), "status"),
-    "hanging": (_hang, "timeout"),
+    "not json": (lambda _: reply_text("<html>"), "bad_reply"),
+    "not utf-8": (lambda _: reply_text(b'{"allow": true, "reason": "\xff"}'), "bad_reply"),
+    "empty": (lambda _: reply_text(""), "bad_reply"),
+    "a list": (lambda _: reply_text("[]"), "bad_reply"),
+    "no verdict": (lambda _: reply_text("{}"), "bad_reply"),
+    "another type": (lambda _: reply_text('{"allow": "yes"}'), "bad_reply"),
+    "nested": (lambda _: reply_text('{"allow": true, "x": ' + "[" * 50_000 + "]" * 50_000 + "}"), "bad_reply"),
+    "refused with data": (lambda _: reply_text('{"allow": false, "data": {"text": "x"}}'), "bad_reply"),
+    "gzip": (lambda _: reply_text(BOMB, headers={"Content-Encoding": "gzip"}), "bad_reply"),
+    "endless": (endless, "bad_reply"),
+    "redirect": (lambda _: reply_text("", status=307, headers={"Location": "/hooks"}), "status"),
+    "no content": (lambda _: reply_text("", status=204), "status"),
+    "fault": (lambda _: reply_text('{"allow": true}', status=500), "status"),
+    "hanging": (hang, "timeout"),
 }
 
 
@@ -233,7 +214,7 @@ async def test_backend_that_is_gone_is_not_asked_for_a_while_and_then_tried_agai
     clock = FakeClock(time.time())
     async with serving_backend() as backend, serving(backend.endpoint(), clock=clock) as server, server.client() as ann:
         await ann.subscribe(ROOM)
-        backend.reply = lambda _: _text("", status=503)
+        backend.reply = lambda _: reply_text("", status=503)
         for _ in range(MAX_FAILURES):
             assert (await say(ann))["details"] == {"reason": "status"}
         assert await server.metric("hook_breaker_open", endpoint="moderation") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,3 +62,27 @@ async def serving_backend(*, tls: ssl.SSLContext | None = None) -> AsyncIterator
         yield backend
     finally:
         await runner.cleanup()
+
+
+BOMB = gzip.compress(b" " * 10_000_000)
+"""A small body that unpacks into a large one."""
+
+
+async def reply_text(text: str | bytes, **more: Any) -> web.StreamResponse:
+    """A response with this body, whether or not it is JSON."""
+    body = text.encode() if isinstance(text, str) else text
+    return web.Response(body=body, content_type="application/json", **more)
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    """A response that never ends."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 65_536)
+
+
+async def hang(request: web.Request) -> web.StreamResponse:
+    """No response."""
+    await asyncio.Event().wait()
+    raise AssertionError

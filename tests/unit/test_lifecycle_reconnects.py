@@ -9,10 +9,13 @@ from typing import Any, cast
 
 import pytest
 
+from service.contract.gate import Gate
+from service.contract.model import Contract
 from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, OutboxLimits, Rollout
 from service.core.session import Session
 from service.protocol.close import CloseCode
+from service.realtime.calls import Calls
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import FrameEncoder
@@ -28,6 +31,7 @@ from service.realtime.lifecycle.reconnects import (
     TICK,
     ReconnectScheduler,
 )
+from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.transport import NullTransport
@@ -214,7 +218,10 @@ async def test_drain_keeps_its_rate_where_there_is_time(
     registry = ConnectionRegistry(stage.metrics)
     for connection in stage.connections(count):
         registry.add(connection)
-    drain = Drain(registry, stage.reconnects, Rollout(drain_rate=rate), Deadlines(shutdown=shutdown), stage.metrics)
+    runtime = Runtime.create(stage.clock, stage.metrics)
+    calls = Calls(Gate(Contract([])), None, 1, runtime)
+    rollout, deadlines = Rollout(drain_rate=rate), Deadlines(shutdown=shutdown)
+    drain = Drain(registry, stage.reconnects, calls, rollout, deadlines, stage.metrics)
     began = stage.clock.monotonic()
     draining = asyncio.create_task(drain.run())
     await asyncio.sleep(0)

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 
@@ -19,6 +20,7 @@ MAX_WAITING = 1_000
 MAX_OVERHEAD = 4_096
 """Bytes of a reply beside the data of an event, at most."""
 _CHUNK = 16_384
+T = TypeVar("T")
 _HEADERS = {
     "User-Agent": "tidewire",
     "Accept": "application/json",
@@ -63,25 +65,37 @@ class Endpoint:
         self.waiting = 0
         """Questions without an answer, those on their way included."""
 
-    async def post(self, tenant: str, id: str, body: bytes) -> bytes:
-        """Sends a question, and returns the body of a 200 reply. Raises HookError."""
+    async def post(
+        self,
+        tenant: str,
+        id: str,
+        body: bytes,
+        decode: Callable[[bytes], T],
+        timeout: float | None = None,  # noqa: ASYNC109  # raises HookError instead of TimeoutError
+    ) -> T:
+        """Sends a question, and returns the decoded body of a 200 reply. Raises HookError.
+
+        `decode` raises HookError for what is no answer at all. That counts as a failure of the endpoint, as no reply does.
+        `timeout`: seconds; None for those of the endpoint.
+        """
+        timeout = self.config.timeout if timeout is None else timeout
         if self.waiting >= MAX_WAITING:
             raise HookError(Outcome.BUSY, f"{self.waiting} questions wait already")
         if not self.breaker.may_pass():
             raise HookError(Outcome.OPEN, "it has failed again and again, and is not asked for a while")
         self.waiting += 1
         is_asked = False
-        latest_start = asyncio.get_running_loop().time() + self.config.timeout / 2
+        latest_start = asyncio.get_running_loop().time() + timeout / 2
         try:
             # First the tenant's own bound: what waits there keeps nobody else from the endpoint.
-            async with asyncio.timeout(self.config.timeout), self._tenant_slots[tenant], self._slots:
+            async with asyncio.timeout(timeout), self._tenant_slots[tenant], self._slots:
                 # With less time for the answer, a crowd of one tenant would look like a backend that fails.
                 if is_asked := asyncio.get_running_loop().time() < latest_start:
-                    reply = await self._post(id, body)
+                    reply = decode(await self._post(id, body))
                 else:
                     raise TimeoutError
         except Exception as error:
-            failure = self._failure(error, is_asked=is_asked)
+            failure = _failure(error, timeout, is_asked=is_asked)
             if failure.outcome is not Outcome.BUSY:
                 self.breaker.failed()
             raise failure from error
@@ -89,15 +103,6 @@ class Endpoint:
             self.waiting -= 1
         self.breaker.succeeded()
         return reply
-
-    def _failure(self, error: Exception, *, is_asked: bool) -> HookError:
-        if isinstance(error, HookError):
-            return error
-        if not isinstance(error, TimeoutError):
-            return HookError(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}")
-        if is_asked:
-            return HookError(Outcome.TIMEOUT, f"no answer within {self.config.timeout:g} s")
-        return HookError(Outcome.BUSY, f"not sent within {self.config.timeout:g} s, as others wait for their answers")
 
     async def close(self) -> None:
         """Ends the connections; later questions have no answer."""
@@ -147,3 +152,13 @@ class Endpoint:
                 headers=_HEADERS,
             )
         return self._session
+
+
+def _failure(error: Exception, timeout: float, *, is_asked: bool) -> HookError:
+    if isinstance(error, HookError):
+        return error
+    if not isinstance(error, TimeoutError):
+        return HookError(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}")
+    if is_asked:
+        return HookError(Outcome.TIMEOUT, f"no answer within {timeout:g} s")
+    return HookError(Outcome.BUSY, f"not sent within {timeout:g} s, as others wait for their answers")

@@ -29,6 +29,7 @@ def _encode(limits: Limits, *, is_anonymous: bool) -> Raw:
         message=limits.message_bytes,
         batch=limits.batch,
         subscriptions=limits.subscriptions,
+        calls=limits.calls,
         rate=limits.connection_rate.per_second,
         burst=limits.connection_rate.burst,
         subscribe_rate=subscribes.per_second,

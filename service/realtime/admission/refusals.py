@@ -14,7 +14,7 @@ from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.slots import Slots
 from service.telemetry.metrics import Metrics
 
-Door = Literal["upgrade", "hello", "ticket", "stream", "emit", "poll", "history"]
+Door = Literal["upgrade", "hello", "ticket", "stream", "emit", "call", "poll", "history"]
 """The step at which a client is refused."""
 Cause = Literal["client", "service", "draining"]
 """`client`: its own message or limit. `service`: a limit or a fault of this node. `draining`: the node shuts down."""

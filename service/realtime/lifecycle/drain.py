@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
 from service.core.limits import Deadlines, Rollout
+from service.realtime.calls import Calls
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
@@ -26,16 +28,19 @@ class Drain:
         self,
         registry: ConnectionRegistry,
         reconnects: ReconnectScheduler,
+        calls: Calls,
         rollout: Rollout,
         deadlines: Deadlines,
         metrics: Metrics,
     ) -> None:
         self._registry = registry
         self._reconnects = reconnects
+        self._calls = calls
         self._rollout = rollout
         self._deadlines = deadlines
         self._metrics = metrics
         self._skips_delays = False
+        self._waits_for_calls = False
         self._is_done = False
         self._timed_out = False
 
@@ -52,6 +57,7 @@ class Drain:
         """
         if self._is_done:
             return
+        ends_at = asyncio.get_running_loop().time() + self._deadlines.shutdown
         self._reconnects.cancel_unnotified()  # the next line schedules them again, with all others
         self._reconnects.schedule(self._registry, over=self._close_window(len(self._registry)), reason="shutdown")
         if not await self._wait_empty(self._deadlines.shutdown):
@@ -62,7 +68,17 @@ class Drain:
             for connection in self._registry:
                 connection.transport.abort()
             await self._wait_empty(LEAVE_TIMEOUT)
+        await self._finish_calls(ends_at)
         self._is_done = True
+
+    async def _finish_calls(self, ends_at: float) -> None:
+        """Waits for calls over HTTP, whose clients have no connection. Refuses those that are left at that time of the loop."""
+        self._waits_for_calls = True
+        if not self._skips_delays:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(ends_at):
+                    await self._calls.wait_idle()
+        self._calls.refuse_all()
 
     async def _wait_empty(self, timeout: float) -> bool:  # noqa: ASYNC109  # returns False instead of raising
         try:
@@ -76,6 +92,8 @@ class Drain:
         """Closes all connections as fast as the loop can, now or when the drain starts."""
         self._skips_delays = True
         self._reconnects.skip_delays()
+        if self._waits_for_calls:
+            self._calls.refuse_all()
 
     def _close_window(self, connections: int) -> float:
         """Returns the seconds over which to spread the closes of `connections` connections."""

@@ -12,6 +12,7 @@ from service.protocol.close import CloseCode
 from service.realtime.admission.admission import Admission
 from service.realtime.admission.session_evictor import ReplacedSessions, SessionEvictor
 from service.realtime.bounds import Bounds
+from service.realtime.calls import Calls
 from service.realtime.cluster.cluster import Cluster
 from service.realtime.cluster.messages import CloseConnections
 from service.realtime.connections.connection import Connection
@@ -41,6 +42,7 @@ class Lifecycle:
         admission: Admission,
         streams: Streams,
         cluster: Cluster,
+        calls: Calls,
         bounds: Bounds,
         runtime: Runtime,
     ) -> None:
@@ -50,7 +52,8 @@ class Lifecycle:
         self._limits = bounds.limits
         self._clock = runtime.clock
         registry, rollout, metrics = streams.registry, bounds.rollout, runtime.metrics
-        self.reconnects = ReconnectScheduler(runtime.clock, metrics)
+        self._calls = calls
+        self.reconnects = ReconnectScheduler(runtime.clock, metrics, before_close=calls.refuse)
         self.monitor = ConnectionMonitor(
             registry,
             bounds.deadlines,
@@ -75,7 +78,7 @@ class Lifecycle:
             runtime,
         )
         streams.relay.subscribe_internally(self.probe.channel, self.probe)
-        self._drain = Drain(registry, self.reconnects, rollout, bounds.deadlines, metrics)
+        self._drain = Drain(registry, self.reconnects, calls, rollout, bounds.deadlines, metrics)
         self._replaced = ReplacedSessions(self._close_replaced, runtime)
         self._evictor = SessionEvictor(quota, bounds.limits, runtime, self._replaced.add)
         metrics.lifecycle.draining.set_function(lambda: float(availability.is_draining))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from service.core.backoff import GOLDEN_RATIO
@@ -46,7 +46,11 @@ MAX_CATCH_UP = 0.1
 class ReconnectScheduler:
     """Schedules reconnects: notifies each connection, then closes it."""
 
-    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, clock: Clock, metrics: Metrics, before_close: Callable[[Connection], None] = lambda connection: None
+    ) -> None:
+        """`before_close` is called for each connection that is closed."""
+        self._before_close = before_close
         self._clock = clock
         self._metrics = metrics
         self._scheduled: set[Connection] = set()
@@ -108,6 +112,7 @@ class ReconnectScheduler:
                 self._notify(connection, batch.reason)
             for connection in batch.take_due_closes(now):
                 if connection in self._scheduled:
+                    self._before_close(connection)
                     connection.close(CloseCode.RESTART, _CLOSE_REASONS[batch.reason])
         self._batches = [batch for batch in self._batches if not batch.is_done]
         if self._batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from functools import partial
@@ -25,7 +24,8 @@ from service.realtime.connections.connection import Connection
 from service.realtime.node import Node
 from service.realtime.session.commands import HANDLERS
 from service.realtime.session.commands.refresh import replace_identity
-from service.realtime.session.handshake import Join, error_message, split_frame
+from service.realtime.session.error_reply import reply_error, reply_fault
+from service.realtime.session.handshake import Join, split_frame
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 MAX_QUEUED = 32
@@ -158,7 +158,7 @@ class SessionHandler:
     def _refuse_channel(self, channel: str, error: ServiceError) -> None:
         # The upgrade has no request id, so the details name the channel.
         refusal = ServiceError(error.code, error.message, **{**error.details, "channel": channel})
-        _reply_error(self._node, self._connection, refusal, None)
+        reply_error(self._node, self._connection, refusal, None)
 
     async def _handle_first(
         self, waiting: Awaitable[None] | None, joins: Iterator[Join], rest: Iterable[str | Raw]
@@ -314,8 +314,9 @@ class SessionHandler:
         return self._is_busy
 
     def connection_lost(self) -> None:
-        """Unsubscribes from all channels, at once or after the running command."""
+        """Ends calls to the backend at once. Unsubscribes from all channels, at once or after the running command."""
         self._connection.connection_lost()
+        self._node.calls.end(self._connection)
         if not self._is_busy:
             self._is_busy = True
             self._node.runtime.tasks.call("session end", self._end)
@@ -431,7 +432,7 @@ class SessionHandler:
     def _refuse(self, message: str | Raw, error: Exception) -> None:
         node, connection = self._node, self._connection
         if isinstance(error, ServiceError):
-            _reply_error(node, connection, error, message_id(message))
+            reply_error(node, connection, error, message_id(message))
             if error.code is ErrorCode.RATE_LIMITED and not self._is_violation_counted:
                 self._is_violation_counted = True
                 if node.admission.is_abusive(cast(ConnectionSlot, connection.slot), error):
@@ -439,10 +440,7 @@ class SessionHandler:
         elif isinstance(error, CloseConnection):
             connection.close(error.code, error.reason)
         else:
-            incident = secrets.token_hex(8)
-            _log.error("command_failed", incident=incident, connection=connection.id, exc_info=error)
-            internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
-            _reply_error(node, connection, internal, message_id(message))
+            reply_fault(node, connection, error, message_id(message))
 
     def _read(self, message: str | Raw, fault: ServiceError | None) -> Command:
         """Decodes a message, and counts it for the rates. Raises ServiceError: `fault`, or why the message is refused."""
@@ -507,11 +505,6 @@ class SessionHandler:
         runtime.metrics.connections.connection_seconds.observe(
             max(0.0, runtime.clock.monotonic() - connection.opened_at)
         )
-
-
-def _reply_error(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
-    node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
-    connection.reply(error_message(error, request))
 
 
 def count_close(node: Node, network: str, identity: Identity | None, code: int) -> None:

@@ -20,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.telemetry.metrics.clients import ClientMetrics, ConnectionMetrics, HttpMetrics, LimitMetrics
 from service.telemetry.metrics.node import (
     BrokerMetrics,
+    CallMetrics,
     ClusterMetrics,
     HookMetrics,
     LifecycleMetrics,
@@ -64,6 +65,7 @@ class Metrics:
         self.memory_broker = MemoryBrokerMetrics(make)
         self.hooks = HookMetrics(make)
         self.webhooks = WebhookMetrics(make)
+        self.calls = CallMetrics(make)
         self.cluster = ClusterMetrics(make)
         self.lifecycle = LifecycleMetrics(make)
         self.probe = ProbeMetrics(make)

@@ -30,6 +30,7 @@ _LIMITS = (
     "heartbeat",
     "broker_queue",
     "revocations",
+    "calls",
     "hook_connects",
     "hook_answers",
     "hook_refreshes",
@@ -116,7 +117,7 @@ class ClientMetrics:
             "node, `draining`), and by step (`upgrade`, `hello`, `ticket`, `stream`, `emit`, `poll`, `history`).",
             *("cause", "door", "reason"),
         )
-        for door in ("upgrade", "hello", "ticket", "stream", "emit", "poll", "history"):
+        for door in ("upgrade", "hello", "ticket", "stream", "emit", "call", "poll", "history"):
             start_at_zero(
                 self.upgrade_refusals,
                 ("overloaded", "too_many_connections", "broker_unavailable", "internal"),

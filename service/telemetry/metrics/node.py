@@ -86,6 +86,31 @@ class HookMetrics:
         )
 
 
+CALL_BUCKETS = (*LATENCY_BUCKETS, 20.0, 30.0)
+"""Seconds. A call may take longer than anything else."""
+
+
+class CallMetrics:
+    """Calls of clients to the backend. Nothing is exported for a call before `start_at_zero`."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.calls = make.fast_counters(
+            "calls",
+            "Calls of clients to the backend, by name and outcome. The backend has answered with data (`replied`), an error of "
+            "its own (`failed`) or a refusal (`denied`), or has given no answer (`unanswered`). This node has refused the call "
+            "(`refused`), or has ended it because the client has left or the node shuts down (`ended`).",
+            "call",
+            "outcome",
+        )
+        self.call_seconds = make.histogram(
+            "call_seconds",
+            "Time that a call to the backend took, with the wait for its turn, by name.",
+            CALL_BUCKETS,
+            "call",
+        )
+        self.calls_under_way = make.fast_gauge("calls_under_way", "Calls of clients that have no answer yet.")
+
+
 class MemoryBrokerMetrics:
     """The size of the in-memory broker."""
 

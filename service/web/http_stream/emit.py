@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import hdrs, web
+from msgspec import Raw
 
 from service.core.broker import PublishResult
 from service.core.channel import channel_key
@@ -53,14 +54,17 @@ async def _read(request: web.Request, node: Node, identity: Identity) -> EmitReq
         emitted = parse_emit(body)
     finally:
         holding.release()
-    limit = node.bounds.limits.message_bytes
-    data = data_of(emitted.data, removed=emitted.removed is True)
-    size = memoryview(data).nbytes
-    if size > limit:
-        node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
-        raise ServiceError(ErrorCode.TOO_BIG, f"data has at most {limit} bytes", path="$.data", limit=limit)
+    check_size(node, data_of(emitted.data, removed=emitted.removed is True))
     node.runtime.metrics.messages.count_in(emitted.type, len(body))
     return emitted
+
+
+def check_size(node: Node, data: bytes | Raw) -> None:
+    """Raises ServiceError(TOO_BIG) for data that no message can have."""
+    limit = node.bounds.limits.message_bytes
+    if memoryview(data).nbytes > limit:
+        node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
+        raise ServiceError(ErrorCode.TOO_BIG, f"data has at most {limit} bytes", path="$.data", limit=limit)
 
 
 async def _publish(node: Node, identity: Identity, emitted: EmitRequest) -> Ack:
@@ -75,7 +79,7 @@ async def _publish(node: Node, identity: Identity, emitted: EmitRequest) -> Ack:
         data=data_of(emitted.data, removed=emitted.removed is True),
         id=emitted.id,
         key=emitted.key,
-        sender=_sender(identity, receipt),
+        sender=sender_of(identity, receipt),
         subscription=subscription,
         removed=emitted.removed is True,
         if_rev=emitted.if_rev,
@@ -97,8 +101,8 @@ async def _update_presence(
     return Ack(emitted.id)
 
 
-def _sender(identity: Identity, receipt: Receipt | None) -> str:
-    """The sender that others see: the same as over the session's connection."""
+def sender_of(identity: Identity, receipt: Receipt | None) -> str:
+    """Returns the sender that others see: the same as over the session's connection. Raises ServiceError(INVALID_RECEIPT)."""
     if not identity.is_anonymous:
         return identity.user
     if receipt is None:

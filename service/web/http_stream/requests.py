@@ -14,7 +14,7 @@ from service.core.position import Position
 from service.core.tickets import StreamTicket
 from service.errors import ErrorCode, ServiceError
 from service.protocol.features import Announcement, parse_announcement
-from service.protocol.messages import MAX_KEY, Channel, Id, Offset, Since, TailSize
+from service.protocol.messages import MAX_KEY, CallName, Channel, Id, Offset, Since, TailSize
 from service.realtime.session.handshake import NO_TAILS
 from service.web.body import decode
 from service.web.connect_checks import parse_channels, read_announcement
@@ -77,8 +77,18 @@ class EmitRequest(Struct, frozen=True, forbid_unknown_fields=True):
     receipt: str | None = None
 
 
+class CallRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /call`: a call, as over a WebSocket, and the session that it belongs to."""
+
+    call: CallName
+    id: Id
+    data: Raw
+    receipt: str | None = None
+
+
 _poll_decoder = msgspec.json.Decoder(PollRequest)
 _emit_decoder = msgspec.json.Decoder(EmitRequest)
+_call_decoder = msgspec.json.Decoder(CallRequest)
 _stream_decoder = msgspec.json.Decoder(StreamRequest)
 
 
@@ -125,6 +135,11 @@ def parse_poll(body: bytes) -> tuple[PollRequest, Wanted | None]:
 def parse_emit(body: bytes) -> EmitRequest:
     """Reads the body of `POST /emit`. Raises ServiceError."""
     return decode(body, _emit_decoder)
+
+
+def parse_call(body: bytes) -> CallRequest:
+    """Reads the body of `POST /call`. Raises ServiceError."""
+    return decode(body, _call_decoder)
 
 
 def parse_address(request: web.Request, ticket: StreamTicket | None) -> Wanted:

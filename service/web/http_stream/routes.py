@@ -1,10 +1,11 @@
-"""The aiohttp routes of clients without WebSockets: `/stream`, `/sse`, `/poll`, `/emit` and `/history` (docs/streams.md)."""
+"""The aiohttp routes of clients without WebSockets (docs/streams.md)."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from service.web.connect_checks import preflight
+from service.web.http_stream.call import call
 from service.web.http_stream.emit import emit
 from service.web.http_stream.history import get_history, get_page
 from service.web.http_stream.poll_handler import POLL_HANDLER
@@ -20,6 +21,8 @@ def routes() -> list[web.RouteDef]:
         web.options("/poll", _preflight_post),
         web.post("/emit", _post_emit),
         web.options("/emit", _preflight_post),
+        web.post("/call", _post_call),
+        web.options("/call", _preflight_post),
         web.get("/sse", _get_sse, allow_head=False),
         web.options("/sse", _preflight_get),
         web.get("/history", get_history, allow_head=False),
@@ -38,6 +41,10 @@ async def _post_poll(request: web.Request) -> web.StreamResponse:
 
 async def _post_emit(request: web.Request) -> web.StreamResponse:
     return await emit(request)
+
+
+async def _post_call(request: web.Request) -> web.StreamResponse:
+    return await call(request)
 
 
 async def _get_sse(request: web.Request) -> web.StreamResponse:
