@@ -21,6 +21,8 @@ from service.adapters.http_fetch import HttpFetch
 from service.adapters.http_hooks.authenticator import ConnectHook, HookAuthenticator
 from service.adapters.http_hooks.endpoint import Endpoint, EndpointConfig
 from service.adapters.http_hooks.hooks import HttpHooks
+from service.adapters.http_webhooks.sender import EndpointConfig as WebhookConfig
+from service.adapters.http_webhooks.sender import HttpEndpoint, HttpWebhooks
 from service.adapters.jwt.authenticator import JwtAuthenticator
 from service.adapters.jwt.issuer import Issuer
 from service.adapters.memory.broker import MemoryBroker
@@ -52,12 +54,14 @@ from service.core.identity import VouchedIdentity
 from service.core.presence import PresenceStore
 from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
+from service.core.webhooks import WebhookEndpoint, WebhookLimits
 from service.protocol.messages import SYSTEM_TYPES
 from service.realtime.bounds import Bounds
 from service.realtime.cluster.messages import INTERNAL_CHANNELS
 from service.realtime.cluster.store_clock import StoreClock
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.node import Node, Ports
+from service.realtime.webhooks.records import CHANNELS_BESIDE_QUEUES
 from service.settings import Settings
 from service.settings.model import HookEndpoint
 from service.telemetry.metrics import Metrics
@@ -115,6 +119,7 @@ class Service:
         self.metrics = metrics or Metrics(event_types=contract.event_types | SYSTEM_TYPES)
         self.fetch = HttpFetch()
         self.hooks = _hooks(settings, self.clock, self.metrics)
+        self.webhooks = _webhooks(settings, self.clock)
         self.store_clock = StoreClock(self.clock, self.metrics)
         self.broker = broker or make_broker(settings, self.clock, self.store_clock, self.metrics)
         presence, ticket_store, quota, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
@@ -130,6 +135,7 @@ class Service:
             authenticator=authenticator or self._authenticator(),
             clock=self.clock,
             hooks=self.hooks,
+            webhooks=self.webhooks if settings.webhooks.endpoints else None,
             store_clock=self.store_clock,
             receipt_key=receipt_key,
             page_keys=[secret.get_secret_value().encode() for secret in settings.auth.page_secrets] or [receipt_key],
@@ -245,6 +251,7 @@ class Service:
             await self._close_stores()
             await self.fetch.close()
             await self.hooks.close()
+            await self.webhooks.close()
 
 
 def _parse_nothing(head: bytes, remote: str | None) -> None:
@@ -297,6 +304,43 @@ def _hook_endpoint(endpoint: HookEndpoint, settings: Settings, clock: Clock) -> 
     return Endpoint(config, signer, settings.limits.message_bytes, clock.monotonic)
 
 
+def _webhooks(settings: Settings, clock: Clock) -> HttpWebhooks:
+    return HttpWebhooks(
+        HttpEndpoint(
+            WebhookConfig(one.name, one.url, frozenset(one.tenants), one.timeout, one.ca),
+            Signer(
+                [secret.get_secret_value() for secret in one.secrets],
+                one.secrets_file,
+                clock.wall,
+                clock.monotonic,
+                what="webhook",
+            ),
+            clock.wall,
+        )
+        for one in settings.webhooks.endpoints
+        if one.url is not None
+    )
+
+
+def _webhook_limits(settings: Settings) -> WebhookLimits:
+    webhooks = settings.webhooks
+    return WebhookLimits(
+        [
+            WebhookEndpoint(one.name, frozenset(one.tenants), one.url is not None, one.batch)
+            for one in webhooks.endpoints
+        ],
+        webhooks.queues,
+        webhooks.queue_entries,
+        webhooks.keep,
+        webhooks.attempts,
+        webhooks.dead_letters,
+        webhooks.clients.endpoint,
+        webhooks.clients.tenant,
+        # An intent and a publish take a call of the store each. The rest is for clocks that differ.
+        resolve_after=2 * settings.broker.timeout + 2,
+    )
+
+
 def _receipt_key(settings: Settings) -> bytes:
     """Returns the key that signs receipts. It comes from the secrets that all nodes share.
 
@@ -340,7 +384,9 @@ def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metri
 
 def _internal_channels(settings: Settings) -> int:
     revoking = {key.tenant for key in settings.all_api_keys()}
-    return INTERNAL_CHANNELS + len(revoking) + bool(settings.probe.interval)
+    targets = sum(len(set(endpoint.tenants)) for endpoint in settings.webhooks.endpoints)
+    queues = targets * (settings.webhooks.queues + CHANNELS_BESIDE_QUEUES)
+    return INTERNAL_CHANNELS + len(revoking) + bool(settings.probe.interval) + queues
 
 
 Stores = tuple[PresenceStore, TicketStore, QuotaStore, Callable[[], Awaitable[None]]]
@@ -426,6 +472,7 @@ def _bounds(settings: Settings) -> Bounds:
         revocation_ttl=settings.auth.revocation_ttl,
         revocations=settings.auth.revocations,
         revocations_total=settings.auth.revocations_total,
+        webhooks=_webhook_limits(settings),
         probe=settings.probe,
     )
 

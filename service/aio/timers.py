@@ -121,6 +121,10 @@ class PeriodicTask:
         if self._delayed.is_scheduled:
             self._delayed.reschedule(delay)
 
+    def cancel(self) -> None:
+        """Cancels the next run. `start` schedules runs again; so does the end of one that has started."""
+        self._delayed.cancel()
+
     def close(self) -> None:
         """Schedules no more runs. A run that has started continues."""
         self._delayed.close()

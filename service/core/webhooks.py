@@ -150,6 +150,12 @@ class WebhookLimits:
     resolve_after: float = 12.0
     """Seconds after which an intent without a result is looked up. More than a publish can take with all its calls."""
 
+    @property
+    def digest(self) -> str:
+        """Names the endpoints and tenants for other nodes: those with the same deliver queues together. Empty without any."""
+        targets = sorted((one.name, tenant) for one in self.endpoints if one.sends for tenant in one.tenants)
+        return blake2b(repr(targets).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if targets else ""
+
 
 class Cursor(Struct, frozen=True):
     """A place in a queue: everything up to an offset is done, and some entries after it.
@@ -267,7 +273,8 @@ class WebhookSender(Protocol):
 
 
 class Reservation(Protocol):
-    """The place of an event in its queue, between the intent to publish and the result. Settle it once, or refuse it."""
+    """The place of an event in its queue, between the intent to publish and the result. Settle it once, or refuse it. Without
+    either, as when the broker gave no answer, the event is looked up."""
 
     async def settle(self, result: PublishResult) -> None:
         """Records the result. Waits, and may raise ServiceError, only if the publish took so long that others may have given the
@@ -275,9 +282,6 @@ class Reservation(Protocol):
 
     def refuse(self) -> None:
         """Records that the broker has refused the event: it was not published."""
-
-    def abandon(self) -> None:
-        """Records that nobody knows whether the event was published. It is looked up."""
 
 
 class EventWebhooks(Protocol):

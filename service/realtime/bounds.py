@@ -22,6 +22,7 @@ from service.core.limits import (
     RepairLimits,
     Rollout,
 )
+from service.core.webhooks import WebhookLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +54,5 @@ class Bounds:
     """Revocations kept for all tenants together, at most."""
     hook_answers: int = MAX_HOOK_ANSWERS
     """Answers about reads that are remembered."""
+    webhooks: WebhookLimits = field(default_factory=WebhookLimits)
     probe: Probing = field(default_factory=Probing)

@@ -21,6 +21,7 @@ from service.core.page_address import PageSigner
 from service.core.presence import PresenceStore
 from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
+from service.core.webhooks import WebhookSender
 from service.realtime.admission.admission import Admission
 from service.realtime.admission.message_rates import MessageRates
 from service.realtime.admission.quota import ConnectionQuota
@@ -38,6 +39,8 @@ from service.realtime.publisher import Publisher
 from service.realtime.remover import Remover
 from service.realtime.runtime import Runtime
 from service.realtime.streams.streams import Streams
+from service.realtime.webhooks.log import WebhookLog
+from service.realtime.webhooks.webhooks import Webhooks
 from service.telemetry.metrics import Metrics
 
 
@@ -59,6 +62,8 @@ class Ports:
     """Connects the latency probe to this process."""
     hooks: Hooks | None = None
     """Asks the backend; None where the contract names no hooks."""
+    webhooks: WebhookSender | None = None
+    """Sends webhooks; None where the settings have no endpoints."""
     store_clock: Clock | None = None
     """The store's time, where it differs from `clock`."""
     batch_sender: BatchSender | None = None
@@ -79,7 +84,16 @@ class Node:
         self.runtime = runtime = Runtime.create(ports.clock, metrics)
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
         self.decisions = Decisions(gate, ports.hooks, bounds.hook_answers, runtime)
-        self.publisher = Publisher(gate, broker, store_runtime.clock, metrics, ports.hooks if gate.has_hooks else None)
+        self.webhook_log = None if ports.webhooks is None else WebhookLog(bounds.webhooks, broker, store_runtime)
+        """Takes entries of webhooks; None without endpoints."""
+        self.publisher = Publisher(
+            gate,
+            broker,
+            store_runtime.clock,
+            metrics,
+            ports.hooks if gate.has_hooks else None,
+            self.webhook_log if gate.has_event_webhooks else None,
+        )
         hooks = ports.hooks if gate.call_names else None
         self.calls = Calls(gate, hooks, bounds.limits.calls, runtime)
         self.remover = Remover(gate, broker, store_runtime.clock, metrics)
@@ -125,6 +139,20 @@ class Node:
             store_runtime,
             receipt_key=ports.receipt_key,
         )
+        self.webhooks = (
+            None
+            if self.webhook_log is None or ports.webhooks is None
+            else Webhooks(
+                self.webhook_log,
+                ports.webhooks,
+                node_id,
+                self._webhook_candidates,
+                broker,
+                self.streams.relay.subscribe_internally,
+                store_runtime,
+            )
+        )
+        """Delivers webhooks, and what the backend API uses of them; None without endpoints."""
         self.lifecycle = Lifecycle(
             broker,
             ports.quota,
@@ -146,6 +174,8 @@ class Node:
             self.admission.start()
             self.availability.start()
             await self.cluster.start()
+            if self.webhooks is not None:
+                await self.webhooks.start()
             await self.lifecycle.start()
         except BaseException:
             await self.close()
@@ -155,9 +185,20 @@ class Node:
         """Closes each part, then the broker. Call `lifecycle.drain` first."""
         self.lifecycle.close()
         self.availability.close()
+        if self.webhooks is not None:
+            await self.webhooks.close()
         await self.cluster.close()
         await self.admission.close()
         self.streams.close()
+        if self.webhook_log is not None:
+            await self.webhook_log.close()
         await self.runtime.tasks.close()
         self.streams.hub.close()
         await self.broker.close()
+
+    def _webhook_candidates(self) -> Sequence[str]:
+        """Returns the ids of the live nodes that deliver the same queues of webhooks as this one."""
+        digest = self.bounds.webhooks.digest
+        states = self.cluster.membership.states()
+        others = [node for node, state in states.items() if state.webhooks == digest and not state.draining]
+        return others if self.availability.is_draining else [*others, self.cluster.node_id]

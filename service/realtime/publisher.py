@@ -18,6 +18,7 @@ from service.core.event import Delivery, Publication
 from service.core.hooks import Hook, HookError, Hooks, Outcome, PublishQuestion, no_answer, refusal
 from service.core.identity import Identity
 from service.core.session import Session, Subscription
+from service.core.webhooks import EventWebhooks
 from service.errors import ErrorCode, ServiceError
 from service.realtime.ids import new_id
 from service.telemetry.fast_metrics import FastCounter
@@ -47,10 +48,20 @@ class _Client(NamedTuple):
 class Publisher:
     """Publishes on behalf of an identity."""
 
-    def __init__(self, gate: Gate, broker: Broker, clock: Clock, metrics: Metrics, hooks: Hooks | None = None) -> None:
-        """`hooks`: asks those that the contract names; None if it names none."""
+    def __init__(
+        self,
+        gate: Gate,
+        broker: Broker,
+        clock: Clock,
+        metrics: Metrics,
+        hooks: Hooks | None = None,
+        webhooks: EventWebhooks | None = None,
+    ) -> None:
+        """`hooks`: asks those that the contract names; None if it names none. `webhooks`: tells the endpoints that the contract
+        names at event types; None if it names none, or the settings have none."""
         self._gate = gate
         self._hooks = hooks
+        self._webhooks = webhooks
         self._broker = broker
         self._clock = clock
         self._publish_seconds = metrics.delivery.publish_seconds
@@ -105,6 +116,8 @@ class Publisher:
                 and (hook := self._gate.hook_of(channel, type)) is not None
             ):
                 return self._ask(self._hooks, hook, _Client(identity, subscription, session), publication)
+            if self._webhooks is not None and (endpoint := self._gate.webhook_of(channel, type)) is not None:
+                return self._publish_and_tell(self._webhooks, endpoint, publication, started)
             result = self._broker.start_publish(publication)
         except ServiceError:
             (self._unknown if publication is None else self._outcomes[publication.delivery].refused).inc()
@@ -125,6 +138,10 @@ class Publisher:
             self._outcomes[publication.delivery].refused.inc()
             raise
         started = self._clock.monotonic()  # the backend's time has a metric of its own
+        if self._webhooks is not None:
+            endpoint = self._gate.webhook_of(checked.channel.name, checked.type)
+            if endpoint is not None:
+                return await self._publish_and_tell(self._webhooks, endpoint, checked, started)
         result = self._broker.start_publish(checked)
         if isinstance(result, PublishResult):
             self._count(checked.delivery, result, started)
@@ -176,6 +193,26 @@ class Publisher:
                 identity, channel, type_, data, id_, None, sender, at, subscription, exclude=exclude
             )
         return replace(checked, if_version=publication.if_version)
+
+    async def _publish_and_tell(
+        self, webhooks: EventWebhooks, endpoint: str, publication: Publication, started: float
+    ) -> PublishResult:
+        """Publishes an event between the two parts of its webhook: the intent, which is awaited, and the result."""
+        try:
+            reservation = await webhooks.reserve(endpoint, publication)
+            try:
+                result = await self._broker.publish(publication)
+            except ServiceError as error:
+                if reservation is not None and not error.retryable:  # else it may have been published, and is looked up
+                    reservation.refuse()
+                raise
+            if reservation is not None:
+                await reservation.settle(result)
+        except ServiceError:
+            self._outcomes[publication.delivery].refused.inc()
+            raise
+        self._count(publication.delivery, result, started)
+        return result
 
     async def _wait(self, publication: Publication, started: float) -> PublishResult:
         try:

@@ -50,16 +50,22 @@ class Signer:
     """Signs with every secret of an endpoint."""
 
     def __init__(
-        self, secrets: Sequence[str], path: Path | None, now: Callable[[], float], monotonic: Callable[[], float]
+        self,
+        secrets: Sequence[str],
+        path: Path | None,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        *,
+        what: str = "hook",
     ) -> None:
         """`path`: the file of the secrets, read again when it changes. A file that is wrong then changes nothing. `now`: seconds
-        since the Unix epoch."""
+        since the Unix epoch. `what` is signed, for the log: hook or webhook."""
         self._path = path
         self._now = now
         self._monotonic = monotonic
         self._next_look = 0.0
         self._seen: object = None
-        self._outage = OutageLog(_log, "hook_secrets_unreadable", "hook_secrets_read", monotonic)
+        self._outage = OutageLog(_log, f"{what}_secrets_unreadable", f"{what}_secrets_read", monotonic)
         self._keys = [Webhook(secret) for secret in secrets]
 
     def headers(self, id: str, body: bytes) -> Mapping[str, str]:

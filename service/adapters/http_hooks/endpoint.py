@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import aiohttp
-
+from service.adapters.http_backend.client import BackendClient, ClosedError, LargeReplyError, read_body
 from service.adapters.http_backend.signing import Signer
 from service.adapters.http_hooks.breaker import CircuitBreaker
 from service.core.hooks import HookError, Outcome
@@ -19,16 +17,7 @@ MAX_WAITING = 1_000
 """Questions that may wait for a connection to one endpoint. Further ones fail at once."""
 MAX_OVERHEAD = 4_096
 """Bytes of a reply beside the data of an event, at most."""
-_CHUNK = 16_384
 T = TypeVar("T")
-_HEADERS = {
-    "User-Agent": "tidewire",
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",
-    "Content-Type": "application/json",
-}
-_BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-"""Raised for a kept connection that the backend has closed meanwhile. The question is asked again, with the same id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +49,7 @@ class Endpoint:
         self.breaker = CircuitBreaker(monotonic)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._tenant_slots = {tenant: asyncio.Semaphore(config.tenant_concurrency) for tenant in config.tenants}
-        self._session: aiohttp.ClientSession | None = None
-        self._is_closed = False
+        self._client = BackendClient(config.url, config.ca, connections=config.concurrency)
         self.waiting = 0
         """Questions without an answer, those on their way included."""
 
@@ -106,21 +94,10 @@ class Endpoint:
 
     async def close(self) -> None:
         """Ends the connections; later questions have no answer."""
-        self._is_closed = True
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
     async def _post(self, id: str, body: bytes) -> bytes:
-        headers = self._signer.headers(id, body)
-        try:
-            return await self._post_once(headers, body)
-        except _BROKEN as error:
-            if isinstance(error, aiohttp.ClientConnectorError):
-                raise
-            return await self._post_once(headers, body)
-
-    async def _post_once(self, headers: Mapping[str, str], body: bytes) -> bytes:
-        async with self._open().post(self.config.url, data=body, headers=headers, allow_redirects=False) as response:
+        async with self._client.post(self._signer.headers(id, body), body) as response:
             if response.status != 200:
                 raise HookError(Outcome.STATUS, f"answered {response.status}, not 200")
             coding = response.headers.get("Content-Encoding", "identity")
@@ -128,35 +105,17 @@ class Endpoint:
                 raise HookError(
                     Outcome.BAD_REPLY, f"the reply has the content coding {coding[:32]!r}, which was not asked for"
                 )
-            return await self._read(response)
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(_CHUNK):
-            body += chunk
-            if len(body) > self._max_reply:
-                raise HookError(Outcome.BAD_REPLY, f"the reply is larger than {self._max_reply} bytes")
-        return bytes(body)
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._is_closed:
-            raise HookError(Outcome.UNREACHABLE, "the service ends")
-        if self._session is None:  # not in __init__: a session belongs to the running loop
-            context = True if self.config.ca is None else ssl.create_default_context(cafile=self.config.ca)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self.config.concurrency, ssl=context),
-                timeout=aiohttp.ClientTimeout(),  # `post` has the deadline
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # A reply is not compressed, so a small one cannot unpack into a large one.
-                auto_decompress=False,
-                headers=_HEADERS,
-            )
-        return self._session
+            try:
+                return await read_body(response, self._max_reply)
+            except LargeReplyError as error:
+                raise HookError(Outcome.BAD_REPLY, str(error)) from error
 
 
 def _failure(error: Exception, timeout: float, *, is_asked: bool) -> HookError:
     if isinstance(error, HookError):
         return error
+    if isinstance(error, ClosedError):
+        return HookError(Outcome.UNREACHABLE, str(error))
     if not isinstance(error, TimeoutError):
         return HookError(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}")
     if is_asked:

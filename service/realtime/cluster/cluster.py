@@ -66,6 +66,7 @@ class Cluster:
             broker,
             subscribe_internally,
             runtime,
+            webhooks=bounds.webhooks.digest,
         )
         runtime.metrics.cluster.nodes.set_function(lambda: 1 + len(self.membership.reports()))
 

@@ -62,8 +62,12 @@ class Heartbeat:
         broker: Broker,
         subscribe_internally: Callable[[ChannelKey, EventSink], None],
         runtime: Runtime,
+        *,
+        webhooks: str,
     ) -> None:
+        """`webhooks`: see `NodeState`."""
         self._node_id = node_id
+        self._webhooks = webhooks
         self._status = status
         self._requests = requests
         self._revocations = revocations
@@ -138,6 +142,7 @@ class Heartbeat:
             version=version(),
             accepting=self._status.is_accepting,
             draining=self._status.is_draining,
+            webhooks=self._webhooks,
             gone=is_leaving,
         )
         await self._broker.publish(

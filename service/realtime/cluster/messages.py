@@ -204,6 +204,8 @@ class NodeState(Struct, frozen=True, kw_only=True):
     """True if the node accepts connections. Versions without this field always accept them."""
     draining: bool = False
     """True while the node's connections move to other nodes."""
+    webhooks: str = ""
+    """Names the endpoints whose queues of webhooks the node delivers (`WebhookLimits.digest`); empty if it delivers none."""
     gone: bool = False
     """True in the last report of a node that leaves."""
 
