@@ -1,4 +1,4 @@
-"""`tidewire types --python`: prints Python types of the events of a contract."""
+"""`tidewire types --python`: prints Python types of the events and calls of a contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from service.cli import output
 from service.cli.check import load_all
 from service.cli.options import Commands, add_config, config_path
-from service.contract.export.python_types import PythonTypes, TypesFault, check_module, event_table
+from service.contract.export.python_types import PythonTypes, TypesFault, call_table, check_module, event_table
 from service.contract.load import load
 from service.contract.model import Contract
 
@@ -28,8 +28,9 @@ def register(commands: Commands) -> None:
     """Declares the arguments."""
     parser = commands.add_parser(
         "types",
-        help="print types of the events of a contract",
-        description="Prints Python types of the events of a contract. For TypeScript, see `tidewire-types` of the npm package.",
+        help="print types of the events and calls of a contract",
+        description="Prints Python types of the events and calls of a contract. For TypeScript, see `tidewire-types` of the "
+        "npm package.",
     )
     parser.add_argument(
         "contract", nargs="?", type=Path, metavar="CONTRACT", help="contract file (default: from the settings)"
@@ -83,6 +84,10 @@ CONTRACT = "{contract.hash}"
 """The hash of the contract."""
 
 {event_table(types.events)}"""The type of `data`, by pattern of the channel and event type."""
+'''
+    if types.calls:
+        text += f'''
+{call_table(types.calls)}"""The types of the request and of the reply of each call."""
 '''
     check_module(text)
     return text

@@ -1,4 +1,4 @@
-"""Calls in a contract: what a good one means, every fault with its line, and what the gate refuses."""
+"""Calls in a contract: what a good one means, every fault with its line, what the gate refuses, and what is made of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from service.cli import types
+from service.contract.compare.change import Effect
+from service.contract.compare.contracts import compare
+from service.contract.export.asyncapi import describe
 from service.contract.gate import Gate
 from service.contract.load import ContractFaults, load
 from service.core.access import CallRule
@@ -26,6 +30,7 @@ calls:
   order.place: {endpoint: orders}
 """
 QUOTE = '{"type": "object", "required": ["item"], "properties": {"item": {"type": "string"}}}'
+CONTRACT = Path(__file__).parent / "contracts" / "calls.yaml"
 ANN, NOBODY = Identity(tenant="acme", user="ann"), anonymous("acme")
 
 
@@ -138,3 +143,102 @@ def test_gate_refuses_a_reply_against_its_schema(gate: Gate) -> None:
     with pytest.raises(ServiceError) as caught:
         gate.validate_reply(spec, b'{"price":"5"}')
     assert (caught.value.code, caught.value.details["path"]) == (ErrorCode.INVALID_DATA, "$.data.price")
+
+
+# --- what is made of them ---------------------------------------------------------------------------------------------
+
+
+def test_description_shows_each_call_as_a_request_with_a_reply() -> None:
+    document = describe(load(CONTRACT))
+    operation = document["operations"]["call.order.quote"]
+    assert operation == {
+        "action": "send",
+        "channel": {"$ref": "#/channels/call.order.quote"},
+        "summary": "Everyone may call order.quote",
+        "messages": [{"$ref": "#/channels/call.order.quote/messages/request"}],
+        "reply": {
+            "channel": {"$ref": "#/channels/call.order.quote"},
+            "messages": [{"$ref": "#/channels/call.order.quote/messages/reply"}],
+        },
+        "x-tidewire": {"call": "order.quote", "who": "everyone"},
+    }
+    channel = document["channels"]["call.order.quote"]
+    assert channel["address"] is None
+    assert channel["x-tidewire"] == {"call": "order.quote", "who": "everyone", "endpoint": "shop", "timeout": 2.0}
+    messages = document["components"]["messages"]
+    assert messages["call.order.quote.request"]["payload"] == {"$ref": "#/components/schemas/order"}
+    assert messages["call.order.quote.reply"]["title"] == "A quote"
+    assert messages["call.order.place.reply"]["payload"] == {}
+    assert document["operations"]["call.order.place"]["security"] == [{"$ref": "#/components/securitySchemes/token"}]
+
+
+def test_python_types_have_both_sides_of_each_call() -> None:
+    module: dict[str, Any] = {}
+    exec(types.generate(load(CONTRACT), "typeddict"), module)
+    assert module["CALLS"] == {
+        "order.quote": (module["Order"], module["OrderQuoteReply"]),
+        "order.place": (module["OrderDefsLine"], Any),
+        "order.anything": (Any, Any),
+    }
+
+
+def test_python_types_without_calls_have_no_table(tmp_path: Path) -> None:
+    contract = load(written(tmp_path, "channels:\n  a: {subscribe: everyone}\n"))
+    assert "CALLS" not in types.generate(contract, "typeddict")
+
+
+STRICT = "{type: object, additionalProperties: false, required: [a], properties: {a: {type: string}}}"
+WIDER = "{type: object, additionalProperties: false, required: [a], properties: {a: {type: [string, integer]}}}"
+MORE = (
+    "{type: object, additionalProperties: false, required: [a, b], properties: {a: {type: string}, b: {type: string}}}"
+)
+NONE, POSSIBLE, BREAKING = Effect.NONE, Effect.POSSIBLE, Effect.BREAKING
+
+
+def changed(folder: Path, old: str, new: str) -> list[tuple[str, Effect, Effect, bool]]:
+    """The changes of one call: path, what they mean for senders and readers, whether they widen."""
+    contracts = []
+    for name, call in (("old", old), ("new", new)):
+        path = folder / f"{name}.yaml"
+        path.write_text(f"channels:\n  a: {{subscribe: everyone}}\ncalls:\n  x.y: {{endpoint: e, {call}}}\n")
+        contracts.append(load(path))
+    return [
+        (change.path.removeprefix('$.calls["x.y"]'), change.publishers, change.subscribers, change.widens)
+        for change in compare(*contracts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("who: everyone", "who: everyone", []),
+        ("who: everyone", "who: authenticated", [(".who", BREAKING, NONE, False)]),
+        ("who: authenticated", "who: everyone", [(".who", NONE, NONE, True)]),
+        ("timeout: 2s", "timeout: 3s", [(".timeout", NONE, NONE, False)]),
+        ("timeout: 2s", "timeout: 1s", [(".timeout", POSSIBLE, NONE, False)]),
+        (f"request: {STRICT}", f"request: {WIDER}", [(".request", NONE, NONE, False)]),
+        (f"request: {WIDER}", f"request: {STRICT}", [(".request.properties.a.type", BREAKING, NONE, False)]),
+        (f"request: {STRICT}", f"request: {MORE}", [(".request.required", BREAKING, NONE, False)]),
+        (f"reply: {WIDER}", f"reply: {STRICT}", [(".reply", NONE, NONE, False)]),
+        (f"reply: {STRICT}", f"reply: {WIDER}", [(".reply.properties.a.type", NONE, BREAKING, False)]),
+        (f"reply: {MORE}", f"reply: {STRICT}", [(".reply.required", NONE, BREAKING, False)]),
+        (f"reply: {STRICT}", f"reply: {MORE}", [(".reply", NONE, NONE, False)]),
+    ],
+)
+def test_change_of_a_call_says_whom_it_breaks(
+    tmp_path: Path, old: str, new: str, expected: list[tuple[str, Effect, Effect, bool]]
+) -> None:
+    assert changed(tmp_path, old, new) == expected
+
+
+def test_removed_call_breaks_and_a_new_one_does_not(tmp_path: Path) -> None:
+    without, with_ = load(written(tmp_path, "channels:\n  a: {subscribe: everyone}\n")), load(CONTRACT)
+    removed = [change for change in compare(with_, without) if change.place[0] == "calls"]
+    assert [(change.place[1], change.publishers) for change in removed] == [
+        ("order.anything", BREAKING),
+        ("order.place", BREAKING),
+        ("order.quote", BREAKING),
+    ]
+    added = [change for change in compare(without, with_) if change.place[0] == "calls"]
+    assert all(change.is_compatible for change in added)
+    assert added[-1].text == "is new; everyone may call it"

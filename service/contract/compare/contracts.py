@@ -1,8 +1,8 @@
-"""Compares two contracts: channels by the names that they match, events by type, schemas in both directions."""
+"""Compares two contracts: channels by the names that they match, events by type, calls by name, schemas in both directions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from service.contract import pointer
@@ -13,8 +13,8 @@ from service.contract.compare.inclusion import Assumptions, Gap, Inclusion
 from service.contract.compare.pairs import pair_channels
 from service.contract.document import Place
 from service.contract.export.bundle import Bundle
-from service.contract.model import ChannelSpec, Contract, EventSpec
-from service.core.access import PublishRule
+from service.contract.model import CallSpec, ChannelSpec, Contract, EventSpec
+from service.core.access import CallRule, PublishRule
 from service.core.channel import OWNER_PARAMETER, SEPARATOR
 from service.core.event import Delivery, Retention
 from service.core.hooks import Hook
@@ -31,6 +31,7 @@ def compare(old: Contract, new: Contract, *, strict: bool = False) -> list[Chang
     """
     comparison = _Comparison(Bundle(old, exact=True), Bundle(new, exact=True), strict=strict)
     changes = [change for pair in pair_channels(old, new) for change in comparison.compare_channel(*pair)]
+    changes += comparison.compare_calls(old.calls, new.calls)
     return sorted(dict.fromkeys(changes), key=lambda change: (change.path, change.text))
 
 
@@ -72,6 +73,38 @@ class _Comparison:
         yield from _compare_delivery(place, before, after)
         yield from self._compare_schema(place, before, after)
 
+    def compare_calls(self, old: Mapping[str, CallSpec], new: Mapping[str, CallSpec]) -> Iterator[Change]:
+        """Compares calls by name. For what they send, clients count as publishers; for what they get back, as subscribers."""
+        for name in sorted({*old, *new}):
+            place: Place = ("calls", name)
+            before, after = old.get(name), new.get(name)
+            if before is None or after is None:
+                yield from _compare_call_existence(place, before, after)
+            else:
+                yield from _compare_callers((*place, "who"), before.who, after.who)
+                yield from _compare_call_hook(place, before.hook, after.hook)
+                yield from self._compare_call_data(place, before, after)
+
+    def _compare_call_data(self, place: Place, old: CallSpec, new: CallSpec) -> Iterator[Change]:
+        before, after = _or_any(self._old.reference(old.request)), _or_any(self._new.reference(new.request))
+        at: Place = (*place, "request")
+        refused = self._old_into_new.gaps(before, after)
+        for gap in refused:
+            text = f"a request of the old schema {gap.reason}"
+            yield Change((*at, *_steps(gap)), text, publishers=_effect(gap))
+        yield from self._unnoticed(at, refused, before, after)
+        before, after = _or_any(self._old.reference(old.reply)), _or_any(self._new.reference(new.reply))
+        at = (*place, "reply")
+        unexpected = self._new_into_old.gaps(after, before)
+        for gap in unexpected:
+            text = f"a reply of the new schema {gap.reason}"
+            yield Change((*at, *_steps(gap)), text, subscribers=_effect(gap))
+        yield from self._unnoticed(at, unexpected, before, after)
+
+    def _unnoticed(self, place: Place, gaps: Sequence[Gap], old: Any, new: Any) -> Iterator[Change]:
+        if not gaps and not equal(old, new, self._old.components, self._new.components):
+            yield Change(place, "is changed; no client notices")
+
     def _compare_schema(self, place: Place, old: EventSpec, new: EventSpec) -> Iterator[Change]:
         before, after = self._old.reference(old), self._new.reference(new)
         is_before, is_after = (before if before is not None else True), (after if after is not None else True)
@@ -100,6 +133,11 @@ class _Comparison:
             yield from _compare_publishers((*at, "update", "publish"), (rules[0], old), (rules[1], new))
         if before is not None and after is not None:
             yield from self._compare_schema((*at, "update"), before, after)
+
+
+def _or_any(reference: Any) -> Any:
+    """Returns a schema: without one, everything is allowed."""
+    return True if reference is None else reference
 
 
 def _steps(gap: Gap) -> Iterable[str | int]:
@@ -240,6 +278,30 @@ def _channel_webhook_change(new: ChannelWebhook | None) -> str:
     return f"{new.endpoint} is told of {', '.join(sorted(change.value for change in new.tell))}"
 
 
+def _compare_call_existence(place: Place, old: CallSpec | None, new: CallSpec | None) -> Iterator[Change]:
+    if new is not None:
+        yield Change(place, f"is new; {_CALLERS[new.who]} may call it")
+    elif old is not None:
+        yield Change(place, "is removed", publishers=_BREAKING, subscribers=_BREAKING)
+
+
+def _compare_callers(place: Place, old: CallRule, new: CallRule) -> Iterator[Change]:
+    if old is not new:
+        widens = new is CallRule.EVERYONE
+        text = f"{old.value} → {new.value}: {_CALLERS[new]} may call it"
+        yield Change(place, text, publishers=_NONE if widens else _BREAKING, widens=widens)
+
+
+def _compare_call_hook(place: Place, old: Hook, new: Hook) -> Iterator[Change]:
+    if old.endpoint != new.endpoint:
+        yield Change((*place, "endpoint"), f"the endpoint {new.endpoint} answers")
+    if old.timeout != new.timeout:
+        is_longer = old.timeout is not None and new.timeout is not None and old.timeout < new.timeout
+        what = "as long as the endpoint allows" if new.timeout is None else f"{new.timeout:g} s"
+        yield Change((*place, "timeout"), f"the backend may take {what}", publishers=_NONE if is_longer else _POSSIBLE)
+
+
+_CALLERS = {CallRule.EVERYONE: "everyone", CallRule.AUTHENTICATED: "authenticated users"}
 _PUBLISHES, _READS = "publishes", "reads"
 _LOST = {
     Delivery.DURABLE: "every event counts",

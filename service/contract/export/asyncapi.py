@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from service.contract import pointer
 from service.contract.export.bundle import Bundle
 from service.contract.export.names import Names
-from service.contract.model import ChannelSpec, Contract, EventSpec
+from service.contract.model import CallSpec, ChannelSpec, Contract, DataSpec, EventSpec
 from service.contract.schemas import DIALECT
-from service.core.access import PublishRule, SubscribeRule
+from service.core.access import CallRule, PublishRule, SubscribeRule
 from service.core.channel import MAX_CHANNEL_BYTES, OWNER_PARAMETER
 from service.core.event import Delivery, Retention
 from service.core.webhooks import ChannelWebhook
@@ -41,6 +41,8 @@ _PUBLISHERS = {
     PublishRule.GRANT: "Users whose token grants publishing in the channel",
     PublishRule.OWNER: f"Only the user named by {{{OWNER_PARAMETER}}}",
 }
+
+_CALLERS = {CallRule.EVERYONE: "Everyone", CallRule.AUTHENTICATED: "Authenticated users"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,14 @@ class _Description:
     def document(self, server: Server | None) -> dict[str, Any]:
         for spec in sorted(self._contract.channels, key=lambda spec: spec.pattern.text):
             self._add_channel(spec)
+        for name in sorted(self._contract.calls):
+            self._add_call(self._contract.calls[name])
         return {
             "asyncapi": VERSION,
             "info": {
                 "title": "Tidewire contract",
                 "version": self._contract.hash or "unknown",
-                "description": "The events that clients receive and send. A payload is the `data` of an event.",
+                "description": "The events that clients receive and send, and their calls. A payload is the `data` of one.",
                 EXTENSION: {"contract": self._contract.hash, "dialect": DIALECT},
             },
             "defaultContentType": JSON,
@@ -154,7 +158,7 @@ class _Description:
 
     def _add_event(self, spec: ChannelSpec, channel: str, event: EventSpec, messages: dict[str, Any]) -> None:
         message = self._message_names.give(f"{channel}.{event.type}")
-        self._messages[message] = self._describe_message(event)
+        self._messages[message] = self._describe_message(event, _declare_event(event))
         messages[event.type] = {"$ref": f"#/components/messages/{message}"}
         if event.publish is PublishRule.SERVER:
             return
@@ -168,16 +172,47 @@ class _Description:
             EXTENSION: {"publish": event.publish.value, "right": "publish"},
         }
 
-    def _describe_message(self, event: EventSpec) -> dict[str, Any]:
-        reference = self._bundle.reference(event)
+    def _add_call(self, call: CallSpec) -> None:
+        """A call is a channel without an address, with a request and its reply."""
+        channel = self._channel_names.give(f"call.{call.name}")
+        messages: dict[str, Any] = {}
+        for side, spec in (("request", call.request), ("reply", call.reply)):
+            message = self._message_names.give(f"{channel}.{side}")
+            self._messages[message] = self._describe_message(spec, {})
+            messages[side] = {"$ref": f"#/components/messages/{message}"}
+        declared = {
+            "call": call.name,
+            "who": call.who.value,
+            "endpoint": call.hook.endpoint,
+            "timeout": call.hook.timeout,
+        }
+        self._channels[channel] = {
+            "address": None,
+            "title": call.name,
+            "messages": messages,
+            EXTENSION: {name: value for name, value in declared.items() if value is not None},
+        }
+        place = {"$ref": f"#/channels/{channel}"}
+        self._operations[self._operation_names.give(channel)] = {
+            "action": "send",
+            "channel": place,
+            "summary": f"{_CALLERS[call.who]} may call {call.name}",
+            "messages": [{"$ref": f"#/channels/{channel}/messages/request"}],
+            "reply": {"channel": place, "messages": [{"$ref": f"#/channels/{channel}/messages/reply"}]},
+            **_security(is_open=call.who is CallRule.EVERYONE),
+            EXTENSION: {"call": call.name, "who": call.who.value},
+        }
+
+    def _describe_message(self, spec: EventSpec | DataSpec, declared: dict[str, Any]) -> dict[str, Any]:
+        reference = self._bundle.reference(spec)
         schema = self._resolve(reference)
         texts = {"title": schema.get("title"), "description": schema.get("description")}
         return {
-            "name": event.type,
+            "name": spec.type,
             **{name: text for name, text in texts.items() if isinstance(text, str) and text},
             "contentType": JSON,
             "payload": reference if reference is not None else {},
-            EXTENSION: {**_declare_event(event), **({"deprecated": True} if schema.get("deprecated") is True else {})},
+            EXTENSION: {**declared, **({"deprecated": True} if schema.get("deprecated") is True else {})},
         }
 
     def _resolve(self, reference: Mapping[str, str] | None) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 from service.contract import pointer
 from service.contract.export.names import Names
 from service.contract.keywords import DATA, NAMED, REFERENCES, find_anchor
-from service.contract.model import Contract, EventSpec
+from service.contract.model import Contract, DataSpec, EventSpec
 
 PREFIX = "#/components/schemas/"
 _INLINE = ""
@@ -48,20 +48,20 @@ class Bundle:
         for path, name in self._named_files.items():
             self.components[name] = _as_object(self._rewrite(contract.files[path], contract.files[path], path, name))
 
-    def reference(self, event: EventSpec) -> dict[str, Any] | None:
-        """Returns a reference to the schema of an event; None if it has no schema."""
-        if event.schema is None:
+    def reference(self, spec: EventSpec | DataSpec) -> dict[str, Any] | None:
+        """Returns a reference to the schema of an event, or of a side of a call; None if it has no schema."""
+        if spec.schema is None:
             return None
-        if isinstance(event.schema, dict) and list(event.schema) == ["$ref"] and event.schema["$ref"][:1] != "#":
-            rewritten: dict[str, Any] = self._rewrite(event.schema, event.schema, _INLINE, "")
+        if isinstance(spec.schema, dict) and list(spec.schema) == ["$ref"] and spec.schema["$ref"][:1] != "#":
+            rewritten: dict[str, Any] = self._rewrite(spec.schema, spec.schema, _INLINE, "")
             return rewritten
-        return {"$ref": PREFIX + self._add_inline(event)}
+        return {"$ref": PREFIX + self._add_inline(spec)}
 
-    def _add_inline(self, event: EventSpec) -> str:
-        text = json.dumps([event.type, event.schema], sort_keys=True)
+    def _add_inline(self, spec: EventSpec | DataSpec) -> str:
+        text = json.dumps([spec.type, spec.schema], sort_keys=True)
         if text not in self._inline:
-            name = self._inline[text] = self._names.give(event.type)
-            self.components[name] = _as_object(self._rewrite(event.schema, event.schema, _INLINE, name))
+            name = self._inline[text] = self._names.give(spec.type)
+            self.components[name] = _as_object(self._rewrite(spec.schema, spec.schema, _INLINE, name))
         return self._inline[text]
 
     def _rewrite(self, schema: Any, root: Any, path: str, name: str) -> Any:

@@ -41,7 +41,8 @@ class TypesFault(ValueError):  # noqa: N818  # a fault of a contract, as those o
 
 
 class PythonTypes:
-    """The types of one contract: `document` for the generator, `events` with the class of each event type of each channel."""
+    """The types of one contract: `document` for the generator, and the class of each event type of each channel (`events`), and
+    of both sides of each call (`calls`)."""
 
     def __init__(self, contract: Contract) -> None:
         self._bundle = Bundle(contract)
@@ -55,6 +56,14 @@ class PythonTypes:
                 reference = self._bundle.reference(event)
                 name = None if reference is None else self._class_of(reference["$ref"])
                 self.events[channel.pattern.text, event.type] = name
+        self.calls: dict[str, tuple[str | None, str | None]] = {}
+        """The classes of the request and of the reply, by name."""
+        for call in contract.calls.values():
+            request, reply = map(self._bundle.reference, (call.request, call.reply))
+            self.calls[call.name] = (
+                None if request is None else self._class_of(request["$ref"]),
+                None if reply is None else self._class_of(reply["$ref"]),
+            )
         self.document: Schema = {
             "openapi": "3.1.0",
             "info": {"title": "types", "version": "1"},
@@ -64,7 +73,7 @@ class PythonTypes:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no event has a schema."""
+        """Whether no event and no call has a schema."""
         return not self._definitions
 
     def _class_of(self, reference: str) -> str:
@@ -200,3 +209,11 @@ def event_table(events: Mapping[tuple[str, str], str | None]) -> str:
     """Returns the lines that name the class of each event type: of data without a schema it is Any."""
     rows = "".join(f"    ({pattern!r}, {kind!r}): {name or 'Any'},\n" for (pattern, kind), name in events.items())
     return f"EVENTS: dict[tuple[str, str], Any] = {{\n{rows}}}\n"
+
+
+def call_table(calls: Mapping[str, tuple[str | None, str | None]]) -> str:
+    """Returns the lines that name the classes of the request and of the reply of each call."""
+    rows = "".join(
+        f"    {name!r}: ({request or 'Any'}, {reply or 'Any'}),\n" for name, (request, reply) in calls.items()
+    )
+    return f"CALLS: dict[str, tuple[Any, Any]] = {{\n{rows}}}\n"
