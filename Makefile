@@ -5,7 +5,7 @@ BIN := .venv/bin
 # More processes than two cores: many tests wait for a store, a browser or a timer.
 WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --durations=20
-.PHONY: help run test test-quick test-demos test-faults test-autobahn test-chart test-cluster test-e2e test-docs dashboards-look test-image image dist lint-deploy docs docs-serve kind kind-down loadtest bench bench-quick bench-growth check fmt lock upgrade clean
+.PHONY: help run example test test-quick test-demos test-example test-faults test-autobahn test-chart test-cluster test-e2e test-docs dashboards-look test-image image dist lint-deploy docs docs-serve kind kind-down loadtest bench bench-quick bench-growth check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,21 +14,29 @@ run: ## start the service with its demo
 	@scripts/setup.sh run
 	@exec $(BIN)/tidewire serve --demo
 
-test: ## run every test except test-demos, test-e2e, test-cluster and test-docs; of faults, Autobahn and the chart a selection
+example: ## start the worked example: a chat with FastAPI, PostgreSQL and React (examples/chat)
+	@scripts/setup.sh example
+	@exec $(BIN)/python examples/chat/run.py $(if $(PORT),--port $(PORT)) $(if $(TIDEWIRE_PORT),--tidewire-port $(TIDEWIRE_PORT))
+
+test: ## run every test except test-demos, test-example, test-e2e, test-cluster and test-docs; of faults, Autobahn and the chart a selection
 	@scripts/setup.sh test
 	@if [ -f clients/js/package.json ]; then npm --prefix clients/js run --silent test; fi
 	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
 	@scripts/setup.sh nginx || echo "make: the tests behind nginx will be skipped" >&2
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone and not load and not demos and not e2e and not cluster and not docs"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone and not load and not demos and not example and not e2e and not cluster and not docs"
 	$(PYTEST) -m "alone or load"
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not demos and not e2e and not cluster and not docs"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not demos and not example and not e2e and not cluster and not docs"
 
 test-demos: ## play every demo, and open each in two browsers: errors, accessibility, sizes, weight; pictures in build/screenshots
 	@scripts/setup.sh demos
 	$(BIN)/python -m pytest -s tests/browser/test_demos.py $(foreach page,answer board console cursors inspector tracking,tests/browser/test_$(page).py)
+
+test-example: ## play the worked example in a browser, with its real database, webhooks and mails
+	@scripts/setup.sh test-example
+	$(BIN)/python -m pytest -s tests/example
 
 test-faults: ## run every fault scenario on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory TRANSPORTS=websocket,stream,sse,poll PUBLISHERS=api,websocket,emit PATIENCE=n
 	@scripts/setup.sh quick
@@ -120,6 +128,7 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/mypy scripts hatch_build.py
+	cd examples/chat && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p backend -m stack -m run
 	cd clients/python && ../../$(BIN)/mypy
 	$(BIN)/mypy clients/python/tests
 	$(BIN)/lint-imports
@@ -133,6 +142,8 @@ check: ## check format, lint, types, import directions, generated files and lock
 	@scripts/setup.sh client
 	npm --prefix clients/js run --silent check
 	npm --prefix clients/js run --silent test
+	@scripts/setup.sh example-pages
+	npm --prefix examples/chat/web run --silent check
 
 fmt: ## format, fix lint errors, write the generated files
 	@scripts/setup.sh dev
@@ -155,6 +166,6 @@ upgrade: ## write requirements/*.lock with the newest versions
 clean: ## remove everything that make can create again
 	@# Without root, some files of an image's layers belong to other users of the container.
 	@[ ! -d build/image ] || [ "$$(id -u)" = 0 ] || podman unshare rm -rf build/image
-	rm -rf .venv .venv-deploy .venv-docs build dist clients/js/node_modules docs/site/node_modules clients/js/bin tests/asyncapi/node_modules tests/docs/migrate/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv .venv-deploy .venv-docs build dist clients/js/node_modules docs/site/node_modules clients/js/bin tests/asyncapi/node_modules examples/chat/web/node_modules examples/chat/web/dist tests/docs/migrate/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .coverage .tidewire service/web/ws/_native.*
-	find service tests scripts demo clients/python -name __pycache__ -type d -prune -exec rm -rf {} +
+	find service tests scripts demo examples clients/python -name __pycache__ -type d -prune -exec rm -rf {} +

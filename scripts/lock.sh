@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/{dev,run,build,bootstrap,deploy,docs}.lock from pyproject.toml: every version with its hashes, no download address.
+# Writes requirements/{dev,run,build,bootstrap,example,deploy,docs}.lock from pyproject.toml: every version with its hashes, no download address.
 #
 #   scripts/lock.sh            keep the locked versions, change what pyproject.toml demands
 #   scripts/lock.sh --upgrade  take the newest versions
@@ -30,6 +30,8 @@ all() {
     compile "$folder/run.lock" pyproject.toml -c requirements/dev.lock "$@"
     compile "$folder/build.lock" --group pyproject.toml:build -c requirements/dev.lock "$@"
     compile "$folder/bootstrap.lock" --group pyproject.toml:bootstrap -c requirements/dev.lock "$@"
+    # The service and the example in one environment.
+    compile "$folder/example.lock" pyproject.toml --group example -c requirements/dev.lock "$@"
     # Programs that are run and never imported: their packages need not fit the others'.
     compile "$folder/deploy.lock" --group pyproject.toml:deploy "$@"
     compile "$folder/docs.lock" --group pyproject.toml:docs "$@"
@@ -48,7 +50,7 @@ case $mode in
         trap 'rm -rf "$scratch"' EXIT
         cp requirements/*.lock "$scratch"
         all "$scratch"
-        for name in dev run build bootstrap deploy docs; do
+        for name in dev run build bootstrap example deploy docs; do
             if ! diff -u "requirements/$name.lock" "$scratch/$name.lock" >"$scratch/difference"; then
                 head -n 30 "$scratch/difference"
                 echo "requirements/$name.lock is not what pyproject.toml asks for; run \`make lock\`" >&2

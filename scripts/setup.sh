@@ -2,9 +2,13 @@
 # Installs what this checkout needs. Safe to repeat: it skips what is up to date.
 #
 #   scripts/setup.sh run    .venv with the service; its native sender too, if there is a C compiler
+#   scripts/setup.sh example .venv with the service and the packages of examples/chat; PostgreSQL; the pages of the example
 #   scripts/setup.sh dev    .venv with the service and the tools
 #   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
 #   scripts/setup.sh test   all of quick, the packages of the JavaScript client and AsyncAPI's parser, Chromium and Firefox
+#   scripts/setup.sh example-packages only the Python packages of example
+#   scripts/setup.sh example-pages the packages with which the pages of the example are built
+#   scripts/setup.sh test-example all of dev and example, the packages of the JavaScript client, Chromium
 #   scripts/setup.sh demos  all of dev, the packages of the JavaScript client, Chromium and Firefox
 #   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources, Prometheus
 #   scripts/setup.sh nginx  all of dev, and nginx: the quick part of the end-to-end tests
@@ -183,9 +187,40 @@ install_python() {
 
 install_run() {
     make_venv
-    # An environment with the tools has everything that running needs.
+    # An environment with the tools, or for the example, has everything that running needs.
     is_current .venv/tidewire-dev.stamp "$(wanted requirements/dev.lock)" ||
+        is_current .venv/tidewire-example.stamp "$(wanted requirements/example.lock)" ||
         install_python requirements/run.lock tidewire-run.stamp
+}
+
+install_example_packages() {
+    make_venv
+    is_current .venv/tidewire-dev.stamp "$(wanted requirements/dev.lock)" ||
+        install_python requirements/example.lock tidewire-example.stamp
+}
+
+install_example() {
+    install_example_packages
+    install_postgres
+    install_example_pages
+    build_example
+}
+
+install_example_pages() {
+    has_node || die "the pages of examples/chat are built with Node.js >= 20 and npm"
+    npm_ci examples/chat/web
+}
+
+# build_example: builds its pages from its sources and those of the JavaScript client, if they are out of date.
+build_example() {
+    local folder=examples/chat/web stamp wanted
+    stamp=$folder/dist/.tidewire.stamp
+    wanted=$(find $folder/src $folder/index.html $folder/vite.config.js $folder/package-lock.json clients/js/src clients/js/package.json -type f |
+        LC_ALL=C sort | xargs sha256sum | sha256sum | cut -d' ' -f1)
+    is_current "$stamp" "$wanted" && return
+    say "building $folder"
+    npm --prefix $folder run --silent build -- --logLevel warn >&2
+    echo "$wanted" >"$stamp"
 }
 
 install_dev() {
@@ -287,6 +322,15 @@ install_stores() {
     apt_install faketime || die "the tests that move a store's clock need libfaketime (Debian: apt-get install faketime)"
 }
 
+# Only the programs: the example starts a server of its own in a temporary folder.
+install_postgres() {
+    local program
+    for program in /usr/lib/postgresql/*/bin/postgres "$(command -v postgres || true)"; do
+        ! [ -x "$program" ] || return 0
+    done
+    apt_install_idle postgresql || die "examples/chat needs PostgreSQL 15 or newer (Debian: apt-get install postgresql)"
+}
+
 # For the native sender and the load client of the benchmarks. Runs before the install of Python packages, which builds the sender.
 install_compiler() {
     command -v gcc >/dev/null || apt_install gcc ||
@@ -385,6 +429,15 @@ install_image() {
 case ${1:-} in
     run) install_run ;;
     dev) install_dev ;;
+    example) install_example ;;
+    example-packages) install_example_packages ;;
+    example-pages) install_example_pages ;;
+    test-example)
+        install_dev
+        install_example
+        install_javascript
+        install_browser
+        ;;
     test)
         install_compiler
         install_dev
@@ -460,5 +513,5 @@ case ${1:-} in
         install_browser
         install_prometheus
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | demos | chart | nginx | e2e | cluster | look | k6 | client | migrate | deploy | docs | image" ;;
+    *) die "usage: scripts/setup.sh run | example | example-packages | example-pages | test-example | dev | quick | test | demos | chart | nginx | e2e | cluster | look | k6 | client | migrate | deploy | docs | image" ;;
 esac

@@ -225,6 +225,9 @@ def test_setup_with_newer_versions_on_the_index_installs_the_locked_ones(
     settings = {"PYTHON": str(python_with_oldest_pip), "PIP_INDEX_URL": fresh.index.url}
     fresh.run("scripts/setup.sh", "run", **settings)
     assert fresh.installed() == fresh.pins("bootstrap", "build", "run")
+    fresh.run("scripts/setup.sh", "example-packages", **settings)
+    assert fresh.installed() == fresh.pins("bootstrap", "build", "example")
+    assert fresh.run("scripts/setup.sh", "run", **settings) == ""
     fresh.run("scripts/setup.sh", "dev", **settings)
     assert fresh.installed() == fresh.pins("dev")
     fresh.run(".venv/bin/uv", "pip", "check", "--python", ".venv")
