@@ -195,6 +195,27 @@ async def drive(window: Window, server: harness.Running, version: str) -> None:
     await page.evaluate("setNow({ desk: '' })")
     await becomes(lambda: subscribers(server, desk), 0)
 
+    # Calls: the newest one counts, and the reply before it is shown until then.
+    quote = page.get_by_test_id("quote")
+    await page.evaluate("setNow({ quote: 'order.quote' })")
+    await expect(quote).to_have_text("order.quote idle none fine")
+    await page.evaluate("void quote({})")
+    await expect(quote).to_have_text("order.quote pending none fine")
+    await page.wait_for_function("answers.length === 1")
+    await page.evaluate("answers[0].resolve({ price: 7 })")
+    await expect(quote).to_have_text("order.quote idle 7 fine")
+    await page.evaluate("void quote({}), void quote({})")
+    await expect(quote).to_have_text("order.quote pending 7 fine")
+    await page.wait_for_function("answers.length === 3")
+    await page.evaluate("answers[2].reject('sold_out')")
+    await expect(quote).to_have_text("order.quote idle 7 sold_out")
+    await page.evaluate("answers[1].resolve({ price: 9 })")
+    await page.evaluate("void quote({})")
+    await expect(quote).to_have_text("order.quote pending 7 fine")
+    await page.evaluate("setNow({ quote: 'order.other' })")
+    await expect(quote).to_have_text("order.other idle none fine")
+    await page.evaluate("setNow({ quote: '' })")
+
     # Another channel, in a transition while events arrive.
     await page.evaluate("(name) => set({ name })", f"{room}-b")
     texts = [str(number) for number in range(9)]

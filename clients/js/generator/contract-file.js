@@ -41,9 +41,11 @@ class Reader {
   read() {
     const { model } = this;
     const contract = this.#open(this.path, this.path);
-    const channels = this.#mapping(contract, ['channels']);
+    const calls = this.#mapping(contract, ['calls'], ['calls'], {});
+    const channels = this.#mapping(contract, ['channels'], ['channels'], Object.keys(calls).length ? {} : undefined);
     const declared = Object.keys(channels).sort(compareCodePoints).map((pattern) => this.#channel(channels, pattern));
-    for (const { schemas } of declared) for (const [place, schema] of schemas) this.#follow(schema, '', this.path, place);
+    const called = Object.keys(calls).sort(compareCodePoints).map((name) => this.#call(calls, name));
+    for (const { schemas } of [...declared, ...called]) for (const [place, schema] of schemas) this.#follow(schema, '', this.path, place);
     const names = new Names();
     for (const file of [...this.files.keys()].sort(compareCodePoints)) {
       this.#add(names.give(stem(file)), this.files.get(file), file, []);
@@ -58,7 +60,21 @@ class Reader {
       for (const event of channel.events) if (event.schema) event.schema = target();
       return channel.presence ? { ...channel, presence: target() } : channel;
     });
+    model.calls = called.map(({ call, schemas }) => ({ name: call, ...Object.fromEntries(schemas.map((schema) => [schema[0][2], this.#target(schema, names, inline)])) }));
     return model;
+  }
+
+  /**
+   * @param {Record<string, any>} calls
+   * @param {string} call
+   * @returns {{call: string, schemas: [readonly string[], any, string][]}} As of a channel.
+   */
+  #call(calls, call) {
+    const place = ['calls', call];
+    if (!EVENT_TYPE.test(call)) throw this.#fault(place, 'is not the name of a call, such as order.quote');
+    const spec = this.#mapping(calls, [call], place);
+    const sides = ['request', 'reply'].filter((side) => Object.hasOwn(spec, side));
+    return { call, schemas: sides.map((side) => [[...place, side], spec[side], `${call}.${side}`]) };
   }
 
   /**

@@ -60,7 +60,14 @@ class Types {
 
   contract() {
     const channels = this.model.channels.map((channel) => this.#channel(channel));
-    return `export interface Contract {\n  channels: {\n${channels.join('')}  };\n}`;
+    const calls = this.model.calls.map((call) => this.#call(call));
+    return `export interface Contract {\n  channels: {\n${channels.join('')}  };\n${calls.length ? `  calls: {\n${calls.join('')}  };\n` : ''}}`;
+  }
+
+  /** @param {import('./model.js').CallModel} call */
+  #call({ name, request, reply }) {
+    const [asked, answered] = [request, reply].map((schema) => (schema ? this.#nameOf(schema) : 'unknown'));
+    return `    ${JSON.stringify(name)}: { request: ${asked}; reply: ${answered} };\n`;
   }
 
   /** @param {import('./model.js').ChannelModel} channel */

@@ -6,6 +6,7 @@ import { parsePointer, valueAt } from './keywords.js';
  * A schema: a component, and a place in it.
  * @typedef {{component: string, pointer: readonly string[]}} Target
  * @typedef {{type: string, delivery: 'durable' | 'latest' | 'ephemeral', publish: boolean, schema?: Target}} EventModel
+ * @typedef {{name: string, request?: Target, reply?: Target}} CallModel
  * `presence` is absent without presence, and null if nothing is known of the info.
  * @typedef {{pattern: string, events: EventModel[], presence?: Target | null}} ChannelModel
  */
@@ -19,6 +20,8 @@ export class Model {
     this.hash = '';
     /** @type {ChannelModel[]} */
     this.channels = [];
+    /** @type {CallModel[]} */
+    this.calls = [];
     /** @type {Map<string, any>} Schemas by name. */
     this.components = new Map();
     /** @type {(reference: string, component: string) => {component: string, fragment: string}} Finds what a reference names. */

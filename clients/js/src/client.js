@@ -55,6 +55,14 @@ import { upkeep } from './parts.js';
  */
 
 /**
+ * @typedef {object} CallOptions
+ * @property {string} [id]  of your own: the backend recognises a repeated call by it
+ * @property {number} [timeout]  ms from the call on, 60 000 (`requestTimeout`)
+ * @property {AbortSignal} [signal]  stops waiting, and does not send what was not sent. It does not stop the backend
+ * @property {boolean} [retry]  sends the call again, with the same id, after a lost connection or a refusal that passes, until `timeout`
+ */
+
+/**
  * A client of one Tidewire service. It keeps one connection, reconnects after errors, and resumes every subscription after
  * the last event that its listeners have processed.
  * @template {ContractLike} [C=AnyContract]
@@ -164,6 +172,20 @@ export class Tidewire {
    */
   remove(channel, type, key, options) {
     return this.#core.publish(channel, type, undefined, { ...options, key }, true);
+  }
+
+  /**
+   * Asks the backend, and resolves with its reply. The contract declares the call under `calls`. It waits for a connection, and is sent
+   * once: if the connection is lost before the reply, it rejects with `uncertain`, and with `retry` it is sent again with the same id.
+   * An error of the backend rejects with `call_failed`, with `details.reason` and `details.data`. The data is copied at the call.
+   * @template {import('./contract-types.js').CallName<C>} N
+   * @param {N} name
+   * @param {import('./contract-types.js').CallRequest<C, N>} data
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./contract-types.js').CallReply<C, N>>}
+   */
+  call(name, data, options) {
+    return this.#core.call(name, data, options);
   }
 
   /**

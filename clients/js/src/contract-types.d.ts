@@ -11,6 +11,9 @@
 //         presence: PresenceInfo;
 //       };
 //     };
+//     calls: {
+//       'order.quote': { request: OrderQuoteRequest; reply: OrderQuoteReply };
+//     };
 //   }
 //
 //   const client = new Tidewire<Contract>('/ws', { token });
@@ -35,14 +38,23 @@ export interface ChannelContract {
   presence?: any;
 }
 
+/** One call: what a client asks, and what the backend answers. */
+export interface CallContract {
+  request: any;
+  reply: any;
+}
+
 /** The least that a contract is. Without a type argument, a client takes every channel and event. */
 export interface AnyContract {
   channels: Record<string, ChannelContract>;
+  /** By name; absent without calls. */
+  calls?: Record<string, CallContract>;
 }
 
 /** What a type argument of `Tidewire` must be. Interfaces have no index signature, so this is weaker than `AnyContract`. */
 export interface ContractLike {
   channels: object;
+  calls?: object;
 }
 
 /** The names of a pattern: `room:{room}` gives `room:${string}`. */
@@ -112,3 +124,19 @@ export type PresenceInfo<C extends ContractLike, Name extends string> =
 /** An event of a channel. */
 export type EventOf<C extends ContractLike, Name extends string, Type extends string = EventType<C, Name>> =
   Type extends string ? Omit<import('./messages.js').Event, 'type' | 'channel' | 'data'> & { type: Type; channel: Name; data: DataOf<C, Name, Type> } : never;
+
+/** The declarations of the calls of a contract, by name. */
+export type CallsOf<C extends ContractLike> = C extends { calls: infer Calls } ? Calls : string extends PatternsOf<C> ? Record<string, CallContract> : {};
+
+/** The names of the calls of a contract. */
+export type CallName<C extends ContractLike> = keyof CallsOf<C> & string;
+
+/** What a client asks in a call. */
+export type CallRequest<C extends ContractLike, Name extends string> = Name extends CallName<C>
+  ? CallsOf<C>[Name] extends { request: infer Request } ? Request : any
+  : any;
+
+/** What the backend replies to a call. */
+export type CallReply<C extends ContractLike, Name extends string> = Name extends CallName<C>
+  ? CallsOf<C>[Name] extends { reply: infer Reply } ? Reply : any
+  : any;

@@ -140,6 +140,16 @@ export class Core {
   }
 
   /**
+   * @param {string} name
+   * @param {unknown} data
+   * @param {import('./client.js').CallOptions} [options]
+   * @returns {Promise<any>}
+   */
+  call(name, data = null, { id = this.nextId(), retry, timeout, signal } = {}) {
+    return this.#request({ type: 'call', id, call: name, data }, { retry, timeout, signal }, false);
+  }
+
+  /**
    * Sends a read, or another request that is no publish.
    * @param {import('./messages.js').ClientMessage} request
    * @param {AbortSignal} [signal]

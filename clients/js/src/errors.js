@@ -41,11 +41,11 @@ export class TidewireError extends Error {
 
 /**
  * The error of a request that the service does not have.
- * @param {{type: string, channel?: string}} request
+ * @param {{type: string, channel?: string, call?: string}} request
  * @param {string} why
  * @param {{details?: any, retryable?: boolean}} [more]
  * @param {string} [code]
  */
-export function notSent({ type, channel }, why, more, code = 'not_sent') {
-  return new TidewireError(code, `${type}: ${why}; it was never sent`, { channel, retryable: true, ...more });
+export function notSent({ type, channel, call = type }, why, more, code = 'not_sent') {
+  return new TidewireError(code, `${call}: ${why}; it was never sent`, { channel, retryable: true, ...more });
 }

@@ -19,7 +19,7 @@ import { MAX_FRAME } from './base/bounds.js';
  * @typedef {{connections: number, rate: number, burst: number, subscribe_rate: number, subscribe_burst: number,
  *            connect_rate?: number, connect_burst?: number}} SharedLimits
  * @typedef {{message: number, batch: number, subscriptions: number, rate: number, burst: number, subscribe_rate?: number,
- *            subscribe_burst?: number, violations?: number, user?: SharedLimits, address?: SharedLimits}} Limits
+ *            subscribe_burst?: number, calls?: number, violations?: number, user?: SharedLimits, address?: SharedLimits}} Limits
  *   Older services omit the optional ones; `user` is also absent for an anonymous connection.
  * @typedef {{type: 'welcome', connection: string, user: string, heartbeat: number, limits: Limits, expires_in?: number,
  *            features?: string[], data?: any}} Welcome
@@ -39,9 +39,10 @@ import { MAX_FRAME } from './base/bounds.js';
  *   With a channel: the token of this subscription.
  * @typedef {{type: 'reconnect', after: number, reason: string}} Reconnect
  * @typedef {{type: 'pong', id?: string}} Pong
+ * @typedef {{type: 'reply', id: string, data: any}} Reply  of the backend to a `call`
  *
  * @typedef {Welcome | Subscribed | Unsubscribed | Ack | ErrorMessage | HistoryPage | PresenceReply | Expiring
- *           | Reconnect | Pong} SystemMessage
+ *           | Reconnect | Pong | Reply} SystemMessage
  * @typedef {SystemMessage | Event} ServerMessage
  *
  * @typedef {{type: string, id?: string, channel?: string, [field: string]: any}} ClientMessage

@@ -7,6 +7,7 @@ export { encodeUser } from './names.js';
 
 /**
  * @typedef {import('./client.js').Options} Options
+ * @typedef {import('./client.js').CallOptions} CallOptions
  * @typedef {import('./client.js').ClientEvents} ClientEvents
  * @typedef {import('./connection/connection.js').State} State
  * @typedef {import('./connection/connection.js').Status} Status

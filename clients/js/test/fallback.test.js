@@ -64,7 +64,7 @@ class StreamPeer {
 
   /** @param {string} receipt */
   welcome(receipt = 'v1.1') {
-    this.send({ ...WELCOME, features: ['history_pages'] }, { type: 'receipt', receipt, expires_in: 300 });
+    this.send({ ...WELCOME, features: ['calls', 'history_pages'] }, { type: 'receipt', receipt, expires_in: 300 });
     for (const { channel } of this.request.subscriptions) this.send(subscribed({ id: null, channel }));
   }
 
@@ -303,4 +303,44 @@ test('streams that are held back lead to polls, which keep to the rates and go o
   changed.answer(json(200, { messages: [{ type: 'closed', code: 1012, reason: 'drain' }], receipt: 'r2' }));
   assert.equal((await requests.next('at once')).body.receipt, 'r2');
   assert.equal(client.state, 'ready');
+});
+
+test('calls are requests of their own, and slow ones hold up no publishes', async (t) => {
+  const { client, requests, ready } = scene(t);
+  const { room } = await ready();
+  const answers = [1, 2, 3].map((n) => client.call('order.quote', { n }));
+  const first = await requests.next('a call');
+  assert.deepEqual([first.path, first.body.call, first.body.data, first.body.receipt, typeof first.body.id], ['/call', 'order.quote', { n: 1 }, 'v1.1', 'string']);
+  const second = await requests.next('another call');
+  const published = room.publish('chat.message', {});
+  const emit = await requests.next('an emit');
+  assert.equal(emit.path, '/emit', 'the third call waits');
+  emit.answer(json(200, { type: 'ack', id: emit.body.id, offset: 1 }));
+  await published;
+  first.answer(json(200, { type: 'reply', id: first.body.id, data: { price: 1 } }));
+  assert.deepEqual(await answers[0], { price: 1 });
+  second.answer(problem(422, 'call_failed', { reason: 'sold_out', data: { left: 0 } }));
+  await assert.rejects(answers[1], { code: 'call_failed', details: { reason: 'sold_out', data: { left: 0 } } });
+  const third = await requests.next('the third call');
+  third.answer(new Response('<html>', { status: 502 }));
+  await assert.rejects(answers[2], { code: 'uncertain', retryable: true });
+  assert.equal(requests.length, 0);
+});
+
+test('a call may take as long as a contract allows, and ends with its stream', async (t) => {
+  const { client, clock, requests, ready } = scene(t);
+  const { peer } = await ready();
+  const slow = client.call('order.quote', {}, { timeout: 50_000 });
+  const request = await requests.next('a call');
+  for (let passed = 0; passed < 35_000; passed += 5_000) {
+    peer.raw(': it lives\n\n');
+    await turn();
+    clock.advance(5_000);
+  }
+  request.answer(json(200, { type: 'reply', id: request.body.id, data: 'at last' }));
+  assert.equal(await slow, 'at last');
+  const lost = client.call('order.quote', {});
+  await requests.next('another call');
+  peer.end();
+  await assert.rejects(lost, { code: 'uncertain' });
 });

@@ -2,12 +2,14 @@
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { deferred } from '../src/base/deferred.js';
 import { settled } from '../src/testing/clock.js';
 import { TestService } from '../src/testing/index.js';
 import { Tidewire } from '../src/tidewire.js';
 import { Browser } from './browser.js';
 
 const CONTRACT = {
+  calls: { 'order.quote': { endpoint: 'shop' } },
   channels: {
     'room:{room}': {
       subscribe: 'grant',
@@ -157,6 +159,30 @@ for (const end of /** @type {const} */ (['closes', 'dies', 'hangs', 'freezes', '
     }
   });
 }
+
+test('each tab gets the replies to its own calls, and a call of a tab is lost with the one that leads', async (t) => {
+  const { service, browser, openRoom } = scene(t);
+  const tabs = await openRoom(3);
+  service.onCall('order.quote', ({ n }, { id }) => ({ n, id }));
+  const answers = await Promise.all([...tabs.map(({ client }, n) => client.call('order.quote', { n }, { id: `q-${n}` })), service.advance(100)]);
+  assert.deepEqual(answers.slice(0, 3), [{ n: 0, id: 'q-0' }, { n: 1, id: 'q-1' }, { n: 2, id: 'q-2' }]);
+
+  const finish = deferred();
+  service.onCall('order.quote', () => finish.promise);
+  const leader = /** @type {User} */ (tabs.find(({ tab }) => tab === browser.leader));
+  const [one, two] = tabs.filter((user) => user !== leader);
+  const once = assert.rejects(one.client.call('order.quote', { n: 1 }), { code: 'uncertain', retryable: true });
+  const again = two.client.call('order.quote', { n: 2 }, { id: 'again', retry: true });
+  await service.advance(100);
+  leader.client.close();
+  await service.advance(3_000);
+  await once;
+  finish.resolve('done');
+  await service.advance(100);
+  assert.equal(await again, 'done');
+  assert.deepEqual(service.received.filter(({ message }) => message.id === 'again').length, 2);
+  assert.equal(service.connections.length, 1);
+});
 
 test('the connection breaks: all tabs resume over one new connection', async (t) => {
   const { service, openRoom, publish } = scene(t);

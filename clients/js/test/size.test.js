@@ -7,20 +7,20 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Bytes by entry point. @type {Record<string, number>} */
-const BUDGETS = { 'tidewire.js': 10_000, 'codes.js': 2_600 };
+const BUDGETS = { 'tidewire.js': 10_060, 'codes.js': 2_600 };
 /** Bytes that an addition costs a page that has `tidewire.js`, and React for its hooks. @type {Record<string, number>} */
 const ADDITIONS = {
   'collections/index.js': 3_900,
   'outbox/outbox.js': 4_400,
-  'testing/index.js': 20_500, // with all that is loaded later
-  'react/index.js': 5_400,
+  'testing/index.js': 21_550, // with all that is loaded later
+  'react/index.js': 5_650,
   // Parts of the client that are loaded later.
   'upkeep/index.js': 4_900,
-  'sending/publisher.js': 2_100,
+  'sending/publisher.js': 2_300,
   'subscriptions/state.js': 750,
   'subscriptions/own-token.js': 300,
   'fallback/fallback.js': 5_600,
-  'share/share.js': 8_750,
+  'share/share.js': 8_800,
 };
 
 /** What is imported when it is needed does not count. @type {import('esbuild').Plugin} */

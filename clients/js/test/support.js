@@ -87,7 +87,7 @@ export const WELCOME = {
   user: 'ann',
   heartbeat: 25,
   limits: { message: 65536, batch: 100, subscriptions: 128, rate: 20, burst: 100 },
-  features: ['subscription_token', 'tail'],
+  features: ['calls', 'subscription_token', 'tail'],
 };
 
 /** One connection, seen from the service. */

@@ -6,9 +6,13 @@ import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { promisify } from 'node:util';
 import { TestService } from '../src/testing/index.js';
-import { Tidewire } from '../src/tidewire.js';
+import { Tidewire, TidewireError } from '../src/tidewire.js';
 
 const CONTRACT = {
+  calls: {
+    'order.quote': { endpoint: 'shop', request: { required: ['item'] }, reply: { required: ['price'] } },
+    'order.list': { endpoint: 'shop', who: 'everyone' },
+  },
   channels: {
     'room:{room}': {
       subscribe: 'grant',
@@ -468,4 +472,62 @@ test('every message of the service has the fields of an example of the protocol'
   }
   t.diagnostic([...seen].join(' '));
   assert.ok(seen.size >= 12, [...seen].join(' '));
+});
+
+test('the test answers calls in the place of the backend, and the contract checks both sides', async (t) => {
+  const { service, client, connection } = await scene(t);
+  await assert.rejects(client.call('order.quote', { item: 'tea' }), { code: 'hook_unavailable', details: { reason: 'unreachable' } });
+  /** @type {any} */
+  let seen;
+  const forget = service.onCall('order.quote', async ({ item }, context) => {
+    seen = context;
+    if (item === 'cake') throw new TidewireError('call_failed', 'no cake left', { details: { reason: 'sold_out', data: { left: 0 } } });
+    if (item === 'gold') throw new TidewireError('forbidden', 'not for you', { details: { reason: 'banned' } });
+    if (item === 'bug') throw new Error('oh');
+    return item === 'air' ? {} : { price: 400 };
+  });
+  assert.deepEqual(await client.call('order.quote', { item: 'tea' }, { id: 'q-1' }), { price: 400 });
+  assert.deepEqual([seen.user, seen.connection, seen.id, seen.signal.aborted], ['ann', connection, 'q-1', false]);
+  await assert.rejects(client.call('order.quote', { item: 'cake' }), { code: 'call_failed', message: 'no cake left', details: { reason: 'sold_out', data: { left: 0 } } });
+  await assert.rejects(client.call('order.quote', { item: 'gold' }), { code: 'forbidden', details: { reason: 'banned' } });
+  await assert.rejects(client.call('order.quote', { item: 'bug' }), { code: 'hook_unavailable', message: /Error: oh/, details: { reason: 'status' } });
+  await assert.rejects(client.call('order.quote', { item: 'air' }), { code: 'hook_unavailable', details: { reason: 'bad_reply' } });
+  await assert.rejects(client.call('order.quote', {}), { code: 'invalid_data', message: /order\.quote\.request/ });
+  await assert.rejects(client.call('order.qoute', {}), { code: 'unknown_call' });
+  assert.throws(() => service.onCall('order.qoute', () => 1), { code: 'unknown_call' });
+  forget();
+  await assert.rejects(client.call('order.quote', { item: 'tea' }), { code: 'hook_unavailable' });
+});
+
+test('a call ends with its connection, and anonymous clients call what everyone may', async (t) => {
+  const service = new TestService({ contract: CONTRACT, validate: false, anonymous: true });
+  const client = new Tidewire(service.url, { ...service.options, token: undefined, anonymous: true });
+  t.after(() => client.close());
+  void client.connect();
+  await assert.rejects(client.call('order.quote', {}), { code: 'forbidden', details: { path: '$.call' } });
+  /** @type {AbortSignal[]} */
+  const signals = [];
+  service.onCall('order.list', (_, { signal }) => {
+    signals.push(signal);
+    return new Promise(() => {});
+  });
+  const lost = client.call('order.list', null);
+  await service.settled();
+  service.cut();
+  await assert.rejects(lost, { code: 'uncertain' });
+  assert.deepEqual(signals.map(({ aborted }) => aborted), [true]);
+});
+
+test('a connection has a bound of calls, each with an id of its own', async () => {
+  const service = new TestService();
+  /** @type {any[]} */
+  const got = [];
+  const events = { opened() {}, received: (/** @type {any} */ frame) => got.push(JSON.parse(frame)), ended() {} };
+  const { token, link } = service.options;
+  const { send } = link(new URL(service.url), events);
+  service.onCall('slow', () => new Promise(() => {}));
+  send(JSON.stringify({ type: 'hello', token: token() }));
+  for (const n of [0, 0, ...Array.from({ length: 16 }, (_, index) => index + 1)]) send(JSON.stringify({ type: 'call', id: `q-${n}`, call: 'slow', data: null }));
+  await service.settled();
+  assert.deepEqual(got.filter(({ type }) => type === 'error').map(({ code, id }) => [code, id]), [['invalid_message', 'q-0'], ['too_many_calls', 'q-16']]);
 });

@@ -11,10 +11,8 @@ import { Inbox, WELCOME, connected, message, scene, subscribed, turn } from './s
 function vectors(name) {
   return JSON.parse(readFileSync(new URL(`../../../tests/vectors/${name}.json`, import.meta.url), 'utf8'));
 }
-/** Messages of a feature that this client does not use. @param {{message: {type: string}}} vector */
-const used = ({ message }) => message.type !== 'call' && message.type !== 'reply';
-const server = vectors('server').filter(used);
-const client = vectors('client').filter(used);
+const server = vectors('server');
+const client = vectors('client');
 
 /** @param {{name: string, message: any}[]} list @param {(message: any) => boolean} which @returns {any[]} */
 const pick = (list, which) => list.map(({ message }) => message).filter(which);
@@ -23,8 +21,8 @@ for (const { name, message } of server) {
   test(`server/${name} parses, alone and in a batch`, () => {
     assert.deepEqual(parse(JSON.stringify(message)), [message]);
     assert.deepEqual(parse(JSON.stringify([message, message])), [message, message]);
-    // `welcome` has `data`, too, and is no event.
-    assert.equal(isEvent(message), message.type !== 'welcome' && ('data' in message || 'removed' in message));
+    // `welcome` and `reply` have `data`, too, and are no events.
+    assert.equal(isEvent(message), !['welcome', 'reply'].includes(message.type) && ('data' in message || 'removed' in message));
   });
 
   test(`server/${name} disturbs no open client`, async (t) => {
@@ -110,6 +108,19 @@ test('replies of the examples settle the requests they answer', async (t) => {
   }
 });
 
+test('replies of the examples settle the calls they answer', async (t) => {
+  const { peer, client } = await connected(t);
+  const replies = pick(server, ({ type, code }) => type === 'reply' || code === 'call_failed');
+  assert.deepEqual(replies.map(({ type }) => type).sort(), ['error', 'reply']);
+  for (const { type, id, data, details } of replies) {
+    const answer = client.call('order.quote', {}, { id });
+    await peer.expect('call');
+    peer.send(pick(server, (message) => message.type === type && message.id === id)[0]);
+    if (type === 'reply') assert.deepEqual(await answer, data);
+    else await assert.rejects(answer, { code: 'call_failed', details });
+  }
+});
+
 /** What the client sends for each example, in the words of its API. @type {Record<string, (run: any, message: any) => any>} */
 const SAYS = {
   subscribe: ({ client }, { channel, since, tail, token }) => client.channel(channel, { since, tail, token: token && (() => token) }),
@@ -129,6 +140,7 @@ const SAYS = {
     }
     peer.send({ type: 'expiring', in: 60, channel });
   },
+  call: ({ client }, { call, data, id }) => void client.call(call, data, { id }).catch(() => {}),
   ping: ({ clock }) => clock.advance(WELCOME.heartbeat * 1000),
 };
 

@@ -3,7 +3,7 @@
 import { VERSION } from '../version.js';
 
 /** The features that this client knows. */
-export const FEATURES = Object.freeze(['if_rev', 'ready_in_address', 'removal', 'subscription_token', 'tail', 'ttl']);
+export const FEATURES = Object.freeze(['calls', 'if_rev', 'ready_in_address', 'removal', 'subscription_token', 'tail', 'ttl']);
 
 /**
  * The address of the service; undefined for a relative one without a page.

@@ -5,8 +5,12 @@ import { errorMessage, problemOf, refusal, textOf } from './http.js';
 
 /** Requests at a time: over HTTP/1.1 a browser has six connections to a host, and the stream is one of them. */
 const MAX_AT_ONCE = 4;
+/** Of them, calls: slow ones must not hold up publishes. */
+const MAX_CALLS_AT_ONCE = 2;
 /** Milliseconds for one request. */
 const REQUEST_TIMEOUT = 15_000;
+/** Milliseconds for a call. A contract allows the backend 30 s. */
+const CALL_TIMEOUT = 40_000;
 /** Receipts with which an emit is tried: a newer one may have come while it was on its way. */
 const MAX_TRIES = 3;
 
@@ -21,13 +25,16 @@ const MAX_TRIES = 3;
  * @property {() => void} renew  the receipt counts no more
  */
 
-/** Sends the messages of a client as requests: `POST /emit` and `GET /history`. */
+/** Sends the messages of a client as requests: `POST /emit`, `POST /call` and `GET /history`. */
 export class Requests {
   /** Requests that were sent. */
   count = 0;
   /** @type {ClientMessage[]} */
   #queue = [];
+  /** @type {ClientMessage[]} */
+  #calls = [];
   #running = 0;
+  #calling = 0;
   #ended = new AbortController();
   #http;
   #session;
@@ -49,26 +56,43 @@ export class Requests {
     return this.#running >= MAX_AT_ONCE;
   }
 
-  /** @param {ClientMessage} message  an event, a removal, or `history` */
+  /** @param {ClientMessage} message  an event, a removal, a call, or `history` */
   add(message) {
-    this.#queue.push(message);
+    (message.type === 'call' ? this.#calls : this.#queue).push(message);
     if (!this.isFull) void this.#run();
   }
 
-  /** Ends all requests. The client sends again what has no answer. */
+  /** Ends all requests. The client sends again what has no answer, but for calls. */
   stop() {
     this.#queue = [];
+    this.#calls = [];
     this.#ended.abort();
   }
 
   async #run() {
     this.#running += 1;
-    for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
-      const answer = await (next.type === 'history' ? this.#history(next) : this.#emit(next));
+    for (let next = this.#next(); next; next = this.#next()) {
+      const isCall = next.type === 'call';
+      if (isCall) this.#calling += 1;
+      const answer = await (isCall ? this.#call(next) : next.type === 'history' ? this.#history(next) : this.#emit(next));
+      if (isCall) this.#calling -= 1;
       if (this.#ended.signal.aborted) return;
       if (answer) this.#session.answer(answer);
     }
     this.#running -= 1;
+  }
+
+  #next() {
+    return this.#queue.shift() ?? (this.#calling < MAX_CALLS_AT_ONCE ? this.#calls.shift() : undefined);
+  }
+
+  /** An answer that does not come leaves open whether the backend has acted. @param {ClientMessage} message */
+  async #call({ id, call, data }) {
+    const receipt = this.#session.receipt();
+    if (receipt === undefined) return refusal(id, 'invalid_receipt', 'the session is renewed', true, 1);
+    const { body, problem, error } = await this.#ask((signal) => this.#http.post('call', { call, id, data, receipt }, signal), id, CALL_TIMEOUT);
+    if (problem) return this.#refused(problem, id);
+    return error ? { ...error, code: 'uncertain' } : { ...body, type: 'reply', id };
   }
 
   /** @param {ClientMessage} message */
@@ -101,9 +125,10 @@ export class Requests {
   /**
    * @param {(signal: AbortSignal) => Promise<Response>} send
    * @param {string | undefined} id
+   * @param {number} [timeout]  ms
    * @returns {Promise<{body?: any, problem?: import('./http.js').Problem, error?: any}>}
    */
-  async #ask(send, id) {
+  async #ask(send, id, timeout = REQUEST_TIMEOUT) {
     this.count += 1;
     const asking = new AbortController();
     const end = () => asking.abort();
@@ -118,7 +143,7 @@ export class Requests {
       return { error: refusal(id, 'unexpected_response', `the answer is ${response.status}, and not of the service`, true) };
     })();
     try {
-      return await within(this.#core.clock, REQUEST_TIMEOUT, answered, () => new Error(`no answer within ${REQUEST_TIMEOUT / 1000} s`));
+      return await within(this.#core.clock, timeout, answered, () => new Error(`no answer within ${timeout / 1000} s`));
     } catch (cause) {
       return { error: refusal(id, 'unreachable', textOf(cause), true) };
     } finally {

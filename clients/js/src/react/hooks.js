@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useSyncExternalStore } from 'react';
+import { useEffect, useMemo, useState, useSyncExternalStore } from 'react';
 import '../collections/index.js';
 import { useLatest, useTidewire } from './provider.js';
 import { Shared } from './shared.js';
@@ -12,6 +12,7 @@ import { Shared } from './shared.js';
 const EMPTY_LIST = Object.freeze({ items: Object.freeze([]), status: 'loading', hasOlder: false, error: undefined });
 const EMPTY_MAP = Object.freeze({ values: new Map(), status: 'loading', error: undefined });
 const EMPTY_PRESENCE = Object.freeze({ members: Object.freeze([]), count: 0, isListed: true, status: 'loading', error: undefined });
+const NOT_CALLED = Object.freeze({ data: undefined, error: undefined, pending: false });
 const WAITING = Object.freeze({ state: 'waiting' });
 /** The state on a server, and until the page has taken over its markup. */
 const STARTING = Object.freeze({ state: 'connecting', reason: 'new', attempt: 0 });
@@ -121,6 +122,32 @@ export function usePresence(name, options) {
     return async (/** @type {any} */ info, /** @type {any} */ asked) => /** @type {any} */ (shared.source ?? unmounted(name)).update(info, asked);
   }, [shared, name]);
   return useMemo(() => ({ ...value, update }), [value, update]);
+}
+
+/**
+ * Calls the backend when the application says so: `call`, and what became of the newest call.
+ * @param {string} name
+ * @param {import('../client.js').CallOptions} [options]  those of each call, unless it has its own
+ */
+export function useCall(name, options) {
+  const client = useTidewire();
+  const latest = useLatest({ options });
+  const [{ of, ...state }, setState] = useState(/** @type {any} */ ({ of: undefined, ...NOT_CALLED }));
+  const call = useMemo(() => {
+    let newest = 0;
+    return (/** @type {any} */ data, /** @type {any} */ own) => {
+      const number = (newest += 1);
+      const reply = /** @type {any} */ (client).call(name, data, { ...latest.current.options, ...own });
+      const become = (/** @type {any} */ change) => {
+        if (number === newest) setState((/** @type {any} */ before) => ({ ...(before.of === call ? before : NOT_CALLED), ...change, of: call }));
+      };
+      become({ pending: true, error: undefined });
+      reply.then((/** @type {any} */ result) => become({ pending: false, data: result }), (/** @type {any} */ error) => become({ pending: false, error }));
+      return reply;
+    };
+  }, [client, name, latest]);
+  const { data, error, pending } = of === call ? state : NOT_CALLED;
+  return useMemo(() => ({ call, data, error, pending }), [call, data, error, pending]);
 }
 
 /**

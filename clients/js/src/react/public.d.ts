@@ -8,10 +8,11 @@
 
 import type { ReactNode } from 'react';
 import type { Channel, ChannelOptions, ChannelStatus } from '../channel.js';
-import type { Options, Tidewire } from '../client.js';
+import type { CallOptions, Options, Tidewire } from '../client.js';
 import type { ListOptions, ListSnapshot, MapOptions, MapSnapshot, PresenceOf, PresenceSnapshot } from '../collections/channel-types.js';
 import type { Status } from '../connection/connection.js';
-import type { AnyContract, ChannelName, ContractLike, EventOf, EventType, NameIn, PresenceInfo, TypeWith } from '../contract-types.js';
+import type { TidewireError } from '../errors.js';
+import type { AnyContract, CallName, CallReply, CallRequest, ChannelName, ContractLike, EventOf, EventType, NameIn, PresenceInfo, TypeWith } from '../contract-types.js';
 
 /** What an application adds its contract to. */
 export interface Register {}
@@ -67,6 +68,17 @@ export function useMap<const N extends Name, const T extends TypeWith<C, NameIn<
   type: T,
   options?: Omit<MapOptions<EventOf<C, NameIn<C, N>, T>>, 'signal'> & EnterOptions,
 ): MapSnapshot<EventOf<C, NameIn<C, N>, T>>;
+
+/** Calls the backend when `call` is called. The rest is about the newest call; `data` stays until the next reply. */
+export function useCall<const N extends CallName<C>>(
+  name: N,
+  options?: Omit<CallOptions, 'id' | 'signal'>,
+): {
+  call(data: CallRequest<C, N>, options?: CallOptions): Promise<CallReply<C, N>>;
+  data: CallReply<C, N> | undefined;
+  error: TidewireError | undefined;
+  pending: boolean;
+};
 
 /** The users in the channel. */
 export function usePresence<const N extends Name>(

@@ -1,3 +1,4 @@
+import { bounded } from '../base/bounds.js';
 import { Timer } from '../base/clock.js';
 import { deferred, onAbort } from '../base/deferred.js';
 import { notSent, TidewireError } from '../errors.js';
@@ -11,13 +12,16 @@ import { Signals } from './signals.js';
  * @property {number} [timeout]  ms with a connection
  * @property {AbortSignal} [signal]
  * @property {number} [order]  only of publishes that a reload has left: negative, so that they are sent before new ones
+ * @property {boolean} [retry]  whether a call is sent again
  *
  * @typedef {object} Sending  what the publisher knows of a request without an answer
  * @property {string} id
- * @property {string} type
+ * @property {string} type  of a call: its name
  * @property {string | undefined} channel
  * @property {string} text  the JSON of the request, made at the call
  * @property {boolean} isPublish
+ * @property {boolean} isCall
+ * @property {boolean} isOnce  a call that is not sent again
  * @property {import('../base/deferred.js').Deferred<any>} result
  * @property {() => void} [forget]  stops listening to the signal
  * @property {boolean} [sent]  whether the service may have it
@@ -26,16 +30,16 @@ import { Signals } from './signals.js';
  * @property {Timer} [retry]  ends its rest
  * @property {TidewireError} [refusal]  the last retryable one
  *
- * @typedef {Sending & RequestOptions & import('./retries.js').Retrying} Entry
+ * @typedef {Sending & Omit<RequestOptions, 'retry'> & import('./retries.js').Retrying} Entry
  */
 
 /** Characters of all requests without an answer. */
 const MAX_SIZE = 8_388_608;
 
 /**
- * The requests without an answer: publishes, and reads such as `history`. Publishes of one channel are sent one after the other, so
- * that none overtakes another that is sent again. A request is sent again with the same id on every new connection, until it is
- * answered. What follows a refusal that passes, and when a request times out, is up to `Retries`. Loaded with the first request or
+ * The requests without an answer: publishes, reads such as `history`, and calls. Publishes of one channel are sent one after the other,
+ * so that none overtakes another that is sent again. A request is sent again with the same id on every new connection, until it is
+ * answered; a call only if the application says so. What follows a refusal that passes, and when a request times out, is up to `Retries`. Loaded with the first request or
  * signal, or soon after `welcome`.
  */
 export class Publisher {
@@ -69,10 +73,11 @@ export class Publisher {
     const known = this.entries.get(id);
     if (known) result.resolve(known.result.promise);
     else try {
-      const { order, signal, timeout } = options;
+      const { order, retry, signal, timeout } = options;
+      const isCall = type === 'call';
       const text = this.#encode(request, options);
       /** @type {Entry} */
-      const entry = { id, type, channel, text, isPublish, order, timeout, result };
+      const entry = { id, type: request.call ?? type, channel, text, isPublish, isCall, isOnce: isCall && !retry, order, timeout, result };
       this.entries.set(id, entry);
       this.#size += text.length;
       entry.forget = onAbort(signal, () => this.fail(entry, signal?.reason));
@@ -86,7 +91,8 @@ export class Publisher {
 
   /** The JSON of a request; throws if it cannot be taken. @param {Request} request @param {RequestOptions} options */
   #encode(request, { order, signal }) {
-    const { type, channel } = request;
+    const { channel } = request;
+    const type = request.call ?? request.type;
     const { size } = this.entries;
     if (signal?.aborted) throw signal.reason;
     let text;
@@ -116,12 +122,18 @@ export class Publisher {
   #first() {
     const busy = new Set();
     for (const entry of this.entries.values()) {
-      const { channel, isPublish } = entry;
-      const mustWait = isPublish && (this.held || busy.has(channel) || this.#core.registry.joining(channel) === 'waiting');
+      const { channel, isCall, isPublish } = entry;
+      const mustWait = isPublish ? this.held || busy.has(channel) || this.#core.registry.joining(channel) === 'waiting' : isCall && this.#isBusy;
       if (!mustWait && !entry.flying && !entry.resting) return entry;
       if (isPublish) busy.add(channel);
     }
     return undefined;
+  }
+
+  /** Whether the connection has as many calls as it may: further ones wait. */
+  get #isBusy() {
+    const most = bounded(this.#core.welcome?.limits.calls, 1, 1e5, 16);
+    return [...this.entries.values()].filter(({ flying, isCall }) => flying && isCall).length >= most;
   }
 
   /** @param {number} maxBytes */
@@ -129,6 +141,7 @@ export class Publisher {
     const entry = /** @type {Entry} */ (this.#first());
     const bytes = bytesOf(entry.text);
     if (bytes > maxBytes) this.tooBig(entry, `it has ${bytes} bytes; the service accepts ${maxBytes}`);
+    else if (entry.isCall && !this.#core.offers('calls')) this.fail(entry, new TidewireError('no_calls', 'the service takes no calls: no backend is configured, or it is older'));
     else if (this.retries.maySend(entry)) {
       entry.sent = entry.flying = true;
       return entry.text;
@@ -139,7 +152,7 @@ export class Publisher {
   /** There is a connection: everything is sent again, unless somebody else has published it. @param {boolean} isOther  another user has connected */
   opened(isOther) {
     this.retries.opened();
-    if (isOther) for (const entry of this.publishes) this.giveUp(entry, 'uncertain', 'another user connected', { retryable: false });
+    if (isOther) for (const entry of this.entries.values()) if (entry.isPublish || entry.isCall) this.giveUp(entry, 'uncertain', 'another user connected', { retryable: false });
     this.#core.wake();
   }
 
@@ -152,9 +165,9 @@ export class Publisher {
   settle(message) {
     const entry = this.entries.get(message.id ?? '');
     if (!entry) return this.retries.settle(message);
-    const { isPublish, type } = entry;
+    const { isCall, isPublish, type } = entry;
     if (message.type === 'error') this.#refused(entry, TidewireError.from(/** @type {any} */ (message), entry.channel));
-    else if (message.type === (isPublish || type === 'refresh' ? 'ack' : type)) this.#finish(entry).result.resolve(message);
+    else if (message.type === (isPublish || type === 'refresh' ? 'ack' : isCall ? 'reply' : type)) this.#finish(entry).result.resolve(isCall ? /** @type {any} */ (message).data : message);
     else return false;
     return true;
   }
@@ -164,7 +177,7 @@ export class Publisher {
    * @param {TidewireError} refusal
    */
   #refused(entry, refusal) {
-    const wait = this.retries.waitAfter(entry, refusal);
+    const wait = entry.isOnce ? undefined : this.retries.waitAfter(entry, refusal);
     if (wait === undefined) {
       this.fail(entry, refusal);
       return;
@@ -187,6 +200,7 @@ export class Publisher {
     for (const entry of this.entries.values()) {
       entry.retry?.stop();
       entry.flying = entry.resting = false;
+      if (entry.isOnce && entry.sent) this.giveUp(entry, 'uncertain', 'the connection was lost');
     }
   }
 

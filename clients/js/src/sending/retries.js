@@ -145,14 +145,13 @@ export class Retries {
     this.outbox?.settled(entry);
   }
 
-  /** Starts the timeouts of requests; they run with a connection only, and not while publishes wait for the outbox. @param {Iterable<Entry>} [entries] */
+  /** Starts the timeouts of requests; but for those of calls, they run with a connection only, and not while publishes wait for the outbox. @param {Iterable<Entry>} [entries] */
   #time(entries = this.#publisher.entries.values()) {
     const { clock, requestTimeout, sender } = this.#core;
     const publisher = this.#publisher;
-    if (!sender) return;
     for (const entry of entries) {
-      const { deadline, isPublish } = entry;
-      if (deadline || (isPublish && publisher.held)) continue;
+      const { deadline, isCall, isPublish } = entry;
+      if (deadline || (!isCall && !sender) || (isPublish && publisher.held)) continue;
       const timeout = entry.timeout === undefined ? (isPublish && this.outbox ? Infinity : requestTimeout) : bounded(entry.timeout, 0, Infinity, Infinity);
       entry.deadline = new Timer(clock);
       entry.deadline.start(timeout, () => {

@@ -207,7 +207,7 @@ export class Leader {
       return;
     }
     const { type, id, channel = '' } = message;
-    if (type.includes('.')) this.#publish(port, message);
+    if (type.includes('.') || type === 'call') this.#publish(port, message);
     else if (type === 'presence' && this.#share.isBlocked && this.#channels.get(channel)?.presence) {
       port.used(); // over HTTP, only the client of this tab can ask
       port.push({ type, id, channel, presence: this.#channels.get(channel)?.presence });
@@ -283,7 +283,7 @@ export class Leader {
     this.#queue(port.requests, port, { ...request, id }, answered);
   }
 
-  /** Publishes keep their ids: with them, the service stores an event once, over whichever connection it comes. @param {Port} port @param {any} message */
+  /** Publishes and calls keep their ids: with them, the service stores an event once, over whichever connection it comes, and the backend recognises a call. @param {Port} port @param {any} message */
   #publish(port, message) {
     const { type, id, channel, data } = message;
     if (id === undefined) {
@@ -297,7 +297,7 @@ export class Leader {
     const other = this.#publishers.get(id);
     if (other?.isOpen && other !== port) {
       port.used();
-      port.push({ type: 'error', id, code: 'overloaded', message: 'another tab is publishing with this id', retryable: true, details: { retry_after: 0.5 } });
+      port.push({ type: 'error', id, code: 'overloaded', message: 'another tab is sending with this id', retryable: true, details: { retry_after: 0.5 } });
       return;
     }
     this.#publishers.set(id, port);

@@ -17,6 +17,7 @@ const FIELDS = {
   unsubscribe: () => ({}),
   presence: () => ({}),
   subscribe: ({ since, tail }) => (isPosition(since) && isCount(tail) ? { since, tail } : undefined),
+  call: ({ call, data }) => (isText(call) ? { call, data } : undefined),
   history: ({ after, before, limit }) => (isCount(after) && isCount(before) && isCount(limit) ? { after, before, limit } : undefined),
 };
 
@@ -28,7 +29,7 @@ const FIELDS = {
 export function requestOf(given) {
   const { type, id, channel } = given ?? {};
   if (!isText(type) || !(id === undefined || (isText(id) && id.length > 0 && id.length <= 64))) return undefined;
-  if (!(type === 'ping' || (isText(channel) && channel.length <= 128))) return undefined;
+  if (!(type === 'ping' || type === 'call' || (isText(channel) && channel.length <= 128))) return undefined;
   if (type.includes('.')) return { type, id, channel, data: given.data, key: given.key, removed: given.removed, if_rev: given.if_rev };
   const fields = id === undefined ? undefined : FIELDS[type]?.(given);
   return fields && { type, id, channel, ...fields };

@@ -6,6 +6,7 @@ export { TestService } from './service.js';
 /**
  * @typedef {import('./service.js').TestServiceOptions} TestServiceOptions
  * @typedef {import('./service.js').BackendOptions} BackendOptions
+ * @typedef {import('./calls.js').CallContext} CallContext
  * @typedef {import('./service.js').ConnectionRefusal} ConnectionRefusal
  * @typedef {import('./service.js').Filter} Filter
  * @typedef {import('./service.js').Received} Received

@@ -27,6 +27,7 @@ const SHAPES = {
   presence: [{ id: isId, channel }, {}],
   refresh: [{ id: isId, token }, { channel }],
   ping: [{}, { id: isId }],
+  call: [{ id: isId, call: text(64), data: () => true }, {}],
   'presence.update': [{ channel, data: () => true }, { id: isId }],
 };
 const EVENT = /** @type {typeof SHAPES[string]} */ ([{ channel, data: () => true }, { id: isId, key: text(128), if_rev: offset }]);

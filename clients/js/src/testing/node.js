@@ -1,5 +1,6 @@
 import { TidewireError } from '../errors.js';
 import { Gate } from './channels/access.js';
+import { Calls } from './calls.js';
 import { Presence } from './channels/presence.js';
 import { StoredChannel } from './channels/store.js';
 import { Network, matches, use } from './network.js';
@@ -48,6 +49,7 @@ export class Node {
   constructor(options) {
     this.#options = options;
     this.gate = new Gate(options.contract);
+    this.calls = new Calls(options.contract);
     this.tokens = new Tokens(options.clock.now);
   }
 

@@ -42,12 +42,13 @@ import { refusal } from './channels/refusal.js';
  * @property {string} [exclude]  the id of a connection that does not show the event
  */
 
-const FEATURES = ['echo', 'event_removed', 'if_rev', 'presence_update', 'ready_in_address', 'removal', 'subscription_token', 'tail', 'ttl'];
+const FEATURES = ['calls', 'echo', 'event_removed', 'if_rev', 'presence_update', 'ready_in_address', 'removal', 'subscription_token', 'tail', 'ttl'];
 const SHARED = { connections: 1_000, rate: 10_000, burst: 100_000, subscribe_rate: 10_000, subscribe_burst: 100_000 };
 const LIMITS = {
   message: 65_536,
   batch: 100,
   subscriptions: 128,
+  calls: 16,
   rate: 10_000,
   burst: 100_000,
   subscribe_rate: 10_000,
@@ -175,6 +176,19 @@ export class TestService {
    */
   remove(channel, type, key, { id = this.#node.nextId('b'), ifRev } = {}) {
     return this.#node.accept(BACKEND, { type, channel, id, key, removed: true, if_rev: ifRev }, null, false);
+  }
+
+  /**
+   * Answers a call of clients, in the place of the backend. Returns the function that removes the handler. A handler refuses a call with
+   * `throw new TidewireError('call_failed', message, { details: { reason, data } })`, or with the code `forbidden`. If it throws anything
+   * else, and without a handler, clients get `hook_unavailable`.
+   * @template {import('../contract-types.js').CallName<C>} N
+   * @param {N} name
+   * @param {(data: import('../contract-types.js').CallRequest<C, N>, context: import('./calls.js').CallContext)
+   *   => import('../contract-types.js').CallReply<C, N> | Promise<import('../contract-types.js').CallReply<C, N>>} handler
+   */
+  onCall(name, handler) {
+    return this.#node.calls.on(name, handler);
   }
 
   /** Takes back a durable event: subscribers get `event.removed`. @param {string} channel @param {string} id */

@@ -38,6 +38,8 @@ export class Session {
   #isReady;
   #knowsRemovals;
   #isClosed = false;
+  /** @type {Map<string, AbortController>} by the ids of calls without a reply */
+  #calls = new Map();
   /** @type {any} */
   #timer;
 
@@ -106,6 +108,7 @@ export class Session {
     this.#isClosed = true;
     this.#node.clock.clearTimeout(this.#timer);
     this.#up.close();
+    for (const asking of this.#calls.values()) asking.abort();
     for (const channel of [...this.subscriptions.keys()]) this.drop(channel);
     this.#node.sessions.delete(this);
   }
@@ -194,6 +197,7 @@ export class Session {
       this.send({ type: 'presence', id, channel, presence: this.#node.presence(channel).view });
     } else if (type === 'refresh') this.#refresh(message);
     else if (type === 'ping') this.send({ type: 'pong', id });
+    else if (type === 'call') this.#call(message);
     else if (type === 'hello') throw refusal('invalid_message', 'this connection is authenticated; send refresh to change its token', { path: '$.type' });
     else if (type === 'presence.update') this.#updatePresence(message);
     else this.#publish(message);
@@ -371,6 +375,15 @@ export class Session {
     const { channel, id } = message;
     const ack = this.#node.accept(this.identityIn(channel), message, this.sender, this.subscriptions.has(channel), this.id);
     if (id !== undefined) this.send({ type: 'ack', id, ...ack });
+  }
+
+  /** @param {any} message */
+  #call(message) {
+    const { id } = message;
+    this.#node.calls.take(/** @type {Identity} */ (this.identity), message, { connection: this.id, underWay: this.#calls, most: this.#node.limits.calls }, ({ data, error }) => {
+      if (error) this.#refuse(error, id);
+      else this.send({ type: 'reply', id, data });
+    });
   }
 
   // --- the end --------------------------------------------------------------------------------------------------------------

@@ -70,6 +70,19 @@ test('schemas become the types that they allow', async () => {
   for (const [schema, expected] of cases) assert.equal(await typeOf(schema), expected, JSON.stringify(schema));
 });
 
+test('calls have types of what is asked and what is replied', async () => {
+  write('money.json', { type: 'object', required: ['cents'], properties: { cents: { type: 'integer' } } });
+  const calls = {
+    'order.quote': { endpoint: 'shop', request: { type: 'string' }, reply: { $ref: 'money.json' } },
+    'order.list': { endpoint: 'shop' },
+  };
+  const text = await generate(write('calls.json', { calls }));
+  assert.match(text, /channels: \{\n {2}\};\n {2}calls: \{\n {4}"order\.list": \{ request: unknown; reply: unknown \};\n {4}"order\.quote": \{ request: OrderQuoteRequest; reply: Money \};/);
+  assert.match(text, /export type OrderQuoteRequest = string/);
+  assert.match(text, /export interface Money \{\s+cents: number\s+\}/);
+  assert.doesNotMatch(await generate(write('none.json', contractOf({}))), /calls/);
+});
+
 test('descriptions become comments', async () => {
   const text = await generate(write('one.json', contractOf({ title: 'A title', description: 'Some text.', deprecated: true, type: 'string' })));
   assert.match(text, /\/\*\*\n \* @deprecated\n \* A title\n \*\n \* Some text\.\n \*\/\nexport type EventE0 = string/);
@@ -180,6 +193,9 @@ test('faults of a contract name their place', async () => {
     [{ channels: { 'a b': {} } }, /\$\.channels\["a b"\]: is not a channel pattern/],
     [{ channels: { a: { events: { x: {} } } } }, /\$\.channels\.a\.events\.x: is not an event type/],
     [{ channels: { a: { events: { 'x.y': { delivery: '"; evil' } } } } }, /\.delivery: is one of durable, latest, ephemeral/],
+    [{ calls: { quote: {} } }, /\$\.calls\.quote: is not the name of a call/],
+    [{ calls: { 'order.quote': 7 } }, /\$\.calls\["order\.quote"\]: is a mapping/],
+    [{ calls: { 'order.quote': { request: { type: 'evil' } } } }, /\$\.calls\["order\.quote"\]\.request\.type: is no type of JSON Schema/],
     [contractOf({ type: 'evil' }), /schema\.type: is no type of JSON Schema/],
     [contractOf(5), /\.schema: is no JSON Schema/],
   ];

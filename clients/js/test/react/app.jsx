@@ -3,7 +3,9 @@
 import { StrictMode, Suspense, startTransition, useState } from 'react';
 import { hydrateRoot } from 'react-dom/client';
 import { renderToString } from 'react-dom/server';
-import { TidewireProvider, useChannel, useConnection, useEvents, useList, useMap, usePresence, useTidewire } from 'tidewire/react';
+import { Tidewire, TidewireError } from 'tidewire';
+import { TestService } from 'tidewire/testing';
+import { TidewireProvider, useCall, useChannel, useConnection, useEvents, useList, useMap, usePresence, useTidewire } from 'tidewire/react';
 
 const { url, token } = globalThis.config;
 const options = { token: () => token };
@@ -36,6 +38,18 @@ function Desk({ number }) {
   return <p data-testid="desk">{`${members.map(({ user, info }) => `${user} ${info?.status}`)}; ${[...values.keys()]}`}</p>;
 }
 
+/** A backend in the page: `answers` has the functions that settle its calls. */
+const backend = new TestService();
+const answers = (globalThis.answers = []);
+backend.onCall('order.quote', () => new Promise((resolve, reject) => answers.push({ resolve, reject: (reason) => reject(new TidewireError('call_failed', 'no', { details: { reason } })) })));
+const customer = new Tidewire(backend.url, backend.options);
+
+function Quote({ name }) {
+  const { call, data, error, pending } = useCall(name);
+  globalThis.quote = call;
+  return <p data-testid="quote">{`${name} ${pending ? 'pending' : 'idle'} ${data?.price ?? 'none'} ${error?.details.reason ?? 'fine'}`}</p>;
+}
+
 /** Throws a promise until the test resolves it, as a component does that loads data. */
 let loading;
 function Slow() {
@@ -45,7 +59,7 @@ function Slow() {
 }
 
 function App() {
-  const [{ rooms, name, key, slow, desk, mounted }, set] = useState({ rooms: 2, name: 'room:1', key: 0, slow: false, desk: '', mounted: true });
+  const [{ rooms, name, key, slow, desk, quote, mounted }, set] = useState({ rooms: 2, name: 'room:1', key: 0, slow: false, desk: '', quote: '', mounted: true });
   globalThis.set = (change) => startTransition(() => set((before) => ({ ...before, ...change })));
   globalThis.setNow = (change) => set((before) => ({ ...before, ...change }));
   if (!mounted) return null;
@@ -56,6 +70,7 @@ function App() {
         {Array.from({ length: rooms }, (_, index) => <Room key={`${index} ${key}`} name={name} />)}
         {desk && <Desk number={desk} />}
         {slow && <Slow />}
+        {quote && <TidewireProvider client={customer}><Quote name={quote} /></TidewireProvider>}
       </Suspense>
     </TidewireProvider>
   );

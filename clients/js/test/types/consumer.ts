@@ -28,6 +28,9 @@ interface Contract {
       events: { 'board.metric': { data: { value: number }; delivery: 'latest'; publish: false } };
     };
   };
+  calls: {
+    'order.quote': { request: { item: string }; reply: { price: number } };
+  };
 }
 
 const options: Options = { token: async ({ signal }) => (await fetch('/token', { signal })).text() };
@@ -60,6 +63,18 @@ client.channel('room:1:notes').remove('note.line', '1');
 client.channel('board:main').on('board.metric', ({ data }) => data.value);
 client.publish('room:1', 'chat.message', { text: 'hi' });
 
+const price: Promise<number> = client.call('order.quote', { item: 'tea' }, { timeout: 5_000, retry: true }).then((reply) => reply.price);
+const anyReply: Promise<any> = new Tidewire('/ws').call('whatever.it', { n: 1 });
+new TestService<Contract>().onCall('order.quote', ({ item }, { user }) => ({ price: item.length + user.length }));
+
+// @ts-expect-error no such call
+client.call('order.qoute', { item: 'tea' });
+// @ts-expect-error a request of another type
+client.call('order.quote', { itm: 'tea' });
+// @ts-expect-error a reply of another type
+new TestService<Contract>().onCall('order.quote', () => ({ prize: 1 }));
+// @ts-expect-error a contract without calls has none
+new Tidewire<Omit<Contract, 'calls'>>('/ws').call('order.quote', { item: 'tea' });
 // @ts-expect-error no such channel
 client.channel('romm:1');
 // @ts-expect-error no such event

@@ -23,6 +23,9 @@ import { refusal } from './refusal.js';
  * @property {Retention} state
  * @property {Map<string, EventRule>} [events]  absent without a contract: all types
  *
+ * @typedef {{type: string, schema?: object}} DataRule  `type`: what is checked, for errors
+ * @typedef {{name: string, who: string, request: DataRule, reply: DataRule}} CallRule
+ *
  * @typedef {{channel: ChannelRule, owner: string | undefined}} Resolved  `owner`: the segment in the place of `{user}`
  *
  * @typedef {{path?: string, instancePath?: string, message?: string}} Fault
@@ -33,6 +36,7 @@ import { refusal } from './refusal.js';
 const READERS = ['everyone', 'authenticated', 'grant', 'owner'];
 const PUBLISHERS = ['server', 'subscriber', 'authenticated', 'grant', 'owner'];
 const DELIVERIES = ['durable', 'latest', 'ephemeral'];
+const CALLERS = ['authenticated', 'everyone'];
 const NAME = /^[%A-Za-z0-9_.@~=+-]+(:[%A-Za-z0-9_.@~=+-]+)*$/;
 const MAX_NAME = 128;
 const MAX_KEY = 128;
@@ -56,6 +60,8 @@ const ANY_CHANNEL = {
 export class Contract {
   /** @type {ChannelRule[] | undefined} the most specific first */
   #channels;
+  /** @type {Map<string, CallRule> | undefined} absent without a contract, and if it is an AsyncAPI document: all calls */
+  #calls;
   #validate;
 
   /**
@@ -66,12 +72,14 @@ export class Contract {
     if (!document) return;
     const channels = document.asyncapi ? fromAsyncApi(document) : Object.entries(document.channels ?? {}).map(([pattern, given]) => readChannel(pattern, given));
     this.#channels = channels.sort((a, b) => (rank(a.pattern) < rank(b.pattern) ? -1 : 1));
+    if (!document.asyncapi) this.#calls = new Map(Object.entries(document.calls ?? {}).map(([name, given]) => [name, readCall(name, given)]));
     this.#validate = validate || undefined;
     if (validate !== undefined) return;
     const withSchema = channels.find(({ events, update }) => [...(events?.values() ?? []), update].some((rule) => rule?.schema));
-    if (withSchema) {
+    const callWithSchema = [...(this.#calls?.values() ?? [])].find(({ request, reply }) => request.schema || reply.schema);
+    if (withSchema || callWithSchema) {
       throw new TypeError(
-        `the contract has schemas (${withSchema.pattern}), which this package cannot check: pass \`validate\`, or \`validate: false\` to accept all data`,
+        `the contract has schemas (${withSchema?.pattern ?? callWithSchema?.name}), which this package cannot check: pass \`validate\`, or \`validate: false\` to accept all data`,
       );
     }
   }
@@ -89,6 +97,13 @@ export class Contract {
     throw refusal('unknown_channel', 'no pattern of the contract matches this channel', { path: '$.channel' });
   }
 
+  /** The declaration of a call. @param {string} name @returns {CallRule} */
+  callOf(name) {
+    const rule = this.#calls ? this.#calls.get(name) : readCall(name, { who: 'everyone' });
+    if (rule) return rule;
+    throw refusal('unknown_call', `the contract declares no call ${name}`, { path: '$.call' });
+  }
+
   /**
    * The declaration of an event type. Without a contract, the message decides: one with a key or `if_rev` is `latest`, one with an id `durable`.
    * @param {ChannelRule} channel
@@ -103,7 +118,7 @@ export class Contract {
 
   /**
    * Refuses data that the schema does not allow.
-   * @param {EventRule} rule
+   * @param {DataRule} rule
    * @param {unknown} data
    */
   checkData({ type, schema }, data) {
@@ -164,12 +179,23 @@ function readEvent(pattern, type, { publish, delivery, schema, key, ttl, removab
     type,
     publish: oneOf(PUBLISHERS, publish, `${where}: publish`),
     delivery: /** @type {Delivery} */ (oneOf(DELIVERIES, delivery, `${where}: delivery`)),
-    schema: schema === true || (schema && Object.keys(schema).length === 0) ? undefined : schema,
+    schema: schemaOf(schema),
     key,
     ttl: ttl === undefined ? undefined : milliseconds(ttl, `${where}: ttl`),
     removable,
     echo,
   };
+}
+
+/** @param {string} name @param {any} given @returns {CallRule} */
+function readCall(name, given) {
+  const { who = 'authenticated', request, reply } = given ?? {};
+  return { name, who: oneOf(CALLERS, who, `${name}: who`), request: { type: `${name}.request`, schema: schemaOf(request) }, reply: { type: `${name}.reply`, schema: schemaOf(reply) } };
+}
+
+/** A schema that refuses something; undefined for others. @param {any} schema */
+function schemaOf(schema) {
+  return schema === true || (schema && Object.keys(schema).length === 0) ? undefined : schema;
 }
 
 /** @param {any} document @returns {ChannelRule[]} */
