@@ -41,6 +41,7 @@ const COMMANDS = {
     await room.subscribed;
   },
   leave: ({ channel }) => rooms.get(channel).leave(),
+  ask: ({ name, data, ...more }) => client.call(name, data, more),
   publish: ({ channel, type, data, ...more }) => client.publish(channel, type, data, more),
   remove: ({ channel, type, key }) => client.remove(channel, type, key),
   signal: ({ channel, type, data }) => client.signal(channel, type, data),
@@ -53,7 +54,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const { op, call, ...more } = JSON.parse(line);
   Promise.resolve()
     .then(() => COMMANDS[op](more))
-    .then((result) => tell({ call, result: result ?? null }), ({ code, message }) => tell({ call, failed: code ?? 'internal', message }));
+    .then((result) => tell({ call, result: result ?? null }), ({ code, message, details }) => tell({ call, failed: code ?? 'internal', message, details }));
 }
 client.close();
 process.stdout.write('', () => process.exit()); // `ws` waits 30 s for the answer to a close

@@ -18,9 +18,10 @@ _SCRIPT = Path(__file__).with_name("js_client.mjs")
 class CallFailedError(Exception):
     """A call of the client has rejected; `code` says with what."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, details: dict[str, Any] | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+        self.details = details or {}
 
 
 class JsClient:
@@ -40,7 +41,9 @@ class JsClient:
             if (call := report.get("call")) is None:
                 self.lines.append(report)
             elif "failed" in report:
-                self._calls[call].set_exception(CallFailedError(report["failed"], report["message"]))
+                self._calls[call].set_exception(
+                    CallFailedError(report["failed"], report["message"], report.get("details"))
+                )
             else:
                 self._calls[call].set_result(report["result"])
 

@@ -489,7 +489,7 @@ test('the test answers calls in the place of the backend, and the contract check
   assert.deepEqual(await client.call('order.quote', { item: 'tea' }, { id: 'q-1' }), { price: 400 });
   assert.deepEqual([seen.user, seen.connection, seen.id, seen.signal.aborted], ['ann', connection, 'q-1', false]);
   await assert.rejects(client.call('order.quote', { item: 'cake' }), { code: 'call_failed', message: 'no cake left', details: { reason: 'sold_out', data: { left: 0 } } });
-  await assert.rejects(client.call('order.quote', { item: 'gold' }), { code: 'forbidden', details: { reason: 'banned' } });
+  await assert.rejects(client.call('order.quote', { item: 'gold' }), { code: 'forbidden', details: { path: '$.call', reason: 'banned' } });
   await assert.rejects(client.call('order.quote', { item: 'bug' }), { code: 'hook_unavailable', message: /Error: oh/, details: { reason: 'status' } });
   await assert.rejects(client.call('order.quote', { item: 'air' }), { code: 'hook_unavailable', details: { reason: 'bad_reply' } });
   await assert.rejects(client.call('order.quote', {}), { code: 'invalid_data', message: /order\.quote\.request/ });

@@ -65,7 +65,8 @@ export class Calls {
     try {
       given = JSON.parse(JSON.stringify((await handler(data, context)) ?? null));
     } catch (/** @type {any} */ error) {
-      if (error instanceof TidewireError && ['call_failed', 'forbidden'].includes(error.code)) throw refusal(error.code, error.message, error.details);
+      if (error instanceof TidewireError && error.code === 'call_failed') throw refusal(error.code, error.message, error.details);
+      if (error instanceof TidewireError && error.code === 'forbidden') throw refusal(error.code, error.message, { path: '$.call', ...error.details });
       throw noAnswer(`onCall of ${name} threw: ${error}`, 'status');
     }
     try {
