@@ -28,10 +28,42 @@ export function readAsyncApi(source, document) {
     model.components.set(name, schema);
   }
   const channels = mapping(source, document, ['channels']);
+  const isCall = (/** @type {string} */ id) => isObject(channels[id]) && isObject(channels[id][EXTENSION]) && Object.hasOwn(channels[id][EXTENSION], 'call');
   model.channels = Object.keys(channels)
+    .filter((id) => !isCall(id))
     .map((id) => readChannel(model, document, ['channels', id]))
     .sort((one, other) => compareCodePoints(one.pattern, other.pattern));
+  model.calls = Object.keys(channels)
+    .filter(isCall)
+    .map((id) => readCall(model, document, ['channels', id]))
+    .sort((one, other) => compareCodePoints(one.name, other.name));
   return model;
+}
+
+/**
+ * A call is a channel without an address, with a request and its reply.
+ * @param {Model} model
+ * @param {any} document
+ * @param {string[]} place
+ * @returns {import('./model.js').CallModel}
+ */
+function readCall(model, document, place) {
+  const name = valueAt(document, [...place, EXTENSION, 'call']);
+  if (typeof name !== 'string' || !EVENT_TYPE.test(name)) throw new Fault(model.source, jsonPath([...place, EXTENSION, 'call']), 'is not the name of a call');
+  const [request, reply] = ['request', 'reply'].map((side) => target(model, readMessage(model, document, [...place, 'messages', side]).message.payload));
+  return { name, ...(request && { request }), ...(reply && { reply }) };
+}
+
+/**
+ * What a message of a channel refers to, and where it is.
+ * @param {Model} model
+ * @param {any} document
+ * @param {string[]} place
+ */
+function readMessage({ source }, document, place) {
+  const reference = mapping(source, document, place).$ref;
+  const at = typeof reference === 'string' ? reference.replace(/^#\//, '').split('/') : [];
+  return { at, message: mapping(source, document, at, place) };
 }
 
 /** @param {string} source @param {string} reference */
@@ -75,9 +107,7 @@ function readEvent(model, document, place) {
   const { source } = model;
   const type = place[place.length - 1];
   if (!EVENT_TYPE.test(type)) throw new Fault(source, jsonPath(place), 'is not an event type');
-  const reference = mapping(source, document, place).$ref;
-  const at = typeof reference === 'string' ? reference.replace(/^#\//, '').split('/') : [];
-  const message = mapping(source, document, at, place);
+  const { at, message } = readMessage(model, document, place);
   const declared = mapping(source, message, [EXTENSION], [...at, EXTENSION]);
   if (!DELIVERIES.has(declared.delivery)) {
     throw new Fault(source, jsonPath([...at, EXTENSION, 'delivery']), 'is one of durable, latest, ephemeral');

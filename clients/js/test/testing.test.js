@@ -362,14 +362,17 @@ test('a new token without the right to a channel ends its subscription', async (
   assert.deepEqual([first.state, second.status.code], ['subscribed', 'forbidden']);
 });
 
-test('an AsyncAPI document is a contract, too', () => {
+test('an AsyncAPI document is a contract, too', async (t) => {
   const event = { publish: 'server', delivery: 'latest', key: '/name', ttl: 2 };
   const service = new TestService({
     contract: {
       asyncapi: '3.0.0',
-      channels: { board: { address: 'board:{board}', messages: { 'board.metric': { $ref: '#/components/messages/m' } }, 'x-tidewire': { subscribe: 'everyone', presence: false, state: { keys: 1, ttl: 60 } } } },
+      channels: {
+        board: { address: 'board:{board}', messages: { 'board.metric': { $ref: '#/components/messages/m' } }, 'x-tidewire': { subscribe: 'everyone', presence: false, state: { keys: 1, ttl: 60 } } },
+        'call.board.find': { address: null, messages: { request: { $ref: '#/components/messages/q' }, reply: { $ref: '#/components/messages/r' } }, 'x-tidewire': { call: 'board.find', who: 'everyone', endpoint: 'shop' } },
+      },
       components: {
-        messages: { m: { payload: { $ref: '#/components/schemas/m' }, 'x-tidewire': event } },
+        messages: { q: { payload: { $ref: '#/components/schemas/m' }, 'x-tidewire': {} }, r: { payload: {}, 'x-tidewire': {} }, m: { payload: { $ref: '#/components/schemas/m' }, 'x-tidewire': event } },
         schemas: { m: { required: ['name'], properties: { name: { $ref: '#/components/schemas/name' } } }, name: { type: 'string' } },
       },
     },
@@ -377,6 +380,12 @@ test('an AsyncAPI document is a contract, too', () => {
   });
   assert.equal(service.publish('board:1', 'board.metric', { name: 'a' }).rev, 1);
   assert.throws(() => service.publish('board:1', 'board.metric', {}), { code: 'invalid_data' });
+  const client = clientOf(t, service, 'ann');
+  void client.connect();
+  service.onCall('board.find', ({ name }) => [name]);
+  assert.deepEqual(await client.call('board.find', { name: 'a' }), ['a']);
+  await assert.rejects(client.call('board.find', {}), { code: 'invalid_data' });
+  await assert.rejects(client.call('board.other', {}), { code: 'unknown_call' });
 });
 
 test('a clock of the application is used, and moved by nobody else', async () => {

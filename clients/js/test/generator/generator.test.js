@@ -208,13 +208,17 @@ test('a hostile document of a service is refused with the place', async () => {
   /** @returns {any} */
   const sound = () => ({
     info: { 'x-tidewire': { contract: '0123456789abcdef' } },
-    channels: { c: { address: 'room:{room}', messages: { 'a.b': { $ref: '#/components/messages/m' } } } },
+    channels: {
+      c: { address: 'room:{room}', messages: { 'a.b': { $ref: '#/components/messages/m' } } },
+      q: { address: null, messages: { request: { $ref: '#/components/messages/r' }, reply: { $ref: '#/components/messages/m' } }, 'x-tidewire': { call: 'c.d' } },
+    },
     components: {
-      messages: { m: { payload: { $ref: '#/components/schemas/s' }, 'x-tidewire': { delivery: 'latest', publish: 'server' } } },
+      messages: { r: { payload: {} }, m: { payload: { $ref: '#/components/schemas/s' }, 'x-tidewire': { delivery: 'latest', publish: 'server' } } },
       schemas: { s: { type: 'string' } },
     },
   });
   assert.match(await emit(readAsyncApi('x', sound()), '0'), /"a\.b": \{ data: S; delivery: "latest"; publish: false \};/);
+  assert.match(await emit(readAsyncApi('x', sound()), '0'), /calls: \{\n {4}"c\.d": \{ request: unknown; reply: S \};/);
   /** @type {[(document: any) => void, RegExp][]} */
   const cases = [
     [(d) => { d.info['x-tidewire'].contract = "'); evil()"; }, /\$\.info\["x-tidewire"\]\.contract: is not the hash/],
@@ -224,6 +228,8 @@ test('a hostile document of a service is refused with the place', async () => {
     [(d) => { d.components.messages.m.payload.$ref = 'http://127.0.0.1:1/x'; }, /nothing is fetched/],
     [(d) => { d.components.schemas.s = { $ref: 'file:///etc/passwd' }; }, /nothing is fetched/],
     [(d) => { d.channels.c.messages['a.b'].$ref = '#/components/messages/__proto__'; }, /is missing, or is no object/],
+    [(d) => { d.channels.q['x-tidewire'].call = '"; evil'; }, /call: is not the name of a call/],
+    [(d) => { delete d.channels.q.messages.reply; }, /messages\.reply: is missing/],
     [(d) => { delete d.channels; }, /\$\.channels: is missing/],
   ];
   for (const [change, expected] of cases) {

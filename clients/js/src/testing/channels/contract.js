@@ -60,7 +60,7 @@ const ANY_CHANNEL = {
 export class Contract {
   /** @type {ChannelRule[] | undefined} the most specific first */
   #channels;
-  /** @type {Map<string, CallRule> | undefined} absent without a contract, and if it is an AsyncAPI document: all calls */
+  /** @type {Map<string, CallRule> | undefined} absent without a contract: all calls */
   #calls;
   #validate;
 
@@ -70,9 +70,10 @@ export class Contract {
    */
   constructor(document, validate) {
     if (!document) return;
-    const channels = document.asyncapi ? fromAsyncApi(document) : Object.entries(document.channels ?? {}).map(([pattern, given]) => readChannel(pattern, given));
+    const { channels: given = {}, calls = {} } = document.asyncapi ? fromAsyncApi(document) : document;
+    const channels = Object.entries(given).map(([pattern, rules]) => readChannel(pattern, rules));
     this.#channels = channels.sort((a, b) => (rank(a.pattern) < rank(b.pattern) ? -1 : 1));
-    if (!document.asyncapi) this.#calls = new Map(Object.entries(document.calls ?? {}).map(([name, given]) => [name, readCall(name, given)]));
+    this.#calls = new Map(Object.entries(calls).map(([name, rules]) => [name, readCall(name, rules)]));
     this.#validate = validate || undefined;
     if (validate !== undefined) return;
     const withSchema = channels.find(({ events, update }) => [...(events?.values() ?? []), update].some((rule) => rule?.schema));
@@ -198,20 +199,27 @@ function schemaOf(schema) {
   return schema === true || (schema && Object.keys(schema).length === 0) ? undefined : schema;
 }
 
-/** @param {any} document @returns {ChannelRule[]} */
+/** The content of the contract file that an AsyncAPI document describes. @param {any} document */
 function fromAsyncApi(document) {
   const { channels = {}, components = {} } = document;
-  return Object.values(channels).map((/** @type {any} */ channel) => {
-    const { subscribe, presence, history, state } = channel['x-tidewire'];
-    const events = Object.fromEntries(
-      Object.entries(channel.messages ?? {}).map(([type, reference]) => {
-        const { payload, 'x-tidewire': rules } = follow(document, reference);
-        return [type, { ...rules, schema: withComponents(follow(document, payload), components) }];
+  /** @type {Record<string, any>} */
+  const declared = {};
+  /** @type {Record<string, any>} */
+  const calls = {};
+  for (const { address, messages = {}, 'x-tidewire': rules } of /** @type {any[]} */ (Object.values(channels))) {
+    const sent = Object.fromEntries(
+      Object.entries(messages).map(([type, reference]) => {
+        const { payload, 'x-tidewire': more } = follow(document, reference);
+        return [type, { ...more, schema: withComponents(follow(document, payload), components) }];
       }),
     );
-    const { 'presence.update': update, ...declared } = events;
-    return readChannel(channel.address, { subscribe, presence: update ? { update } : presence, history, state, events: declared });
-  });
+    if (rules.call === undefined) {
+      const { subscribe, presence, history, state } = rules;
+      const { 'presence.update': update, ...events } = sent;
+      declared[address] = { subscribe, presence: update ? { update } : presence, history, state, events };
+    } else calls[rules.call] = { who: rules.who, request: sent.request?.schema, reply: sent.reply?.schema };
+  }
+  return { channels: declared, calls };
 }
 
 /** What a reference of the document stands for. @param {any} document @param {any} value @returns {any} */
