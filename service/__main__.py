@@ -14,7 +14,7 @@ from service.signals import STOP_SIGNALS, stop_signals
 
 COMMANDS = (
     "serve", "check", "asyncapi", "diff", "health", "token", "publish", "presence", "remove", "purge", "erase", "tail",
-    "types",
+    "webhooks", "listen", "types",
 )  # fmt: skip
 """Each is a module of `service.cli`."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from service.contract import duration
 from service.settings import CONFIG, Settings, load_settings
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -25,6 +26,14 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_url(parser: argparse.ArgumentParser) -> None:
     """Adds --url."""
     parser.add_argument("--url", help="URL of the service (default: from the settings, http://127.0.0.1:8080)")
+
+
+def past(text: str) -> float:
+    """Reads an argument such as `10m`: seconds before now."""
+    try:
+        return duration.seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def config_path(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Path | None:

@@ -7,6 +7,7 @@ program that SIGPIPE ended. Notes that nobody reads are lost, without further ef
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import stat
@@ -89,6 +90,36 @@ def pipe() -> int | None:
         return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
     except (AttributeError, OSError, ValueError):
         return None
+
+
+@contextmanager
+def until_closed() -> Iterator[None]:
+    """Cancels the current task and raises OutputClosed when the reader closes standard output, if that is a pipe.
+
+    Otherwise the command would notice only at the next event.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    descriptor = pipe()
+    if descriptor is None or task is None:
+        yield
+        return
+    is_closed = False
+
+    def closed() -> None:
+        nonlocal is_closed
+        is_closed = True
+        loop.remove_reader(descriptor)
+        task.cancel()
+
+    loop.add_reader(descriptor, closed)  # the write end of a pipe is readable only when the reader has gone
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_closed:
+            raise OutputClosed from None
+        raise
+    finally:
+        loop.remove_reader(descriptor)
 
 
 def _discard(stream: TextIO) -> None:

@@ -59,38 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _follow(tail: Tail) -> None:
-    with _until_output_closed():
+    with output.until_closed():
         await tail.run()
-
-
-@contextmanager
-def _until_output_closed() -> Iterator[None]:
-    """Cancels the current task and raises OutputClosed when the reader closes standard output, if that is a pipe.
-
-    Otherwise the command would notice only at the next event.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    descriptor = output.pipe()
-    if descriptor is None or task is None:
-        yield
-        return
-    is_closed = False
-
-    def closed() -> None:
-        nonlocal is_closed
-        is_closed = True
-        loop.remove_reader(descriptor)
-        task.cancel()
-
-    loop.add_reader(descriptor, closed)  # the write end of a pipe is readable only when the reader has gone
-    try:
-        yield
-    except asyncio.CancelledError:
-        if is_closed:
-            raise output.OutputClosed from None
-        raise
-    finally:
-        loop.remove_reader(descriptor)
 
 
 @contextmanager

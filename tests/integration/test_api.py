@@ -30,7 +30,7 @@ def pin(slot: str, text: str = "x") -> dict[str, Any]:
 
 
 def path_of(operation: Operation) -> str:
-    return operation.path.removeprefix("/api/v1").format(channel="room:1", user="ann", id="m-1")
+    return operation.path.removeprefix("/api/v1").format(channel="room:1", user="ann", id="m-1", endpoint="archive")
 
 
 # --- keys and tenants --------------------------------------------------------------------------------------------------

@@ -44,6 +44,11 @@ DOORS = {
     ("POST", "/api/v1/users/{user}/revoke"): KEY,
     ("DELETE", "/api/v1/users/{user}"): KEY,
     ("POST", "/api/v1/tokens/revoke"): KEY,
+    ("GET", "/api/v1/webhooks"): KEY,
+    ("GET", "/api/v1/webhooks/{endpoint}/entries"): KEY,
+    ("GET", "/api/v1/webhooks/{endpoint}/dead-letters"): KEY,
+    ("POST", "/api/v1/webhooks/{endpoint}/replay"): KEY,
+    ("POST", "/api/v1/webhooks/{endpoint}/drop"): KEY,
 }
 """Who is let in at each route of the public listener."""
 FORBIDDEN: dict[type[messages.Command], tuple[dict[str, Any], str]] = {
@@ -76,7 +81,7 @@ async def test_every_route_is_in_the_matrix_and_asks_for_its_credentials(server:
     for (method, path), wanted in DOORS.items():
         if wanted is OPEN:
             continue
-        address = path.format(channel="room:1", id="e", user="ann", address="forged")
+        address = path.format(channel="room:1", id="e", user="ann", address="forged", endpoint="archive")
         for offered in offers:
             if offered is wanted:
                 continue

@@ -22,8 +22,9 @@ from python_client_script import Losing
 from service.errors import ErrorCode
 from service.web.api.routes import OPERATIONS
 from tests.support.examples import examples
-from tests.support.harness import API_KEY, DEADLINE, SECRET, Running, token
+from tests.support.harness import API_KEY, DEADLINE, SECRET, Running, serving, token
 from tests.support.proxy import Proxy
+from tests.support.webhook_api import QUIET, say, telling
 
 import tidewire
 from tidewire import (
@@ -70,9 +71,12 @@ class _Recorder(httpx.AsyncHTTPTransport):
         return await super().handle_async_request(request)
 
 
-async def test_every_operation_of_the_api_has_a_method_with_a_typed_result(server: Running) -> None:
+async def test_every_operation_of_the_api_has_a_method_with_a_typed_result() -> None:
     recorder = _Recorder()
-    async with AsyncTidewire(server.url, api_key=API_KEY, token=token("ann"), transport=recorder) as client:
+    async with (
+        serving(webhooks={"endpoints": [QUIET]}) as server,
+        AsyncTidewire(server.url, api_key=API_KEY, token=token("ann"), transport=recorder) as client,
+    ):
         first = await client.publish("room:1", "chat.message", HI, id="m-1", sender="ann")
         assert (first.id, first.offset, first.duplicate) == ("m-1", 1, False)
         assert (await client.publish("room:1", "chat.message", HI, id="m-1", sender="ann")).duplicate
@@ -122,6 +126,12 @@ async def test_every_operation_of_the_api_has_a_method_with_a_typed_result(serve
         assert (await client.erase_user("ann")).removed == 0
         assert (await client.revoke_user("ann")).until > time.time()
         assert (await client.revoke_token("some-jti")).until > time.time()
+        [endpoint] = (await client.webhooks()).endpoints
+        assert (endpoint.endpoint, endpoint.sends, endpoint.queues[0].waiting) == ("archive", False, 0)
+        assert (await client.webhook_entries("archive", 3)).entries == []
+        assert (await client.webhook_dead_letters("archive")).dead_letters == []
+        assert await client.replay_webhooks("archive", dead_letters=True) == 0
+        assert await client.drop_webhooks("archive", dead_letters=True) == 0
         assert (await client.asyncapi())["asyncapi"].startswith("3.")
         assert (await client.openapi())["openapi"].startswith("3.")
 
@@ -134,6 +144,39 @@ async def test_every_operation_of_the_api_has_a_method_with_a_typed_result(serve
     called = {(one.method, one.path) for one in OPERATIONS for request in recorder.requests
               if request[0] == one.method and fits(*request, one.path)}  # fmt: skip
     assert {(one.method, one.path) for one in OPERATIONS} == called
+
+
+async def test_webhooks_are_read_and_replayed_page_by_page() -> None:
+    async with telling(queues=1) as server, AsyncTidewire(server.url, api_key=API_KEY) as client:
+        await say(server, "room:1", "a", "b", "c")
+        found: list[str] = []
+        after = None
+        while len(found) < 3:
+            page = await client.webhook_entries("archive", after=after, limit=2)
+            found += [entry["event"]["data"]["text"] for entry in page.entries]
+            after = page.next
+        assert found == ["a", "b", "c"]
+        at = (await client.webhooks()).at
+        assert await client.replay_webhooks("archive", since=at + 60_000) == 0
+        with pytest.raises(NotFoundError):
+            await client.webhook_entries("none")
+        with pytest.raises(InvalidRequestError):
+            await client.webhook_entries("archive", after="yesterday")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.replay_webhooks("archive"),
+        lambda client: client.replay_webhooks("archive", since=1, dead_letters=True),
+        lambda client: client.replay_webhooks("archive", ids="wh_q2V0pYH3c0Zl1cXo"),
+        lambda client: client.drop_webhooks("archive"),
+        lambda client: client.webhook_entries(""),
+    ],
+)
+def test_webhooks_call_that_does_not_say_what_is_refused_before_it_is_sent(call: Callable[[Tidewire], Any]) -> None:
+    with Tidewire("http://127.0.0.1:1", api_key=API_KEY) as client, pytest.raises(ConfigurationError):
+        call(client)
 
 
 async def test_signed_page_of_history_is_read_without_a_key(server: Running, client: AsyncTidewire) -> None:

@@ -110,7 +110,7 @@ class Call:
 
     def channel(self, right: Right = Right.SUBSCRIBE) -> tuple[str, Resolved]:
         """The path's channel and its contract. Raises ServiceError as `Gate.authorise` does."""
-        name = self._path_parameter("channel")
+        name = self.path_parameter("channel")
         try:
             return name, self.node.gate.authorise(self.identity, name, right)
         except ServiceError as error:
@@ -119,7 +119,7 @@ class Call:
     def event_id(self) -> str:
         """The path's event id. Raises ServiceError(INVALID_REQUEST) if no event can have it."""
         try:
-            return msgspec.convert(self._path_parameter("id"), Id)
+            return msgspec.convert(self.path_parameter("id"), Id)
         except msgspec.ValidationError as error:
             raise ServiceError(
                 ErrorCode.INVALID_REQUEST, f"an event's id is 1 to {MAX_ID} visible ASCII characters", parameter="id"
@@ -131,7 +131,7 @@ class Call:
 
     def user(self) -> str:
         """The path's user. Raises ServiceError(INVALID_REQUEST) if no token can name this user."""
-        user = self._path_parameter("user")
+        user = self.path_parameter("user")
         if not is_valid_user(user):
             raise ServiceError(
                 ErrorCode.INVALID_REQUEST,
@@ -140,7 +140,8 @@ class Call:
             )
         return user
 
-    def _path_parameter(self, name: str) -> str:
+    def path_parameter(self, name: str) -> str:
+        """A part of the path. Raises ServiceError(INVALID_REQUEST) if the address is not UTF-8."""
         # aiohttp leaves invalid UTF-8 percent-encoded when it decodes the path. Accepted, it would give one user two addresses.
         try:
             unquote_to_bytes(self.request.rel_url.raw_path).decode()

@@ -12,6 +12,7 @@ from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import MAX_CHANNEL_BYTES, NAME
 from service.core.event import Delivery
 from service.core.identity import Right
+from service.core.webhooks import EntryType
 from service.errors import ErrorCode
 from service.protocol.messages import MAX_KEY, MAX_PAGE, Event, Id, Offset, PageSize, PresenceView
 from service.realtime.remover import CURSOR
@@ -22,6 +23,14 @@ MAX_COUNTED_CHANNELS = 1000
 """Channels in one request for the numbers of users."""
 MAX_CURSOR = MAX_CHANNEL_BYTES + 16
 """Characters of the cursor of an erasure."""
+MAX_ENTRIES_PER_PAGE = 200
+"""Entries of webhooks in one page: what a queue reads at once."""
+MAX_NAMED_ENTRIES = 1000
+"""Entries of webhooks that one request can name."""
+MAX_WEBHOOK_CURSOR = 7000
+"""Characters of a place in a queue of webhooks."""
+MAX_QUEUE = 63
+"""The highest number of a queue, as in settings/model.py."""
 MAX_USER_CHARS = 128
 MAX_JTI_CHARS = 256
 """Characters of a `jti`, as in adapters/jwt/claims.py."""
@@ -165,6 +174,36 @@ class CountPresence(ApiRequest, frozen=True, kw_only=True):
     channels: Annotated[list[Channel], Meta(min_length=1, max_length=MAX_COUNTED_CHANNELS)]
 
 
+EntryId = Annotated[
+    str,
+    Meta(
+        pattern=r"^wh_[A-Za-z0-9_-]{16}(?!\n)$", description="The `id` of an entry.", examples=["wh_Zm9vYmFyYmF6cXV4"]
+    ),
+]
+EntryIds = Annotated[list[EntryId], Meta(min_length=1, max_length=MAX_NAMED_ENTRIES)]
+Milliseconds = Annotated[int, Meta(ge=0, le=MAX_UNIX_SECONDS * 1000, description="Milliseconds since the Unix epoch.")]
+
+
+class ReplayWebhooks(ApiRequest, frozen=True, kw_only=True):
+    """Which entries are told again: exactly one of the fields."""
+
+    ids: Annotated[EntryIds, Meta(description="Dead letters, or entries that are still kept.")] | UnsetType = UNSET
+    since: (
+        Annotated[
+            Milliseconds, Meta(description="All kept entries with this `at` or a later one, in Unix milliseconds.")
+        ]
+        | UnsetType
+    ) = UNSET
+    dead_letters: Annotated[Literal[True], Meta(description="All dead letters.")] | UnsetType = UNSET
+
+
+class DropWebhooks(ApiRequest, frozen=True, kw_only=True):
+    """Which dead letters are dropped: exactly one of the fields."""
+
+    ids: EntryIds | UnsetType = UNSET
+    dead_letters: Annotated[Literal[True], Meta(description="All dead letters.")] | UnsetType = UNSET
+
+
 class NoQuery(ApiRequest, frozen=True, kw_only=True):
     """No query parameters."""
 
@@ -223,6 +262,34 @@ class EraseQuery(ApiRequest, frozen=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+
+
+class EntriesQuery(ApiRequest, frozen=True, kw_only=True):
+    """Which entries of a webhook's endpoint to read."""
+
+    queue: Annotated[int, Meta(ge=0, le=MAX_QUEUE, description="The number of the queue.")] = 0
+    after: (
+        Annotated[
+            str,
+            Meta(
+                max_length=MAX_WEBHOOK_CURSOR,
+                description="`next` of the page before; without it, the oldest kept entries.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    since: (
+        Annotated[Milliseconds, Meta(description="Only entries with this `at` or a later one, in Unix milliseconds.")]
+        | UnsetType
+    ) = UNSET
+    limit: Annotated[int, Meta(ge=1, le=MAX_ENTRIES_PER_PAGE, description="The maximum number of entries.")] = 100
+
+
+class DeadLettersQuery(ApiRequest, frozen=True, kw_only=True):
+    """Which dead letters of a webhook's endpoint to read."""
+
+    after: Annotated[Offset, Meta(description="`next` of the page before.")] | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=MAX_ENTRIES_PER_PAGE, description="The maximum number of dead letters.")] = 50
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------
@@ -466,6 +533,118 @@ class TokenRevoked(ApiReply, frozen=True, kw_only=True):
     """Every node refuses the token."""
 
     until: Annotated[Moment, Meta(description="The end of the revocation in Unix seconds, after the token's expiry.")]
+
+
+class WebhookEvent(ApiReply, frozen=True, kw_only=True, rename={"sender": "from"}):
+    """The event of an entry, as subscribers get it."""
+
+    type: str
+    id: str
+    at: Milliseconds
+    sender: Annotated[str, Meta(description="The publishing user; absent for the backend.")] | UnsetType = UNSET
+    data: Annotated[Any, Meta(description="Absent if `removed`.")] | UnsetType = UNSET
+    offset: Annotated[int, Meta(description="Of a durable event; absent if it is not known any more.")] | UnsetType = (
+        UNSET
+    )
+    epoch: str | UnsetType = UNSET
+    rev: Annotated[int, Meta(description="Of a latest event.")] | UnsetType = UNSET
+    key: str | UnsetType = UNSET
+    ttl: Annotated[int, Meta(description="Milliseconds from `at` until the value ends.")] | UnsetType = UNSET
+    removed: Literal[True] | UnsetType = UNSET
+    exclude: str | UnsetType = UNSET
+
+
+class WebhookEntry(ApiReply, frozen=True, kw_only=True):
+    """One thing that an endpoint is told."""
+
+    id: EntryId
+    type: Annotated[str, Meta(extra_json_schema={"enum": [one.value for one in EntryType]})]
+    at: Milliseconds
+    channel: str | UnsetType = UNSET
+    event: WebhookEvent | UnsetType = UNSET
+    user: str | UnsetType = UNSET
+    info: Annotated[Any, Meta(description="What presence shows of the user.")] | UnsetType = UNSET
+    connection: str | UnsetType = UNSET
+    client: str | UnsetType = UNSET
+    code: Annotated[int, Meta(description="The close code of a connection.")] | UnsetType = UNSET
+
+
+EncodedEntry = Annotated[Raw, Meta(extra_json_schema=ref(WebhookEntry))]
+"""An encoded entry, as the endpoint gets it."""
+
+
+class WebhookQueue(ApiReply, frozen=True, kw_only=True):
+    """One queue of an endpoint."""
+
+    queue: int
+    waiting: Annotated[int, Meta(ge=0, description="Records that are not delivered yet; an event takes up to two.")]
+    oldest_at: (
+        Annotated[Milliseconds, Meta(description="When the oldest of them was written, in Unix milliseconds.")]
+        | UnsetType
+    ) = UNSET
+    owner: (
+        Annotated[str, Meta(description="The node that delivers; absent if none does at the moment.")] | UnsetType
+    ) = UNSET
+    failure: Annotated[str, Meta(description="Why the last delivery failed; absent if it succeeded.")] | UnsetType = (
+        UNSET
+    )
+
+
+class WebhookStatus(ApiReply, frozen=True, kw_only=True):
+    """An endpoint of webhooks, and its queues."""
+
+    endpoint: str
+    sends: Annotated[bool, Meta(description="Whether the settings give it a `url`.")]
+    queues: list[WebhookQueue]
+
+
+class WebhookList(ApiReply, frozen=True, kw_only=True):
+    """The endpoints of webhooks of a tenant, by name."""
+
+    tenant: str
+    at: Annotated[Milliseconds, Meta(description="The service's time, in Unix milliseconds.")]
+    endpoints: list[WebhookStatus]
+
+
+class WebhookEntries(ApiReply, frozen=True, kw_only=True):
+    """Entries of one queue, in the order of delivery."""
+
+    endpoint: str
+    queue: int
+    entries: list[EncodedEntry]
+    next: Annotated[str, Meta(description="`after` of the next page.")]
+    more: Annotated[bool, Meta(description="Whether the next page may have entries already.")]
+
+
+class WebhookDeadLetter(ApiReply, frozen=True, kw_only=True):
+    """An entry that the endpoint did not accept."""
+
+    entry: EncodedEntry
+    queue: int
+    reason: Annotated[str, Meta(description="Why the last attempt failed.")]
+    at: Annotated[Milliseconds, Meta(description="When it became a dead letter, in Unix milliseconds.")]
+
+
+class WebhookDeadLetters(ApiReply, frozen=True, kw_only=True):
+    """Dead letters of an endpoint, oldest first."""
+
+    endpoint: str
+    dead_letters: list[WebhookDeadLetter]
+    next: Annotated[int, Meta(description="`after` of the next page; absent after the last one.")] | UnsetType = UNSET
+
+
+class WebhooksReplayed(ApiReply, frozen=True, kw_only=True):
+    """How many entries are told again."""
+
+    endpoint: str
+    replayed: Annotated[int, Meta(ge=0)]
+
+
+class WebhooksDropped(ApiReply, frozen=True, kw_only=True):
+    """How many dead letters were dropped."""
+
+    endpoint: str
+    dropped: Annotated[int, Meta(ge=0)]
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,16 @@ from msgspec import Struct
 
 from service.errors import ErrorCode
 from service.protocol.messages import MAX_ID, Event
-from service.web.api.messages import CHANNEL_SCHEMA, USER_SCHEMA, IdempotencyKey, Problem, Published, Refused, ref
+from service.web.api.messages import (
+    CHANNEL_SCHEMA,
+    USER_SCHEMA,
+    IdempotencyKey,
+    Problem,
+    Published,
+    Refused,
+    WebhookEntry,
+    ref,
+)
 
 if TYPE_CHECKING:
     from service.web.api.operation import Operation
@@ -30,6 +39,13 @@ _PATH_PARAMETERS: Mapping[str, dict[str, Any]] = {
         "description": "A channel name, percent-encoded once. In a user inside the name, characters other than letters, digits "
         "and _.@~=+- are percent-encoded before that. The channel `inbox:auth0%7Cann` is `inbox:auth0%257Cann` in the path.",
         "schema": CHANNEL_SCHEMA,
+    },
+    "endpoint": {
+        "name": "endpoint",
+        "in": "path",
+        "required": True,
+        "description": "The name of an endpoint in `webhooks.endpoints`, percent-encoded once.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 256},
     },
     "id": {
         "name": "id",
@@ -59,6 +75,12 @@ _BODY_EXAMPLES: Mapping[str, dict[str, Any]] = {
     "revokeToken": {"jti": {"summary": "One token", "value": {"jti": "4f1c9a"}}},
     "subscribeUser": {"channel": {"summary": "To one channel", "value": {"channel": "room:42"}}},
     "unsubscribeUser": {"channel": {"summary": "From one channel", "value": {"channel": "room:42"}}},
+    "replayWebhooks": {
+        "ids": {"summary": "Two entries", "value": {"ids": ["wh_Zm9vYmFyYmF6cXV4", "wh_cXV4YmF6YmFyZm9v"]}},
+        "since": {"summary": "Since a moment", "value": {"since": 1795374000000}},
+        "dead letters": {"summary": "All dead letters", "value": {"dead_letters": True}},
+    },
+    "dropWebhooks": {"dead letters": {"summary": "All dead letters", "value": {"dead_letters": True}}},
 }
 _CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`."}}
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds to wait."}}
@@ -69,7 +91,8 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
     bodies = [operation.body for operation in operations if operation.body is not None]
     replies = [reply for operation in operations for reply in operation.replies]
     schemas, components = msgspec.json.schema_components(
-        [*bodies, *replies, Problem, Published, Refused, Event], ref_template="#/components/schemas/{name}"
+        [*bodies, *replies, Problem, Published, Refused, Event, WebhookEntry],
+        ref_template="#/components/schemas/{name}",
     )
     body_schemas = iter(schemas)
     paths: dict[str, Any] = {}

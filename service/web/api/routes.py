@@ -18,7 +18,7 @@ from service.realtime.cluster import messages as cluster
 from service.realtime.cluster.revocations import MAX_AHEAD
 from service.realtime.remover import MAX_SEARCHED
 from service.realtime.streams.history_reader import encode_page
-from service.web.api import openapi, publish
+from service.web.api import openapi, publish, webhooks
 from service.web.api.call import Call, check_address_rate
 from service.web.api.messages import (
     MAX_REASON_BYTES,
@@ -29,10 +29,13 @@ from service.web.api.messages import (
     ChannelsQuery,
     ChannelView,
     CountPresence,
+    DeadLettersQuery,
     Declared,
     DeclaredEvent,
     Disconnect,
     Disconnected,
+    DropWebhooks,
+    EntriesQuery,
     EraseQuery,
     EventRemoved,
     Events,
@@ -48,6 +51,7 @@ from service.web.api.messages import (
     Published,
     Purged,
     RemoveQuery,
+    ReplayWebhooks,
     Results,
     RevokeToken,
     RevokeUser,
@@ -60,6 +64,11 @@ from service.web.api.messages import (
     Unsubscribed,
     UserErased,
     UserRevoked,
+    WebhookDeadLetters,
+    WebhookEntries,
+    WebhookList,
+    WebhooksDropped,
+    WebhooksReplayed,
 )
 from service.web.api.operation import CHANNEL_REFUSALS, Operation
 from service.web.body import decode
@@ -329,6 +338,7 @@ def _declare(spec: ChannelSpec) -> Declared:
 
 _CHANNEL = "/api/v1/channels/{channel}"
 _USER = "/api/v1/users/{user}"
+_WEBHOOK = "/api/v1/webhooks/{endpoint}"
 
 OPERATIONS = (
     Operation(
@@ -495,6 +505,54 @@ OPERATIONS = (
         handle=revoke_token,
         replies=(TokenRevoked,),
         body=RevokeToken,
+    ),
+    Operation(
+        name="listWebhooks",
+        method="GET",
+        path="/api/v1/webhooks",
+        summary="Lists the endpoints of webhooks, with the status of their queues",
+        handle=webhooks.list_webhooks,
+        replies=(WebhookList,),
+    ),
+    Operation(
+        name="getWebhookEntries",
+        method="GET",
+        path=f"{_WEBHOOK}/entries",
+        summary="Reads a page of what a webhook's endpoint is told, delivered or not",
+        handle=webhooks.read_entries,
+        replies=(WebhookEntries,),
+        query=EntriesQuery,
+        refusals=(ErrorCode.NOT_FOUND,),
+    ),
+    Operation(
+        name="getWebhookDeadLetters",
+        method="GET",
+        path=f"{_WEBHOOK}/dead-letters",
+        summary="Reads a page of the entries that a webhook's endpoint did not accept",
+        handle=webhooks.list_dead_letters,
+        replies=(WebhookDeadLetters,),
+        query=DeadLettersQuery,
+        refusals=(ErrorCode.NOT_FOUND,),
+    ),
+    Operation(
+        name="replayWebhooks",
+        method="POST",
+        path=f"{_WEBHOOK}/replay",
+        summary="Tells a webhook's endpoint entries again, with the same ids",
+        handle=webhooks.replay,
+        replies=(WebhooksReplayed,),
+        body=ReplayWebhooks,
+        refusals=(ErrorCode.NOT_FOUND,),
+    ),
+    Operation(
+        name="dropWebhooks",
+        method="POST",
+        path=f"{_WEBHOOK}/drop",
+        summary="Drops dead letters of a webhook's endpoint",
+        handle=webhooks.drop,
+        replies=(WebhooksDropped,),
+        body=DropWebhooks,
+        refusals=(ErrorCode.NOT_FOUND,),
     ),
     Operation(
         name="getContract",

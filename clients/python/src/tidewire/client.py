@@ -48,6 +48,9 @@ from tidewire.results import (
     Ticket,
     TokenRevoked,
     UserRevoked,
+    WebhookDeadLetters,
+    WebhookEntries,
+    WebhookList,
 )
 
 T = TypeVar("T")
@@ -289,6 +292,67 @@ class Tidewire:
             token: of the user; the client's own if None.
         """
         return self._call(operations.ticket(channels), deadline, token)
+
+    # --- webhooks -------------------------------------------------------------------------------------------------
+
+    def webhooks(self, *, deadline: float | None = None) -> WebhookList:
+        """Lists the endpoints of webhooks, with the status of their queues."""
+        return self._call(operations.webhooks(), deadline)
+
+    def webhook_entries(
+        self,
+        endpoint: str,
+        queue: int = 0,
+        *,
+        after: str | None = None,
+        since: int | None = None,
+        limit: int = 100,
+        deadline: float | None = None,
+    ) -> WebhookEntries:
+        """Reads what an endpoint is told, delivered or not, page by page. Changes nothing.
+
+        Args:
+            after: `next` of the page before; None for the oldest entries that are kept.
+            since: only entries told at this time or later, in milliseconds since the Unix epoch.
+        """
+        call = operations.webhook_entries(endpoint, queue, after=after, since=since, limit=limit)
+        return self._call(call, deadline)
+
+    def webhook_dead_letters(
+        self, endpoint: str, *, after: int | None = None, limit: int = 50, deadline: float | None = None
+    ) -> WebhookDeadLetters:
+        """Reads the entries that an endpoint did not accept, oldest first, page by page: `after` is `next` of the page before."""
+        return self._call(operations.webhook_dead_letters(endpoint, after=after, limit=limit), deadline)
+
+    def replay_webhooks(
+        self,
+        endpoint: str,
+        *,
+        ids: Sequence[str] | None = None,
+        since: int | None = None,
+        dead_letters: bool = False,
+        deadline: float | None = None,
+    ) -> int:
+        """Tells an endpoint entries again, with the same ids: exactly one of the arguments. Returns their number.
+
+        Args:
+            ids: of dead letters, or of entries that are still kept.
+            since: all kept entries told at this time or later, in milliseconds since the Unix epoch.
+            dead_letters: all of them.
+        """
+        call = operations.replay_webhooks(endpoint, ids=ids, since=since, dead_letters=dead_letters)
+        return self._call(call, deadline)
+
+    def drop_webhooks(
+        self,
+        endpoint: str,
+        *,
+        ids: Sequence[str] | None = None,
+        dead_letters: bool = False,
+        deadline: float | None = None,
+    ) -> int:
+        """Drops dead letters: those with these ids, or all. Returns their number."""
+        return self._call(operations.drop_webhooks(endpoint, ids=ids, dead_letters=dead_letters), deadline)
 
     # --- following ------------------------------------------------------------------------------------------------
 

@@ -222,6 +222,71 @@ class Ticket(Struct, frozen=True):
         return f"Ticket(expires_in={self.expires_in})"
 
 
+class WebhookQueue(Struct, frozen=True):
+    """One queue of a webhook's endpoint."""
+
+    queue: int
+    waiting: int
+    """Records that are not delivered yet; an event takes up to two."""
+    oldest_at: int | None = None
+    """When the oldest of them was written, in milliseconds since the Unix epoch."""
+    owner: str | None = None
+    """The node that delivers; None if none does at the moment."""
+    failure: str | None = None
+    """Why the last delivery failed; None if it succeeded."""
+
+
+class WebhookEndpoint(Struct, frozen=True):
+    """An endpoint of webhooks, and its queues."""
+
+    endpoint: str
+    sends: bool
+    """Whether the settings give it a `url`."""
+    queues: list[WebhookQueue]
+
+
+class WebhookList(Struct, frozen=True):
+    """The endpoints of webhooks of the tenant, by name."""
+
+    tenant: str
+    at: int
+    """The service's time, in milliseconds since the Unix epoch."""
+    endpoints: list[WebhookEndpoint]
+
+
+class WebhookEntries(Struct, frozen=True):
+    """Entries of one queue, in the order of delivery."""
+
+    endpoint: str
+    queue: int
+    entries: list[dict[str, Any]]
+    """As the endpoint gets them."""
+    next: str
+    """`after` of the next page."""
+    more: bool
+    """Whether the next page may have entries already."""
+
+
+class WebhookDeadLetter(Struct, frozen=True):
+    """An entry that the endpoint did not accept."""
+
+    entry: dict[str, Any]
+    queue: int
+    reason: str
+    """Why the last attempt failed."""
+    at: int
+    """When it became a dead letter, in milliseconds since the Unix epoch."""
+
+
+class WebhookDeadLetters(Struct, frozen=True):
+    """Dead letters of an endpoint, oldest first."""
+
+    endpoint: str
+    dead_letters: list[WebhookDeadLetter]
+    next: int | None = None
+    """`after` of the next page; None after the last one."""
+
+
 class ErasedPage(Struct, frozen=True):
     """A part of an erasure."""
 

@@ -32,6 +32,9 @@ from tidewire.results import (
     Ticket,
     TokenRevoked,
     UserRevoked,
+    WebhookDeadLetters,
+    WebhookEntries,
+    WebhookList,
 )
 
 MAX_BATCH_BYTES = 1_000_000
@@ -347,3 +350,65 @@ def ticket(channels: Sequence[str] | None = None) -> Call[Ticket]:
         None if body is None else encode(body),
         credential=Credential.TOKEN,
     )
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------------
+
+
+def _webhook(endpoint: str) -> str:
+    if not endpoint:
+        raise ConfigurationError("an endpoint has a name")
+    return f"/api/v1/webhooks/{path_segment(endpoint)}"
+
+
+def _ids(ids: Sequence[str] | None) -> list[str] | None:
+    if isinstance(ids, str):
+        raise ConfigurationError("ids is a list")
+    return None if ids is None else list(ids)
+
+
+def webhooks() -> Call[WebhookList]:
+    """Lists the endpoints of webhooks, with the status of their queues."""
+    return Call("GET", "/api/v1/webhooks", _reader(WebhookList))
+
+
+def webhook_entries(
+    endpoint: str, queue: int = 0, *, after: str | None = None, since: int | None = None, limit: int = 100
+) -> Call[WebhookEntries]:
+    """Reads a page of one queue."""
+    query = _query(queue=queue, after=after, since=since, limit=limit)
+    return Call("GET", f"{_webhook(endpoint)}/entries{query}", _reader(WebhookEntries))
+
+
+def webhook_dead_letters(endpoint: str, *, after: int | None = None, limit: int = 50) -> Call[WebhookDeadLetters]:
+    """Reads a page of dead letters."""
+    query = _query(after=after, limit=limit)
+    return Call("GET", f"{_webhook(endpoint)}/dead-letters{query}", _reader(WebhookDeadLetters))
+
+
+class _Replayed(msgspec.Struct):
+    replayed: int
+
+
+class _Dropped(msgspec.Struct):
+    dropped: int
+
+
+def replay_webhooks(
+    endpoint: str, *, ids: Sequence[str] | None = None, since: int | None = None, dead_letters: bool = False
+) -> Call[int]:
+    """Tells an endpoint entries again."""
+    body = _given(ids=_ids(ids), since=since, dead_letters=dead_letters or None)
+    if len(body) != 1:
+        raise ConfigurationError("replay_webhooks needs one of ids, since and dead_letters")
+    decoder = msgspec.json.Decoder(_Replayed)
+    return Call("POST", f"{_webhook(endpoint)}/replay", lambda text: decoder.decode(text).replayed, encode(body))
+
+
+def drop_webhooks(endpoint: str, *, ids: Sequence[str] | None = None, dead_letters: bool = False) -> Call[int]:
+    """Drops dead letters."""
+    body = _given(ids=_ids(ids), dead_letters=dead_letters or None)
+    if len(body) != 1:
+        raise ConfigurationError("drop_webhooks needs one of ids and dead_letters")
+    decoder = msgspec.json.Decoder(_Dropped)
+    return Call("POST", f"{_webhook(endpoint)}/drop", lambda text: decoder.decode(text).dropped, encode(body))
