@@ -17,7 +17,7 @@
 #   scripts/setup.sh look   all of quick, a browser and Prometheus: to draw the dashboards
 #   scripts/setup.sh k6     all of dev, k6
 #   scripts/setup.sh client the JavaScript client's packages
-#   scripts/setup.sh migrate the packages of the applications that docs/migrate moves
+#   scripts/setup.sh migrate PHP, and the npm packages of the applications on the pages of docs: moves and receivers
 #   scripts/setup.sh deploy .venv-deploy with the linters of Dockerfile, workflows and packages
 #   scripts/setup.sh docs   all of dev, .venv-docs with what builds the site of the documentation, and the scripts that the site serves
 #   scripts/setup.sh image  all of dev, buildah and podman, the tools for a base image
@@ -297,6 +297,13 @@ install_firefox() {
         die "the browser tests need Firefox (Debian: apt-get install firefox-esr; Ubuntu: Mozilla's package)"
 }
 
+# For the receiver of webhooks in docs/webhooks.md.
+install_php() {
+    command -v php >/dev/null || apt_install php-cli || die "a receiver of docs/webhooks.md needs PHP (Debian: apt-get install php-cli)"
+    php --modules | grep -q '^pdo_sqlite$' || apt_install php-sqlite3 ||
+        die "a receiver of docs/webhooks.md needs PHP's SQLite (Debian: apt-get install php-sqlite3)"
+}
+
 # apt_install_idle PACKAGE: installs it without starting its service, now or at boot. Keeps an existing policy.
 apt_install_idle() (
     command -v apt-get >/dev/null || return 1
@@ -492,8 +499,9 @@ case ${1:-} in
         ;;
     client) install_javascript ;;
     migrate)
-        has_node || die "the applications of docs/migrate need Node.js >= 20 with npm"
+        has_node || die "the applications of docs need Node.js >= 20 with npm"
         npm_ci tests/docs/migrate
+        install_php
         ;;
     deploy) install_apart deploy ;;
     docs)

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from tests.chart.cluster_api import NAMESPACE, PODS, api_server
 from tests.chart.conftest import absent
 from tests.chart.tools import ROOT, TOOLS
 from tests.stores.redis_server import RedisServer
-from tests.support.harness import API_KEY, CONTRACT, SECRET, serving
+from tests.support.backend import serving_backend
+from tests.support.harness import API_KEY, CONTRACT, SECRET
 from tests.support.monitoring import RUNBOOKS
+from tests.support.webhook_api import say, telling, until_dead
 
 pytestmark = pytest.mark.chart
 
@@ -47,12 +50,19 @@ class Shell:
     """Where the commands run."""
 
     folder: Path
+    port: int
     ops_port: int
     redis: str
 
     def filled_in(self, block: str) -> str:
         """A block with what an operator puts in the place of the words in capitals."""
-        names = {"NAMESPACE": NAMESPACE, "POD": PODS[0], "URL": self.redis, "9090": str(self.ops_port)}
+        names = {
+            "NAMESPACE": NAMESPACE,
+            "POD": PODS[0],
+            "ENDPOINT": "archive",
+            "URL": self.redis,
+            "9090": str(self.ops_port),
+        }
         for name, value in names.items():
             block = re.sub(rf"\b{name}\b", value, block)
         return block.replace("/proc/1/", f"/proc/{os.getpid()}/")
@@ -65,6 +75,7 @@ class Shell:
             "TIDEWIRE_CONTRACT": str(CONTRACT),
             "TIDEWIRE_AUTH__SECRET": SECRET,
             "TIDEWIRE_API__KEY": API_KEY,
+            "TIDEWIRE_PORT": str(self.port),
         }
         process = await asyncio.create_subprocess_exec(
             *("bash", "-c", self.filled_in(block)),
@@ -89,13 +100,26 @@ async def pod_log() -> str:
     return errors.decode()
 
 
+async def refuse(_: web.Request) -> web.Response:
+    """What a receiver answers that does not accept an entry."""
+    return web.Response(status=422)
+
+
 @asynccontextmanager
 async def shell(folder: Path) -> AsyncIterator[Shell]:
     if not KUBECTL.exists():
         absent("there is no kubectl")
     if shutil.which("redis-cli") is None or shutil.which("curl") is None:
         absent("there is no redis-cli or no curl")
-    async with api_server(await pod_log()) as address, serving() as service, RedisServer() as redis:
+    async with (
+        api_server(await pod_log()) as address,
+        serving_backend() as receiver,
+        telling(receiver.endpoint("archive"), attempts=1) as service,
+        RedisServer() as redis,
+    ):
+        receiver.reply = refuse
+        await say(service, "room:1", "refused")
+        await until_dead(service, 1)
         cluster = {"name": "c", "cluster": {"server": address}}
         context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
         config = {"apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [context]}
@@ -106,7 +130,8 @@ async def shell(folder: Path) -> AsyncIterator[Shell]:
         wrapper.write_text(WRAPPER.format(kubectl=KUBECTL, config=folder / "config"))
         wrapper.chmod(0o755)
         (folder / "tidewire").symlink_to(Path(sys.executable).with_name("tidewire"))
-        yield Shell(folder, int(service.ops_url.rpartition(":")[2]), redis.url)
+        port, ops_port = (int(url.rpartition(":")[2]) for url in (service.url, service.ops_url))
+        yield Shell(folder, port, ops_port, redis.url)
 
 
 async def test_commands_of_runbooks_find_what_they_look_for(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from typing import Any
 
 from playwright.async_api import Browser, Page, expect
 
+from service.settings import load_settings
 from tests.docs.blocks import DOCS, ROOT, write_files
 from tests.stores.process import free_port
 from tests.support import harness
+from tests.support.backend import SECRET as WEBHOOK_SECRET
 from tests.support.proxy import Proxy
 
 PACKAGES = ROOT / "tests" / "docs" / "migrate" / "node_modules"
@@ -126,6 +128,7 @@ def environment(server: harness.Running) -> dict[str, str]:
         "TIDEWIRE_URL": server.url,
         "TIDEWIRE_API_KEY": harness.API_KEY,
         "TIDEWIRE_SECRET": harness.SECRET,
+        "WEBHOOK_SECRET": WEBHOOK_SECRET,
         "PYTHONPATH": "",
     }
 
@@ -150,15 +153,17 @@ async def stage(
     for page in pages:
         write_files(DOCS / page, application)
     _replace(application, replace or {})
+    use_port(application, port)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(asyncio.timeout(300))
         server = await stack.enter_async_context(
-            harness.serving(contract=application / "contract.yaml", origins=(origin,), **settings)
+            harness.serving(
+                contract=application / "contract.yaml", origins=(origin,), **_settings_file(application), **settings
+            )
         )
         network = Proxy(int(server.url.rpartition(":")[2]))
         stack.push_async_callback(network.close)
         _replace(application, {"ws://127.0.0.1:8080": f"ws://127.0.0.1:{await network.start()}"})
-        use_port(application, port)
         backend = await stack.enter_async_context(program(command, application, environment(server)))
         await backend.printed("Running on")
         running = Stage(origin, server, network, application, browser, backend)
@@ -166,6 +171,15 @@ async def stage(
         for context in browser.contexts:
             await context.close()
         assert running.faults == []
+
+
+def _settings_file(application: Path) -> dict[str, Any]:
+    """What the application's settings.yaml says of webhooks."""
+    file = application / "settings.yaml"
+    if not file.exists():
+        return {}
+    (application / "webhook-secret").write_text(WEBHOOK_SECRET)
+    return {"webhooks": load_settings(file, {"TIDEWIRE_DEMO": "true"}).webhooks.model_dump()}
 
 
 def use_port(folder: Path, port: int) -> None:

@@ -41,6 +41,7 @@ HOOKS = f"{HERE}test_page_of_hooks_works_as_written"
 EXAMPLES = "tests/unit/test_doc_examples.py::"
 RECIPES = "tests/docs/test_recipes.py::"
 MOVES = "tests/docs/test_migrations.py::"
+WEBHOOKS = "tests/docs/test_webhooks.py::"
 APPLICATION = ("contract", "python", "html", "js")
 
 RUNNERS: dict[str, dict[str, str]] = {
@@ -61,6 +62,15 @@ RUNNERS: dict[str, dict[str, str]] = {
         "json": HOOKS,
         "python": HOOKS,
         "js": SCRIPT,
+        "values": VALUES,
+    },
+    "docs/webhooks.md": {
+        "contract": CONTRACT,
+        "console": CONSOLE,
+        "settings": f"{WEBHOOKS}test_entries_of_the_page_are_what_an_endpoint_gets",
+        "sh": f"{WEBHOOKS}test_entries_of_the_page_are_what_an_endpoint_gets",
+        "json": f"{WEBHOOKS}test_entries_of_the_page_are_what_an_endpoint_gets",
+        **dict.fromkeys(("python", "js", "php"), f"{WEBHOOKS}test_receiver_stores_each_entry_once_also_over_a_restart"),
         "values": VALUES,
     },
     "docs/streams.md": {
@@ -122,6 +132,12 @@ RUNNERS: dict[str, dict[str, str]] = {
     "docs/recipes/chat.md": dict.fromkeys(
         APPLICATION, f"{RECIPES}test_chat_recipe_resumes_and_sends_what_was_typed_offline"
     ),
+    "docs/recipes/archive.md": {
+        **dict.fromkeys(
+            (*APPLICATION, "settings"), f"{RECIPES}test_archive_recipe_goes_on_live_where_the_archive_ends"
+        ),
+        "sh": f"{RECIPES}test_archive_recipe_makes_a_secret_once",
+    },
     "docs/recipes/dashboard.md": dict.fromkeys(
         APPLICATION, f"{RECIPES}test_dashboard_recipe_has_the_first_state_without_a_new_publish"
     ),
@@ -285,11 +301,14 @@ async def test_bodies_of_the_api_are_accepted(tmp_path: Path) -> None:
         },
     }
     (tmp_path / "contract.yaml").write_text(json.dumps({"channels": channels}))
-    async with serving(contract=tmp_path / "contract.yaml") as server:
+    webhooks = {"endpoints": [{"name": "archive", "tenants": ["default"]}]}
+    async with serving(contract=tmp_path / "contract.yaml", webhooks=webhooks) as server:
         for block in of_kind("docs/http-api.md", "json"):
             body = json.loads(block.text)
             if "channels" in body:
                 address = "/api/v1/presence/counts"
+            elif "ids" in body:
+                address = "/api/v1/webhooks/archive/replay"
             else:
                 address = f"/api/v1/channels/{'map:1' if body['type'] == 'map.cursor' else 'room:42'}/events"
             headers = {"Authorization": f"Bearer {API_KEY}"}
@@ -620,6 +639,14 @@ PAGES = {
             (Rule(r"tidewire serve$", serve="../.venv/bin/tidewire serve"), Rule("serve.py$", until="CTRL")),
             folder="recipe",
             files=files(ROOT / "docs" / "recipes" / "chat.md"),
+        ),
+        Page(
+            "docs/webhooks.md",
+            (
+                Rule(r"tidewire serve$", serve=".venv/bin/tidewire serve"),
+                Rule(r"receiver\.py$", background=True),
+                Rule("tidewire listen", until="→ 204"),
+            ),
         ),
         Page(
             "docs/start/own-application.md",

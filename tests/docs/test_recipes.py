@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from service.adapters.http_backend.signing import check_secret
 from service.contract.load import load
-from tests.docs.blocks import DOCS, write_files
+from tests.docs.blocks import DOCS, blocks, write_files
 from tests.docs.stage import Stage, stage
+from tests.stores.process import until
+from tests.support.harness import DEADLINE
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 RECIPES = sorted(page.stem for page in (DOCS / "recipes").glob("*.md") if page.stem != "README")
@@ -65,6 +69,51 @@ async def test_chat_recipe_resumes_and_sends_what_was_typed_offline(tmp_path: Pa
         await ben.reload()
         for page in (ann, ben):
             await expect(page.locator("#messages li")).to_have_text(["ann: hi", "eve: missed", "ann: later"])
+        await refused(running, "mallory")
+
+
+def made_secret(folder: Path) -> str:
+    """What the commands of the recipe make WEBHOOK_SECRET."""
+    [commands] = [block.text for block in blocks(DOCS / "recipes" / "archive.md") if block.language == "sh"]
+    script = f'{commands}\nprintf %s "$WEBHOOK_SECRET"'
+    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+async def test_archive_recipe_makes_a_secret_once(tmp_path: Path) -> None:
+    secret = made_secret(tmp_path)
+    assert check_secret(secret) == made_secret(tmp_path)
+    assert (tmp_path / "webhook-secret").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.browser
+@pytest.mark.docs
+async def test_archive_recipe_goes_on_live_where_the_archive_ends(tmp_path: Path, browser: Browser) -> None:
+    async with stage(pages("archive"), tmp_path, browser) as running:
+        ann = await running.window("ann")
+        await expect(ann.locator("#state")).to_have_text("ready")
+        said = [f"message {number}" for number in range(30)]  # more than the history keeps
+        for text in said:
+            await running.server.publish("room:lobby", {"type": "chat.message", "data": {"text": text}, "from": "eve"})
+        await expect(ann.locator("#messages li")).to_have_count(30)
+
+        async def archived() -> bool:
+            found = await running.server.http.get(f"{running.origin}/messages?user=ann&room=room:lobby&words=")
+            return len((await found.json())["items"]) == 30
+
+        await until(archived, "the archive has all messages", within=DEADLINE)
+        ben = await running.window("ben")
+        await expect(ben.locator("#messages li")).to_have_text([f"eve: {text}" for text in said])
+        await ann.locator("#text").fill("the newest message")
+        await ann.locator("#text").press("Enter")
+        for page in (ann, ben):
+            await expect(page.locator("#messages li").last).to_have_text("ann: the newest message")
+        await ben.locator("#words").fill("MESSAGE 2")
+        await ben.locator("#words").press("Enter")
+        await expect(ben.locator("#found li")).to_have_text(
+            [f"eve: {text}" for text in said if text.startswith("message 2")]
+        )
+        assert await running.post("/webhooks", json={"entries": []}) == 401
         await refused(running, "mallory")
 
 

@@ -9,11 +9,17 @@ import asyncio
 from contextlib import suppress
 from time import time
 
+from aiohttp import web
+
 from service.core.hooks import Hook, HookError, ReadQuestion
 from service.errors import ErrorCode, ServiceError
 from service.telemetry import log
+from tests.stores.process import until
 from tests.support.backend import SECRET as WHSEC
-from tests.support.harness import API_KEY, Running, serving
+from tests.support.backend import serving_backend
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, Running, passes, serving
+from tests.support.webhook_api import CONTRACT, letters, say
 
 ENDPOINT = {"name": "moderation", "url": "http://127.0.0.1:1/", "tenants": ["default"], "secrets": [WHSEC]}
 """Nothing listens there."""
@@ -24,6 +30,7 @@ FILLER = 40
 async def main() -> None:
     """Causes all failures, one after another."""
     log.configure("info", "json")
+    await _webhook()
     async with serving(hooks={"endpoints": [ENDPOINT]}) as server:
         await _faulty_request(server)
         await _broker_outage(server)
@@ -65,6 +72,34 @@ async def _broker_outage(server: Running) -> None:
 async def _hook(server: Running) -> None:
     with suppress(HookError):
         await server.service.hooks.ask(Hook("moderation"), ReadQuestion("default", "ann", "room:1", "subscribe"))
+
+
+async def _webhook() -> None:
+    """A receiver is overloaded for a while, and then refuses an entry."""
+    clock = FakeClock()
+    is_overloaded = True
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=503 if is_overloaded else 422)
+
+    async with serving_backend() as receiver:
+        receiver.reply, receiver.secrets = refuse, []  # the signatures of another time are not good
+        endpoint = {**ENDPOINT, "name": "archive", "url": receiver.url}
+        webhooks = {"endpoints": [endpoint], "queues": 1, "attempts": 1}
+        async with serving(contract=CONTRACT, webhooks=webhooks, clock=clock) as server:
+            await say(server, "room:1", "refused")
+
+            async def has_refused() -> bool:
+                await passes(clock, 1.0)
+                return len(receiver.questions) >= 8  # for longer than an outage of the broker could explain
+
+            async def has_given_up() -> bool:
+                await passes(clock, 1.0)
+                return bool(await letters(server))
+
+            await until(has_refused, "deliveries")
+            is_overloaded = False
+            await until(has_given_up, "a dead letter")
 
 
 def _clocks(server: Running) -> None:
