@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -122,16 +122,19 @@ class Service:
         self.webhooks = _webhooks(settings, self.clock)
         self.store_clock = StoreClock(self.clock, self.metrics)
         self.broker = broker or make_broker(settings, self.clock, self.store_clock, self.metrics)
-        presence, ticket_store, quota, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
+        tells_facts = contract.has_channel_webhooks or settings.webhooks.clients.endpoint is not None
+        stores = _stores(settings, self.clock, self.store_clock, self.broker, tells_facts=tells_facts)
+        self._close_stores = stores.close
         self._native = native.load() if settings.native_send == "auto" else None
         self.native_send = "on" if self._native is not None else "off" if settings.native_send == "off" else "not built"
         """Whether the C extension is used: on, off or not built. For the log."""
         bounds, receipt_key = _bounds(settings), _receipt_key(settings)
         ports = Ports(
             broker=self.broker,
-            presence=presence,
-            tickets=ticket_store,
-            quota=quota,
+            presence=stores.presence,
+            tickets=stores.tickets,
+            quota=stores.quota,
+            facts=stores.facts,
             authenticator=authenticator or self._authenticator(),
             clock=self.clock,
             hooks=self.hooks,
@@ -336,6 +339,7 @@ def _webhook_limits(settings: Settings) -> WebhookLimits:
         webhooks.dead_letters,
         webhooks.clients.endpoint,
         webhooks.clients.tenant,
+        webhooks.waiting_ends,
         # An intent and a publish take a call of the store each. The rest is for clocks that differ.
         resolve_after=2 * settings.broker.timeout + 2,
     )
@@ -389,24 +393,46 @@ def _internal_channels(settings: Settings) -> int:
     return INTERNAL_CHANNELS + len(revoking) + bool(settings.probe.interval) + queues
 
 
-Stores = tuple[PresenceStore, TicketStore, QuotaStore, Callable[[], Awaitable[None]]]
-"""The stores for presence, tickets and quotas, and the function that closes them."""
+class Stores(NamedTuple):
+    """The stores beside the broker, and what closes them."""
+
+    presence: PresenceStore
+    tickets: TicketStore
+    quota: QuotaStore
+    facts: PresenceStore | None
+    """See `Ports.facts`."""
+    close: Callable[[], Awaitable[None]]
 
 
-def _stores(settings: Settings, clock: Clock, store_clock: StoreClock, broker: Broker) -> Stores:
-    max_announced_users = settings.presence.members
+def _stores(settings: Settings, clock: Clock, store_clock: StoreClock, broker: Broker, *, tells_facts: bool) -> Stores:
+    """`tells_facts`: webhooks tell of clients or channels."""
+    presence: dict[str, Any] = {"ttl": settings.presence.ttl, "max_announced_users": settings.presence.members}
+    facts: dict[str, Any] = {"ttl": settings.presence.ttl, "max_announced_users": -1, "keep": settings.webhooks.keep}
     if settings.broker.url.startswith("redis"):
         client = RedisClient(redis_config(settings))
-        redis_presence = RedisPresence(client, ttl=settings.presence.ttl, max_announced_users=max_announced_users)
-        return redis_presence, RedisTickets(client), RedisQuota(client), client.close
+        return Stores(
+            RedisPresence(client, **presence),
+            RedisTickets(client),
+            RedisQuota(client),
+            RedisPresence(client, **facts) if tells_facts else None,
+            client.close,
+        )
     if isinstance(broker, NatsBroker):
         documents = Documents(broker)
-        nats_presence = NatsPresence(
-            documents, store_clock, ttl=settings.presence.ttl, max_announced_users=max_announced_users
+        return Stores(
+            NatsPresence(documents, store_clock, **presence),
+            NatsTickets(documents, store_clock),
+            NatsQuota(documents, store_clock),
+            NatsPresence(documents, store_clock, **facts) if tells_facts else None,
+            _close_nothing,
         )
-        return nats_presence, NatsTickets(documents, store_clock), NatsQuota(documents, store_clock), _close_nothing
-    presence = MemoryPresence(broker.publish, max_announced_users)
-    return presence, MemoryTickets(clock, settings.limits.tracked), MemoryQuota(), _close_nothing
+    return Stores(
+        MemoryPresence(broker.publish, settings.presence.members),
+        MemoryTickets(clock, settings.limits.tracked),
+        MemoryQuota(),
+        MemoryPresence(broker.publish, -1) if tells_facts else None,
+        _close_nothing,
+    )
 
 
 async def _close_nothing() -> None:

@@ -22,6 +22,7 @@ from service.core.hooks import Hook
 from service.core.identity import Identity, Right
 from service.core.presence import PRESENCE_UPDATE
 from service.core.session import Subscription
+from service.core.webhooks import ChannelWebhook
 from service.errors import ErrorCode, ServiceError
 from service.protocol import unique_keys
 from service.protocol.json_path import json_path
@@ -166,6 +167,10 @@ class Gate:
     def has_channel_webhooks(self) -> bool:
         """True if the contract names an endpoint that is told who is in some channels."""
         return self._contract.has_channel_webhooks
+
+    def channel_webhook_of(self, channel: str) -> ChannelWebhook | None:
+        """Returns who is told who is in a channel that `authorise` has allowed; None if nobody is."""
+        return self._contract.resolve(channel).spec.webhook
 
     def webhook_of(self, channel: str, type: str) -> str | None:
         """Returns the endpoint that is told of an event which `validate` has accepted; None if there is none."""

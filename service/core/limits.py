@@ -75,6 +75,8 @@ MAX_WEBHOOK_DEAD_LETTERS = 10_000
 """Dead letters of each endpoint and tenant."""
 WEBHOOK_BATCH = 100
 """Entries in one request to an endpoint."""
+MAX_WAITING_ENDS = 10_000
+"""Ends of connections, channels and users that a node keeps in memory while the store is away."""
 WEBHOOK_TIMEOUT = 10.0
 """Seconds that such a request may take."""
 
@@ -268,7 +270,8 @@ class Deadlines:
     expiry_grace: Seconds = 10.0
     """Seconds after a token's expiry at which its connection is closed."""
     presence_leave: Annotated[float, Ge(0)] = 5.0
-    """Seconds from the close of a user's last connection to `presence.left`."""
+    """Seconds from the close of a user's last connection to `presence.left`, and from a channel's last subscriber to the webhook
+    `channel.vacated`."""
     shutdown: Seconds = 20.0
     """Seconds from SIGTERM to the close of the last connection."""
     last_scrape: Annotated[float, Ge(0)] = 35.0

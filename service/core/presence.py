@@ -65,7 +65,9 @@ class FoundUser(NamedTuple):
     """One user of a channel, as the store has it now."""
 
     connections: frozenset[str]
-    """The connections that have not expired. Empty if the user stays only until the expired ones are removed."""
+    """The connections that have not expired."""
+    expired: frozenset[str]
+    """Those that have, and are not removed yet."""
     info: bytes | None
 
 
@@ -76,7 +78,7 @@ class ExpiredEntry(NamedTuple):
     info: bytes | None
     """The info of the user."""
     is_last: bool
-    """True if no other connection of the user is alive, so that the user leaves with the expired ones."""
+    """True if all connections of the user have expired, and the same call has returned all of them."""
 
 
 class PresenceChange(NamedTuple):

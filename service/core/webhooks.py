@@ -22,6 +22,7 @@ from msgspec import Raw, Struct
 from service.core.broker import PublishResult
 from service.core.event import Publication
 from service.core.limits import (
+    MAX_WAITING_ENDS,
     MAX_WEBHOOK_DEAD_LETTERS,
     WEBHOOK_ATTEMPTS,
     WEBHOOK_BATCH,
@@ -147,6 +148,7 @@ class WebhookLimits:
     """The endpoint that is told of connections; None if none is."""
     client_tenant: str | None = None
     """Only connections of this tenant; None for all tenants of the endpoint."""
+    waiting_ends: int = MAX_WAITING_ENDS
     resolve_after: float = 12.0
     """Seconds after which an intent without a result is looked up. More than a publish can take with all its calls."""
 

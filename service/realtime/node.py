@@ -30,6 +30,8 @@ from service.realtime.calls import Calls
 from service.realtime.cluster.cluster import Cluster
 from service.realtime.connections.transport import BatchSender
 from service.realtime.decisions import Decisions
+from service.realtime.facts.facts import FactConfig, Facts
+from service.realtime.facts.sweeper import FactSweeper
 from service.realtime.ids import new_id
 from service.realtime.lifecycle.availability import Availability
 from service.realtime.lifecycle.broker_health import BrokerHealth
@@ -64,6 +66,8 @@ class Ports:
     """Asks the backend; None where the contract names no hooks."""
     webhooks: WebhookSender | None = None
     """Sends webhooks; None where the settings have no endpoints."""
+    facts: PresenceStore | None = None
+    """Keeps what webhooks tell the begin and the end of, and publishes nothing; None where they tell of events alone."""
     store_clock: Clock | None = None
     """The store's time, where it differs from `clock`."""
     batch_sender: BatchSender | None = None
@@ -108,6 +112,8 @@ class Node:
             metrics,
             gate.contract_hash,
         )
+        self.facts = self._make_facts(ports.facts, node_id, store_runtime)
+        """Tells webhooks of clients, channels and users; None where nobody is told."""
         self.streams = Streams(
             gate,
             self.decisions,
@@ -118,6 +124,7 @@ class Node:
             ports.batch_sender,
             PageSigner(ports.page_keys),
             self.admission,
+            self.facts,
             bounds,
             runtime,
             store_runtime,
@@ -153,6 +160,18 @@ class Node:
             )
         )
         """Delivers webhooks, and what the backend API uses of them; None without endpoints."""
+        self._sweeper = (
+            None
+            if self.facts is None or ports.facts is None or not self.facts.is_shared
+            else FactSweeper(
+                node_id,
+                ports.facts,
+                self.facts.teller,
+                self.facts.lease,
+                self.cluster.membership.states,
+                store_runtime,
+            )
+        )
         self.lifecycle = Lifecycle(
             broker,
             ports.quota,
@@ -176,6 +195,10 @@ class Node:
             await self.cluster.start()
             if self.webhooks is not None:
                 await self.webhooks.start()
+            if self.facts is not None:
+                self.facts.start()
+            if self._sweeper is not None:
+                self._sweeper.start()
             await self.lifecycle.start()
         except BaseException:
             await self.close()
@@ -185,6 +208,10 @@ class Node:
         """Closes each part, then the broker. Call `lifecycle.drain` first."""
         self.lifecycle.close()
         self.availability.close()
+        if self._sweeper is not None:
+            self._sweeper.close()
+        if self.facts is not None:
+            await self.facts.close()
         if self.webhooks is not None:
             await self.webhooks.close()
         await self.cluster.close()
@@ -195,6 +222,20 @@ class Node:
         await self.runtime.tasks.close()
         self.streams.hub.close()
         await self.broker.close()
+
+    def _make_facts(self, store: PresenceStore | None, node_id: str, store_runtime: Runtime) -> Facts | None:
+        if store is None or self.webhook_log is None:
+            return None
+        webhooks = self.bounds.webhooks
+        config = FactConfig(
+            ttl=self.bounds.presence_ttl,
+            debounce=self.bounds.deadlines.presence_leave,
+            is_shared=self.admission.quota.is_shared,
+            max_waiting=webhooks.waiting_ends,
+            client_endpoint=webhooks.client_endpoint,
+            client_tenant=webhooks.client_tenant,
+        )
+        return Facts(node_id, store, self.webhook_log, store_runtime, config)
 
     def _webhook_candidates(self) -> Sequence[str]:
         """Returns the ids of the live nodes that deliver the same queues of webhooks as this one."""

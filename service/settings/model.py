@@ -29,6 +29,7 @@ from service.core.limits import (
     MAX_REVOCATIONS,
     MAX_STORE_CALLS,
     MAX_TOTAL_REVOCATIONS,
+    MAX_WAITING_ENDS,
     MAX_WEBHOOK_DEAD_LETTERS,
     POSITION_TTL,
     PRESENCE_MEMBERS,
@@ -360,6 +361,9 @@ class Webhooks(BaseModel):
     """Refusals (4xx other than 408, 425 and 429) after which an entry becomes a dead letter."""
     dead_letters: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_WEBHOOK_DEAD_LETTERS
     """Dead letters that are kept for each endpoint and tenant. One more drops the oldest."""
+    waiting_ends: Annotated[int, Field(ge=0)] = MAX_WAITING_ENDS
+    """Ends of connections, channels and users that this node keeps in memory while the store is away, to tell them. Further
+    ones are told when their entries have expired (`presence.ttl`), those of clients with the code 1006."""
     endpoints: tuple[WebhookEndpoint, ...] = ()
     """Endpoints that `webhook` in the contract names. `name` and `tenants` are needed, and `secrets` (or `secrets_file`) beside
     `url`. Without `url`, entries are only kept for `tidewire listen`."""

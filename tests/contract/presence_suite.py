@@ -303,8 +303,8 @@ class PresenceSuite(Staged):
         wanted = [(ROOM, "ann"), (SAME_ROOM_OF_ANOTHER_TENANT, "ann"), (ROOM, "a b"), (OTHER_ROOM, "a b")]
         assert list(await node.store.find_all(wanted)) == [
             None,
-            FoundUser(frozenset({"c-3"}), None),
-            FoundUser(frozenset({"c-1", "c-2"}), b'{"n":1}'),
+            FoundUser(frozenset({"c-3"}), frozenset(), None),
+            FoundUser(frozenset({"c-1", "c-2"}), frozenset(), b'{"n":1}'),
             None,
         ]
         assert list(await node.store.find_all([])) == []
@@ -314,7 +314,7 @@ class PresenceSuite(Staged):
         assert (await node.join(ROOM, "ann", "c-1", first)).changed
         assert not (await node.join(ROOM, "ann", "c-2", second)).changed
         await node.leave(ROOM, "ann", "c-1")
-        assert list(await node.store.find_all([(ROOM, "ann")])) == [FoundUser(frozenset({"c-2"}), first)]
+        assert list(await node.store.find_all([(ROOM, "ann")])) == [FoundUser(frozenset({"c-2"}), frozenset(), first)]
 
     async def test_leave_all_removes_each_and_publishes_for_the_last(self, stage: Stage) -> None:
         node = stage.one
@@ -542,7 +542,21 @@ class TimedPresenceSuite(Staged):
                 ExpiredEntry(PresenceEntry(ROOM, "ben", "c-2"), None, False),
             ]
         found = await stage.two.store.find_all([(ROOM, "a b"), (ROOM, "ben")])
-        assert found == [FoundUser(frozenset(), updated_info(b"1")), FoundUser(frozenset({"c-4"}), None)]
+        assert found == [
+            FoundUser(frozenset(), frozenset({"c-1"}), updated_info(b"1")),
+            FoundUser(frozenset({"c-4"}), frozenset({"c-2"}), None),
+        ]
+
+    async def test_expired_names_the_last_only_with_all_connections_of_the_user(self, stage: Stage) -> None:
+        for connection in range(3):
+            await stage.one.join(ROOM, "ann", f"c-{connection}")
+            await stage.one.join(ROOM, "ben", f"c-{connection}")
+        await stage.one.store.join_all([entrance(ROOM, "eve", f"c-{number}") for number in range(700)])
+        await self.advance(TTL + 1)
+        expired = await stage.two.store.expired([ROOM])
+        assert {one.entry.user: one.is_last for one in expired if one.entry.user != "eve"} == {"ann": True, "ben": True}
+        of_eve = [one for one in expired if one.entry.user == "eve"]
+        assert {one.is_last for one in of_eve} == {len(of_eve) == 700}
 
     async def test_leave_all_of_expired_entries_removes_only_them(self, stage: Stage) -> None:
         for user in ("ann", "ben", "eve"):

@@ -31,7 +31,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 def test_every_metric_has_the_prefix_a_help_text_and_a_name_that_fits_its_type(metrics: Metrics) -> None:
     everything = list(text_string_to_metric_families(metrics.render().decode()))
     families = [family for family in everything if not family.name.startswith("process_")]  # prometheus_client's own
-    assert len(families) == 123
+    assert len(families) == 125
     assert "process_resident_memory_bytes" in {family.name for family in everything}
     for family in families:
         assert re.fullmatch(r"tidewire_[a-z0-9]+(_[a-z0-9]+)*", family.name)

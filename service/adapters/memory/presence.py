@@ -95,7 +95,9 @@ class MemoryPresence:
     async def find_all(self, users: Sequence[tuple[ChannelKey, str]]) -> Sequence[FoundUser | None]:
         """Returns the users."""
         found = [self._channels.get(channel, {}).get(user) for channel, user in users]
-        return [FoundUser(frozenset(one), channel_members.shown_info(one)) if one else None for one in found]
+        return [
+            FoundUser(frozenset(one), frozenset(), channel_members.shown_info(one)) if one else None for one in found
+        ]
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
         """Returns the members."""

@@ -9,6 +9,7 @@ from math import nan
 from service.core.broker import Broker
 from service.core.quota import QuotaScope, QuotaStore
 from service.protocol.close import CloseCode
+from service.protocol.features import NO_ANNOUNCEMENT, Announcement
 from service.realtime.admission.admission import Admission
 from service.realtime.admission.session_evictor import ReplacedSessions, SessionEvictor
 from service.realtime.bounds import Bounds
@@ -16,6 +17,7 @@ from service.realtime.calls import Calls
 from service.realtime.cluster.cluster import Cluster
 from service.realtime.cluster.messages import CloseConnections
 from service.realtime.connections.connection import Connection
+from service.realtime.facts.facts import Facts
 from service.realtime.lifecycle.availability import Availability
 from service.realtime.lifecycle.drain import Drain
 from service.realtime.lifecycle.latency_probe import Connect, LatencyProbe
@@ -51,6 +53,7 @@ class Lifecycle:
         self._cluster = cluster
         self._limits = bounds.limits
         self._clock = runtime.clock
+        self._client_facts = streams.facts if bounds.webhooks.client_endpoint is not None else None
         registry, rollout, metrics = streams.registry, bounds.rollout, runtime.metrics
         self._calls = calls
         self.reconnects = ReconnectScheduler(runtime.clock, metrics, before_close=calls.refuse)
@@ -110,10 +113,14 @@ class Lifecycle:
         """True if a drain has aborted connections because `deadlines.shutdown` had passed."""
         return self._drain.timed_out
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection, announcement: Announcement = NO_ANNOUNCEMENT) -> None:
         """Adds an authenticated connection, and closes the user's oldest ones above the cap."""
         self.monitor.track(connection)
         self._streams.registry.add(connection)
+        if self._client_facts is not None:
+            identity, client = connection.session.identity, announcement.client
+            client = f"{client}/{announcement.version}" if client else ""
+            self._client_facts.client_connected(connection.id, identity.tenant, identity.user, client)
         # The token may have been revoked between its check and now, while the connection was not in the registry.
         self._cluster.revocations.enforce(connection)
         self._evict_oldest(connection)
@@ -123,11 +130,22 @@ class Lifecycle:
 
         `is_moved`: the session goes on at another node under the same id.
         """
+        if self._client_facts is not None:
+            self._report_end(self._client_facts, connection, is_moved=is_moved)
         self._evictor.remove(connection.session.identity, connection.id, is_moved=is_moved)
         self._streams.registry.remove(connection)
         self.reconnects.remove(connection)
         self.renewals.discard(connection)
         connection.slot.release()
+
+    def _report_end(self, facts: Facts, connection: Connection, *, is_moved: bool) -> None:
+        tenant, closing = connection.session.identity.tenant, connection.closing
+        is_restarted = closing is not None and closing[0] is CloseCode.RESTART
+        if is_moved or (connection.transport.may_continue and is_restarted):
+            facts.client_left(connection.id, tenant)
+        else:
+            code = closing[0].code if closing is not None else connection.transport.close_code
+            facts.client_disconnected(connection.id, tenant, code)
 
     async def drain(self) -> None:
         """Refuses new connections, then moves all connections to other nodes (`Drain.run`).
@@ -136,7 +154,7 @@ class Lifecycle:
         """
         self._admission.set_draining(draining=True)
         self._cluster.heartbeat.report_soon()
-        self._streams.presence.drain()
+        self._streams.drain()
         self.pending_handshakes.expire()
         await self._drain.run()
 

@@ -85,7 +85,7 @@ def _start_session(
     upgrade: AcceptedUpgrade,
     rest: Iterable[str | Raw],
 ) -> Coroutine[Any, Any, None] | None:
-    node.lifecycle.add(connection)
+    node.lifecycle.add(connection, upgrade.announcement)
     if connection.session.identity.question is not None:
         node.lifecycle.renewals.watch(connection)
     if upgrade.has_receipts:

@@ -183,5 +183,5 @@ class PollTransport:
 
     @property
     def close_code(self) -> int:
-        """The code with which the node has ended the poll; 1000 without one."""
-        return CloseCode.NORMAL.code if self.closed is None else self.closed[0]
+        """The code with which the node has ended the session; 1006 without one."""
+        return CloseCode.ABNORMAL.code if self.closed is None else self.closed[0]

@@ -174,7 +174,7 @@ class PolledSessions:
             node.streams.connection_context,
         )
         session = self._held[id] = transport.handler = HeldSession(node, connection, transport, slot)
-        node.lifecycle.add(connection)
+        node.lifecycle.add(connection, upgrade.announcement)
         if is_new:
             node.runtime.metrics.connections.connects.labels(upgrade.credentials).inc()
             node.admission.client_versions.count(upgrade.announcement)

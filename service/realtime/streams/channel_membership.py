@@ -21,6 +21,7 @@ from service.protocol.messages import PresenceView
 from service.realtime.connections.frame import Frame
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
+from service.realtime.facts.facts import Facts
 from service.realtime.runtime import Runtime
 from service.realtime.streams.gap_recovery import GapRecovery
 from service.realtime.streams.position_checker import PositionChecker
@@ -51,13 +52,16 @@ class ChannelMembership:
         recovery: GapRecovery,
         checker: PositionChecker,
         limits: OutboxLimits,
+        facts: Facts | None,
         runtime: Runtime,
     ) -> None:
+        """`facts`: None if nobody is told of channels."""
         self._hub = hub
         self._broker = broker
         self._recovery = recovery
         self._checker = checker
         self._limits = limits
+        self._facts = facts
         self._metrics = runtime.metrics
         self._unsubscribe_failed = runtime.outages.limited(_log, "broker_unsubscribe_failed", runtime.clock.monotonic)
 
@@ -84,6 +88,8 @@ class ChannelMembership:
                     if not room.is_broker_subscribed:
                         await self._broker.subscribe(room.key)
                         room.broker_subscribed()
+                        if self._facts is not None and spec.webhook is not None:
+                            self._facts.channel_occupied(room.key, spec.webhook)
                 except BaseException:
                     if room.has_member(connection):  # else it has left meanwhile
                         room.remove(connection)
@@ -311,6 +317,8 @@ class ChannelMembership:
                 self._unsubscribe_failed(code=error.code.code)
             finally:
                 self._drop_if_empty(room)
+                if self._facts is not None and room.spec.webhook is not None:
+                    self._facts.channel_vacated(room.key, room.spec.webhook)
 
     def _drop_if_empty(self, room: Room) -> None:
         if room.is_empty():

@@ -25,6 +25,7 @@ from service.realtime.connections.transport import BatchSender
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.decisions import Decisions
 from service.realtime.delivery.hub import Hub
+from service.realtime.facts.facts import Facts
 from service.realtime.presence.presence import Presence
 from service.realtime.presence.updates import PresenceUpdates
 from service.realtime.publisher import Publisher
@@ -52,14 +53,18 @@ class Streams:
         sender: BatchSender | None,
         signer: PageSigner,
         admission: Admission,
+        facts: Facts | None,
         bounds: Bounds,
         runtime: Runtime,
         store_runtime: Runtime,
     ) -> None:
-        """`store_runtime` uses the store clock, `runtime` the node's own clock. `hooks`: None if the contract names none."""
+        """`store_runtime` uses the store clock, `runtime` the node's own clock. `hooks`: None if the contract names none.
+        `facts`: None if nobody is told of clients and channels."""
         self._clock = runtime.clock
         self._metrics = runtime.metrics
         self._recent_clients = admission.recent_clients
+        self.facts = facts
+        channel_facts = facts if gate.has_channel_webhooks else None
         self.budget = ByteBudget(bounds.outbox.node_bytes, bounds.outbox.tenant_share)
         self.registry = ConnectionRegistry(runtime.metrics)
         scheduler, encoder = WriteScheduler(runtime.clock), FrameEncoder(bounds.compression)
@@ -87,7 +92,7 @@ class Streams:
             on_interrupted=admission.quota.renew_soon,
         )
         self._membership = ChannelMembership(
-            self.hub, broker, self.relay.recovery, self.relay.checker, bounds.outbox, runtime
+            self.hub, broker, self.relay.recovery, self.relay.checker, bounds.outbox, channel_facts, runtime
         )
         self.revoked = RevocationTable(bounds.revocations, bounds.revocations_total)
         self.grants = SubscriptionGrants(self.revoked, runtime.clock, bounds.deadlines, runtime.metrics)
@@ -100,6 +105,7 @@ class Streams:
             self.grants,
             self.rechecks,
             EmptyChannels(gate, broker, publisher, hooks, bounds.hook_answers, runtime),
+            channel_facts,
             runtime,
             bounds.limits.subscriptions,
         )
@@ -124,6 +130,12 @@ class Streams:
         """Starts the position checks and the renewal of presence. The broker must have started."""
         self.relay.start()
         self.presence.start()
+
+    def drain(self) -> None:
+        """From now on, users and channels that leave are gone for other nodes only when their entries expire."""
+        self.presence.drain()
+        if self.facts is not None:
+            self.facts.drain()
 
     def close(self) -> None:
         """Cancels the timers. Presence entries expire in the store."""

@@ -15,12 +15,14 @@ from service.core.channel import channel_key
 from service.core.identity import Identity, Right
 from service.core.position import Position
 from service.core.session import ExtendedSubscription, Phase, PresenceAccess, Start, Subscription
+from service.core.webhooks import ChannelWebhook
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Expiring, PresenceReply, Subscribed, Unsubscribed
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.frame import Frame, encode_event
 from service.realtime.decisions import Decisions
+from service.realtime.facts.facts import Facts
 from service.realtime.presence.presence import Presence
 from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_membership import ChannelMembership, Joined
@@ -41,10 +43,11 @@ class Subscriptions:
         grants: SubscriptionGrants,
         rechecks: Rechecks,
         empty_channels: EmptyChannels,
+        facts: Facts | None,
         runtime: Runtime,
         max_subscriptions: int,
     ) -> None:
-        """`max_subscriptions`: those of one connection."""
+        """`facts`: None if nobody is told of channels. `max_subscriptions`: those of one connection."""
         self._max_subscriptions = max_subscriptions
         self._gate = gate
         self._decisions = decisions
@@ -53,6 +56,7 @@ class Subscriptions:
         self._grants = grants
         self._rechecks = rechecks
         self._empty_channels = empty_channels
+        self._facts = facts
         self._tasks = runtime.tasks
         self._metrics = runtime.metrics
         self._fresh = runtime.metrics.subscriptions.resumes.labels(outcome="fresh")
@@ -250,6 +254,10 @@ class Subscriptions:
                     identity.info,
                     is_updatable=spec.presence_update is not None,
                 )
+                if self._facts is not None and spec.webhook is not None:
+                    self._facts.user_joined(
+                        subscription.channel, spec.webhook, identity.user, connection.id, identity.info
+                    )
             if session.find(channel) is not subscription:
                 # The backend has ended the subscription meanwhile.
                 waiting = self._leave(connection, subscription)
@@ -282,6 +290,9 @@ class Subscriptions:
         identity = connection.session.identity
         if not identity.is_anonymous and subscription.presence is not PresenceAccess.NONE:
             self._presence.leave_at_once(subscription.channel, identity.user, connection.id)
+            webhook = self._webhook_of(subscription)
+            if self._facts is not None and webhook is not None:
+                self._facts.user_left(subscription.channel, webhook, identity.user, connection.id, is_debounced=False)
         await self.leave(connection, subscription.channel.name)
 
     def pause(self, connection: Connection, subscription: Subscription) -> None:
@@ -486,11 +497,19 @@ class Subscriptions:
         if not identity.is_anonymous and subscription.presence is not PresenceAccess.NONE:
             presence = self._presence
             leave = presence.leave
-            if connection.transport.may_continue and (
+            lapses = connection.transport.may_continue and (
                 connection.closing is None or connection.closing[0] is CloseCode.RESTART
-            ):
+            )
+            if lapses:
                 leave = presence.lapse
             leave(subscription.channel, identity.user, connection.id)
+            webhook = self._webhook_of(subscription)
+            if self._facts is not None and webhook is not None:
+                tell = self._facts.user_lapses if lapses else self._facts.user_left
+                tell(subscription.channel, webhook, identity.user, connection.id)
+
+    def _webhook_of(self, subscription: Subscription) -> ChannelWebhook | None:
+        return None if self._facts is None else self._gate.channel_webhook_of(subscription.channel.name)
 
 
 async def _finish(waiting: Awaitable[None]) -> None:

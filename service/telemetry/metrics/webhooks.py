@@ -34,3 +34,11 @@ class WebhookMetrics:
             "endpoint",
         )
         self.webhook_queues = make.gauge("webhook_queues", "Queues that this node delivers.", "endpoint")
+        self.webhook_facts = make.gauge(
+            "webhook_facts",
+            "Connected clients, occupied channels and present users at this node whose end a webhook will tell.",
+        )
+        self.webhook_facts_lapsed = make.counter(
+            "webhook_facts_lapsed",
+            "Ends that are told only when entries have expired, because too many waited for the store.",
+        )

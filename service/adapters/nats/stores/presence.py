@@ -327,7 +327,7 @@ def _found(user: str, document: MembersDocument, now: int) -> FoundUser | None:
     if connections is None:
         return None
     alive = frozenset(name for name, one in connections.items() if now < one.expiry)
-    return FoundUser(alive, channel_members.shown_info(connections))
+    return FoundUser(alive, frozenset(connections) - alive, channel_members.shown_info(connections))
 
 
 def _has_expired(document: MembersDocument, now: int) -> bool:

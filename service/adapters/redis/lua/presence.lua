@@ -32,14 +32,15 @@ local function info_of(user, list)
   return redis.call('HGET', KEYS[3], entry_of(user, string.match(list, '%S+$'))) or ''
 end
 
--- The connections of a user's list that have not expired.
-local function live(user, list)
-  local alive = {}
+-- The connections of a user's list that have not expired, and those that have.
+local function sorted(user, list)
+  local live, expired = {}, {}
   for connection in string.gmatch(list, '%S+') do
     local expiry = redis.call('ZSCORE', KEYS[2], entry_of(user, connection))
-    if expiry and tonumber(expiry) > now then alive[#alive + 1] = connection end
+    local side = expiry and tonumber(expiry) > now and live or expired
+    side[#side + 1] = connection
   end
-  return alive
+  return live, expired
 end
 
 -- Whether a client has set the info: it ends with a space (service/core/presence.py).

@@ -9,7 +9,7 @@ for index = 1, math.min(#users, tonumber(ARGV[1])) do
   local user = users[index]
   local list = redis.call('HGET', KEYS[1], user)
   members[#members + 1] = user
-  members[#members + 1] = #live(user, list)
+  members[#members + 1] = #(sorted(user, list))
   members[#members + 1] = info_of(user, list)
 end
 return members

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 from service.adapters.redis import event_codec
 from service.adapters.redis.lua import scripts
@@ -114,19 +116,20 @@ class RedisPresence:
         """Runs lua/presence_list_expired.lua for each channel."""
         calls = [Call(self._keys(channel), (MAX_REMOVED,)) for channel in channels]
         replies = await self._client.run_all(_LIST_EXPIRED, calls)
-        return [
-            ExpiredEntry(_entry(channel, name), info or None, bool(is_last))
-            for channel, found in zip(channels, replies, strict=True)
-            for name, info, is_last in zip(found[::3], found[1::3], found[2::3], strict=True)
-        ]
+        expired: list[ExpiredEntry] = []
+        for channel, found in zip(channels, replies, strict=True):
+            entries = [_entry(channel, name) for name in found[::3]]
+            returned = Counter(entry.user for entry in entries)
+            expired += [
+                ExpiredEntry(entry, info or None, size == returned[entry.user])
+                for entry, info, size in zip(entries, found[1::3], found[2::3], strict=True)
+            ]
+        return expired
 
     async def find_all(self, users: Sequence[tuple[ChannelKey, str]]) -> Sequence[FoundUser | None]:
         """Runs lua/presence_find.lua for each user."""
         replies = await self._client.run_all(_FIND, [Call(self._keys(channel), (user,)) for channel, user in users])
-        return [
-            FoundUser(frozenset(one.decode() for one in found[1:]), found[0] or None) if found else None
-            for found in replies
-        ]
+        return [_found(found) if found else None for found in replies]
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
         """Runs lua/presence_members.lua."""
@@ -188,6 +191,12 @@ def _entry_name(entry: PresenceEntry) -> str:
 def _entry(channel: ChannelKey, name: bytes) -> PresenceEntry:
     connection, _, user = name.decode().partition(" ")
     return PresenceEntry(channel, user, connection)
+
+
+def _found(reply: Sequence[Any]) -> FoundUser:
+    info, live, *connections = reply
+    names = [one.decode() for one in connections]
+    return FoundUser(frozenset(names[:live]), frozenset(names[live:]), info or None)
 
 
 def _change(reply: Sequence[int]) -> PresenceChange:
