@@ -5,7 +5,7 @@ import { api, messageOf, type StoredMessage } from './api.ts';
 /** A message as the log shows it, whether it comes from Tidewire or from the database. */
 export type Message = { id: string; from: string | null; at: number; data: { text: string } };
 
-/** Messages of the database that come before those of the channel: all between the first one and `before`. */
+/** Messages of the database: all from the first one until `before`, the key of the first message of the channel. */
 type Archive = { before: string; items: StoredMessage[]; more: boolean };
 
 /** Messages to begin with, and in each further step. */
@@ -22,44 +22,43 @@ export function useMessages(room: string) {
   const { items, status, hasOlder, loadOlder } = useList(`room:${room}`, 'chat.message', { tail: ENOUGH });
   const [archive, setArchive] = useState<Archive>();
   const [error, setError] = useState('');
-
-  // Once the channel has nothing older, ask the database what came before. The channel may begin elsewhere later, as after a restart.
   const first = items[0];
   const before = first ? keyOf(first) : '';
-  const isWhole = status === 'live' && !hasOlder;
-  const read = useCallback(
+  // After a restart of Tidewire, the channel begins elsewhere: what came before is read again.
+  const known = archive && (archive.before === before || archive.before === '') ? archive : undefined;
+
+  /** Asks the database what came before the channel. */
+  const readBefore = useCallback(
     async (signal?: AbortSignal) => {
       try {
         const page = await api.olderMessages(room, first, signal);
-        setArchive((known) => ({ before, ...joined(page.messages, page.more, known) }));
+        setArchive((earlier) => ({ before, ...joined(page.messages, page.more, earlier) }));
         setError('');
       } catch (cause) {
         if (!signal?.aborted) setError(messageOf(cause));
       }
     },
-    [room, before], // eslint-disable-line -- `before` says which message is the first
+    [room, before], // which says what `first` is
   );
-  const isEnough = items.length >= ENOUGH && !archive; // who wants more asks for it
+  const isWhole = status === 'live' && !hasOlder; // the page has all that the channel keeps
+  const isEnough = items.length >= ENOUGH && !known; // who wants more asks for it
   useEffect(() => {
     if (!isWhole || isEnough) return;
     const abort = new AbortController();
-    void read(abort.signal);
+    void readBefore(abort.signal);
     return () => abort.abort();
-  }, [isWhole, isEnough, read]);
+  }, [isWhole, isEnough, readBefore]);
 
   const inChannel = new Set(items.map(keyOf));
-  const older = hasOlder ? [] : (archive?.items.filter((message) => !inChannel.has(keyOf(message))) ?? []);
+  const older = hasOlder ? [] : (known?.items.filter((message) => !inChannel.has(keyOf(message))) ?? []);
   const oldest = older[0];
 
   async function readOlder() {
-    if (hasOlder) {
-      await loadOlder(ENOUGH);
-      return;
-    }
-    if (!oldest) return read();
+    if (!hasOlder && !oldest) return readBefore();
     try {
+      if (hasOlder) return void (await loadOlder(ENOUGH));
       const page = await api.olderMessages(room, oldest);
-      setArchive((known) => known && { ...known, items: [...page.messages, ...known.items], more: page.more });
+      setArchive((earlier) => earlier && { ...earlier, items: [...page.messages, ...earlier.items], more: page.more });
       setError('');
     } catch (cause) {
       setError(messageOf(cause));
@@ -69,17 +68,17 @@ export function useMessages(room: string) {
   return {
     items: [...older, ...items] as Message[],
     /** `live`: what is shown is complete. */
-    status: isWhole && !isEnough && !archive && !error ? 'loading' : status,
-    hasOlder: hasOlder || isEnough || Boolean(archive?.more) || error !== '',
+    status: isWhole && !isEnough && !known && !error ? 'loading' : status,
+    hasOlder: hasOlder || isEnough || Boolean(known?.more) || error !== '',
     readOlder,
     error,
   };
 }
 
 /** A page that was read, behind what is known already, if the two overlap. */
-function joined(page: StoredMessage[], more: boolean, known?: Archive): { items: StoredMessage[]; more: boolean } {
+function joined(page: StoredMessage[], more: boolean, earlier?: Archive): { items: StoredMessage[]; more: boolean } {
   const start = page[0]?.number;
-  const overlaps = start !== undefined && known?.items.some(({ number }) => number >= start);
-  const kept = overlaps ? known!.items.filter(({ number }) => number < start) : [];
-  return kept.length ? { items: [...kept, ...page], more: known!.more } : { items: page, more };
+  const overlaps = start !== undefined && earlier?.items.some(({ number }) => number >= start);
+  const kept = overlaps ? earlier!.items.filter(({ number }) => number < start) : [];
+  return kept.length ? { items: [...kept, ...page], more: earlier!.more } : { items: page, more };
 }
