@@ -19,7 +19,7 @@ WELCOME: dict[str, Any] = {
     "user": "ann",
     "heartbeat": 25.0,
     "limits": {},
-    "features": ["echo", "if_rev", "presence_update", "removal", "subscription_token", "tail", "ttl"],
+    "features": ["calls", "echo", "if_rev", "presence_update", "removal", "subscription_token", "tail", "ttl"],
 }
 
 

@@ -236,7 +236,7 @@ async def test_wrong_key_is_an_authentication_error(server: Running) -> None:
 def test_every_code_of_the_service_is_known_and_has_help() -> None:
     assert ERROR_CODES.keys() == {code.code for code in ErrorCode}
     own = {"connection_failed", "deadline_exceeded", "too_many_waiting", "unexpected_response", "events_missed"}
-    assert _HELP.keys() - ERROR_CODES.keys() - own == {"not_connected"}
+    assert _HELP.keys() - ERROR_CODES.keys() - own == {"no_calls", "not_connected"}
     for code in ERROR_CODES:
         assert TidewireError(code, "").help
 

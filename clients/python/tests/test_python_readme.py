@@ -14,6 +14,7 @@ from typing import Any
 from tests.support.harness import API_KEY, DEADLINE, SECRET, Running
 
 from tidewire import Tidewire, TokenSigner
+from tidewire.testing import FakeTidewire, call_failed
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -29,6 +30,17 @@ def _show(*values: Any) -> None:
 
 def _ship_order(number: int, client: Tidewire) -> None:
     client.publish(f"orders:{number}", "order.state", {"state": "shipped"})
+
+
+def shop() -> FakeTidewire:
+    """A backend that answers calls; this server's contract has none."""
+    fake = FakeTidewire()
+
+    def sold_out(data: Any) -> Any:
+        raise call_failed("sold_out", data={"left": data["count"] - 3})
+
+    fake.on_call("order.quote", sold_out)
+    return fake
 
 
 @asynccontextmanager
@@ -58,11 +70,12 @@ async def test_every_example_of_the_readme_runs(server: Running) -> None:
             text = block.replace("https://events.example.com", server.url).replace(
                 "the API key of your backend", API_KEY
             )
-            namespace["client"] = client
+            calls = shop() if "client.call(" in text else None
+            namespace["client"] = client if calls is None else calls.async_client()
             code = compile(text, str(README), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             try:
                 async with publishing(server), asyncio.timeout(DEADLINE):
-                    if "async " in text:
+                    if "async " in text or "await " in text:
                         running = eval(code, namespace)
                         assert inspect.iscoroutine(running)
                         await running
@@ -74,4 +87,7 @@ async def test_every_example_of_the_readme_runs(server: Running) -> None:
                 namespace.pop(name)()
             if (made := namespace["client"]) is not client and isinstance(made, Tidewire):
                 await asyncio.to_thread(made.close)
+            if calls is not None:
+                await made.close()
+                assert [call.name for call in calls.calls] == ["order.quote"]
     assert shown == 2, "the examples that follow a channel, for asyncio and for threads"

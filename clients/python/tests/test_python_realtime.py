@@ -173,6 +173,8 @@ async def test_client_sends_the_examples(vector: dict[str, Any], monkeypatch: py
         said.append(await peer.subscribe())
         await ready
         acting = asyncio.ensure_future(ACTS[name](peer, channel)) if name in ACTS else None
+        if message["type"] == "call":
+            acting = asyncio.ensure_future(client.call(message["call"], message["data"], id=message["id"]))
         if message["type"] not in ("hello", "ready", "subscribe"):
             said.append(await peer.expect(message["type"]))
         [found] = [one for one in said if one["type"] == message["type"]]

@@ -14,6 +14,7 @@ from tidewire.client import Tidewire
 from tidewire.errors import (
     ApiError,
     AuthenticationError,
+    CallFailedError,
     ConfigurationError,
     ConflictError,
     ConnectionEndedError,
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncTidewire",
     "AuthenticationError",
     "BatchResult",
+    "CallFailedError",
     "Channel",
     "ConfigurationError",
     "ConflictError",

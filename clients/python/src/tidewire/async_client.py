@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import httpx
 
 from tidewire.errors import ConfigurationError
-from tidewire.events import Event, NewEvent, Position
+from tidewire.events import Event, NewEvent, Position, new_id
 from tidewire.http import operations
 from tidewire.http.flow import Call, Credential, Deadline, Flow, RetryPolicy, Send, attempts
 from tidewire.http.transport import AsyncTransport, CallCounter
@@ -381,6 +381,32 @@ class AsyncTidewire:
             deadline=self._deadline,
         )
         return AsyncChannel(core, on_missed)
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        name: str,
+        data: Any = None,
+        *,
+        id: str | None = None,
+        retry: bool = False,
+        deadline: float | None = None,
+    ) -> Any:
+        """Asks the backend over the client's WebSocket, as the user of the token. Returns the data of its reply.
+
+        The contract declares calls. A call is sent once, because the backend may have acted when the connection is lost: then it
+        raises ConnectionFailedError. An error of the backend is a CallFailedError, which has a `reason`. While as many calls are
+        under way as the service allows, further ones wait.
+
+        Args:
+            data: JSON, dataclasses, msgspec structs, dates …
+            id: 1 to 64 visible ASCII characters, by which the backend recognises a repeated call; random if None. After an
+                error, it is `error.event_id`.
+            retry: sends it again with the same id, after a lost connection and after errors that may pass.
+        """
+        seconds = self._deadline if deadline is None else check_deadline(deadline)
+        return await self._realtime().call(name, data, seconds, id=new_id() if id is None else id, repeats=retry)
 
     @property
     def connection_id(self) -> str | None:

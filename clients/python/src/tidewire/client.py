@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 
 from tidewire.errors import ConfigurationError
-from tidewire.events import Event, NewEvent, Position
+from tidewire.events import Event, NewEvent, Position, new_id
 from tidewire.http import operations
 from tidewire.http.flow import Call, Credential, Deadline, Flow, RetryPolicy, Send, attempts
 from tidewire.http.transport import CallCounter, SyncTransport
@@ -377,12 +377,7 @@ class Tidewire:
             on_missed: called where durable events may be missing; without it, the iteration raises EventsMissedError there.
             max_queue: events that wait for the iteration. Above that, ephemeral events are lost, and others come later.
         """
-        if self._is_closed:
-            raise ConfigurationError("the client is closed")
-        with self._lock:
-            if self._thread is None or not self._thread.is_usable:
-                self._thread, self._connection = LoopThread(), None
-            thread = self._thread
+        thread = self._loop_thread()
 
         async def make() -> ChannelCore:
             return ChannelCore(
@@ -397,6 +392,46 @@ class Tidewire:
             )
 
         return Channel(thread, thread.run(make()), on_missed)
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        name: str,
+        data: Any = None,
+        *,
+        id: str | None = None,
+        retry: bool = False,
+        deadline: float | None = None,
+    ) -> Any:
+        """Asks the backend over the client's WebSocket, as the user of the token. Returns the data of its reply.
+
+        The contract declares calls. A call is sent once, because the backend may have acted when the connection is lost: then it
+        raises ConnectionFailedError. An error of the backend is a CallFailedError, which has a `reason`. While as many calls are
+        under way as the service allows, further ones wait.
+
+        Args:
+            data: JSON, dataclasses, msgspec structs, dates …
+            id: 1 to 64 visible ASCII characters, by which the backend recognises a repeated call; random if None. After an
+                error, it is `error.event_id`.
+            retry: sends it again with the same id, after a lost connection and after errors that may pass.
+        """
+        seconds = self._deadline if deadline is None else check_deadline(deadline)
+        call_id = new_id() if id is None else id
+
+        async def ask() -> Any:
+            return await self._realtime().call(name, data, seconds, id=call_id, repeats=retry)
+
+        return self._loop_thread().run(ask())
+
+    def _loop_thread(self) -> LoopThread:
+        """Returns the thread of the WebSocket; starts it at the first time, and after a fork."""
+        if self._is_closed:
+            raise ConfigurationError("the client is closed")
+        with self._lock:
+            if self._thread is None or not self._thread.is_usable:
+                self._thread, self._connection = LoopThread(), None
+            return self._thread
 
     @property
     def connection_id(self) -> str | None:

@@ -16,6 +16,10 @@ _HELP: Mapping[str, str] = {
     "forbidden": "Change the contract's rule for this channel, or grant the channel in the token.",
     "unknown_channel": "Check the channel's name, or declare its pattern in the contract.",
     "unknown_event": "Check the event's type, or declare it for this channel in the contract.",
+    "unknown_call": "Check the name of the call, or declare it in the contract.",
+    "no_calls": "Upgrade the service: it is older than calls.",
+    "too_many_calls": "Make fewer calls at once, or raise the service's `limits.calls`.",
+    "call_failed": "Decide by `reason`, which your backend has chosen.",
     "invalid_data": "Correct the data; `details['errors']` lists every fault.",
     "invalid_key": "Send `key` for a latest event only, with the value that the contract finds in the data.",
     "conflict": "Read the state again, then publish with its `rev`. `details['rev']` has the present one.",
@@ -52,7 +56,7 @@ class TidewireError(Exception):
         self.details: Mapping[str, Any] = details or {}
         """Facts that depend on the code, such as `path` or `errors`."""
         self.event_id = event_id
-        """The id of the event that was published. Publish it again with this id: it is stored once."""
+        """The id of the event that was published, or of the call. Publish it again with this id: it is stored once."""
 
     @property
     def help(self) -> str:
@@ -122,6 +126,20 @@ class ConflictError(ApiError):
         return value if isinstance(value, int) else None
 
 
+class CallFailedError(ApiError):
+    """The backend has answered a call with an error of its own."""
+
+    @property
+    def reason(self) -> str:
+        """The backend's code for programs."""
+        return str(self.details.get("reason", ""))
+
+    @property
+    def data(self) -> Any:
+        """What the backend adds; None if nothing."""
+        return self.details.get("data")
+
+
 class RateLimitedError(ApiError):
     """Above a rate or a cap (429)."""
 
@@ -182,6 +200,8 @@ def api_error(
     known = ERROR_CODES.get(code)
     place = status or (known.status if known is not None else 400)
     kind = _BY_STATUS.get(place, UnavailableError if place >= 500 else InvalidRequestError)
+    if code == "call_failed":
+        kind = CallFailedError
     return kind(code, message, status=status, retryable=retryable, details=details, event_id=event_id)
 
 

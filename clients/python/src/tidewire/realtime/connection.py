@@ -12,7 +12,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -25,6 +25,7 @@ from tidewire.errors import (
     ConnectionEndedError,
     ConnectionFailedError,
     DeadlineExceededError,
+    NotFoundError,
     TidewireError,
     TooManyWaitingError,
     UnexpectedResponseError,
@@ -40,7 +41,7 @@ Message: TypeAlias = "dict[str, Any]"
 GetToken: TypeAlias = Callable[[], Awaitable["str | None"]]
 
 FEATURES = (
-    "echo", "event_removed", "history_pages", "if_rev", "presence_update", "removal", "server_subscriptions",
+    "calls", "echo", "event_removed", "history_pages", "if_rev", "presence_update", "removal", "server_subscriptions",
     "subscription_token", "tail", "ttl",
 )  # fmt: skip
 """The features that this client knows (docs/protocol.md#versions-and-features)."""
@@ -48,6 +49,8 @@ WELCOME_TIMEOUT = 10.0
 TOKEN_TIMEOUT = 15.0
 PONG_TIMEOUT = 10.0
 DEFAULT_HEARTBEAT = 25.0
+DEFAULT_CALLS = 16
+"""Calls of a connection under way, unless the service says another number."""
 MAX_REFUSED_TOKENS = 3
 """Tokens in a row that the service may refuse, before the client stops."""
 MAX_OWN_CONNECTIONS = 100
@@ -104,6 +107,8 @@ class _Waiting:
     future: asyncio.Future[Message] | None = None
     error: TidewireError | None = None
     """Why no connection follows."""
+    is_sent: bool = False
+    """Whether the service may have got it."""
 
 
 class Connection:
@@ -120,6 +125,8 @@ class Connection:
         self._backoff = Backoff(random=options.random)
         self._pacer = Pacer()
         self._order = asyncio.Lock()
+        self._calls = asyncio.Semaphore(DEFAULT_CALLS)
+        """The calls that this connection may have under way."""
         self._ids = itertools.count(1)
         self._refused_tokens = 0
         self._faults = 0
@@ -191,10 +198,21 @@ class Connection:
                 for message in messages:
                     await link.send(encode(message))
 
-    async def request(self, message: Message, deadline: float, *, event_id: str | None = None) -> Message:
+    async def call(self, name: str, data: Any, deadline: float, *, id: str, repeats: bool) -> Any:
+        """Calls the backend, and returns its data. As many calls are under way at once as the service allows; others wait.
+
+        `repeats`: as `request` does. Otherwise it is sent once, because the backend may have acted. Raises TidewireError.
+        """
+        message = {"type": "call", "id": id, "call": name, "data": data}
+        encode(message)  # a fault of the data is no fault of the connection
+        return (await self.request(message, deadline, event_id=id, is_once=not repeats))["data"]
+
+    async def request(
+        self, message: Message, deadline: float, *, event_id: str | None = None, is_once: bool = False
+    ) -> Message:
         """Sends a message with an `id` until it has a reply: again after a reconnect, and after an error that may pass.
 
-        Raises TidewireError.
+        `is_once`: it is sent only once. Raises TidewireError.
         """
         if len(self._requests) >= self._options.max_waiting:
             raise TooManyWaitingError(f"{self._options.max_waiting} requests wait already", event_id=event_id)
@@ -204,7 +222,8 @@ class Connection:
         self._start()
         waiting = self._requests[id] = _Waiting()
         try:
-            return await asyncio.wait_for(self._until_answered(message, waiting, event_id), deadline)
+            work = self._until_answered(message, waiting, event_id, is_once=is_once)
+            return await asyncio.wait_for(work, deadline)
         except asyncio.TimeoutError:
             raise DeadlineExceededError(
                 f"no reply to {message['type']} within {deadline:g} s", event_id=event_id
@@ -212,34 +231,49 @@ class Connection:
         finally:
             del self._requests[id]
 
-    async def _until_answered(self, message: Message, waiting: _Waiting, event_id: str | None) -> Message:
-        loop = asyncio.get_running_loop()
+    async def _until_answered(
+        self, message: Message, waiting: _Waiting, event_id: str | None, *, is_once: bool
+    ) -> Message:
         attempt = 0
         while True:
             if waiting.error is not None:
                 raise waiting.error
             self._start()
             await self._ready.wait()
-            waiting.future = loop.create_future()
-            await asyncio.sleep(self._pacer.take(loop.time()))
-            link = self._link
-            if link is None:
-                continue
-            try:
-                await link.send(encode(message))
-                reply = await waiting.future
-            except LinkClosedError:
-                await asyncio.sleep(0)  # the reader learns of it, too
-                continue
-            except _InterruptedError:
+            is_call = message["type"] == "call"
+            if is_call and self._link is not None and not self.offers("calls"):
+                raise NotFoundError("no_calls", "the service takes no calls: it is older", event_id=event_id)
+            async with self._calls if is_call else nullcontext():
+                reply = await self._exchange(message, waiting)
+            if reply is None:
+                if is_once and waiting.is_sent:
+                    raise ConnectionFailedError("the connection was lost before the reply", event_id=event_id)
                 continue
             if reply["type"] != "error":
                 return reply
             error = _refusal(reply, event_id)
             attempt += 1
-            if not error.retryable or attempt >= self._options.policy.max_attempts:
+            if is_once or not error.retryable or attempt >= self._options.policy.max_attempts:
                 raise error
             await asyncio.sleep(self._options.policy.wait(attempt - 1, error.retry_after))
+
+    async def _exchange(self, message: Message, waiting: _Waiting) -> Message | None:
+        """Sends a message over the present connection, and returns its reply; None if the connection has ended."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._pacer.take(loop.time()))
+        link = self._link
+        if link is None:
+            return None
+        waiting.future = loop.create_future()
+        waiting.is_sent = True
+        try:
+            await link.send(encode(message))
+            return await waiting.future
+        except LinkClosedError:
+            await asyncio.sleep(0)  # the reader learns of it, too
+        except _InterruptedError:
+            pass
+        return None
 
     # --- connecting -----------------------------------------------------------------------------------------------
 
@@ -282,6 +316,7 @@ class Connection:
 
     async def _connect_and_serve(self) -> None:
         token = await self._token()
+        self._check_wanted()
         query = f"?client=tidewire-python/{__version__}&features={','.join(FEATURES)}"
         link = await self._options.dial(f"{self._options.url}{query}")
         try:
@@ -290,6 +325,7 @@ class Connection:
                 welcome, more = await asyncio.wait_for(_welcome(link), WELCOME_TIMEOUT)
             except asyncio.TimeoutError:
                 raise ConnectionFailedError(f"no welcome within {WELCOME_TIMEOUT:g} s") from None
+            self._check_wanted()
             self._open(link, welcome)
             await link.send(encode({"type": "ready"}))
             self._ready.set()  # from here on, `add` subscribes
@@ -305,10 +341,19 @@ class Connection:
             with suppress(LinkClosedError):
                 await link.close()
 
+    def _check_wanted(self) -> None:
+        """Ends the task if the client is closed. Before Python 3.12, `asyncio.wait_for` drops a cancellation that comes with its
+        result."""
+        if self.is_closed:
+            raise asyncio.CancelledError
+
     def _open(self, link: Link, welcome: Message) -> None:
         now = asyncio.get_running_loop().time()
-        limits = welcome.get("limits")
-        self._pacer.start(limits if isinstance(limits, dict) else {}, now)
+        found = welcome.get("limits")
+        limits = found if isinstance(found, dict) else {}
+        self._pacer.start(limits, now)
+        calls = limits.get("calls")
+        self._calls = asyncio.Semaphore(calls if isinstance(calls, int) and calls > 0 else DEFAULT_CALLS)
         self._link = link
         self._heard = self._opened = now
         self.welcome = welcome

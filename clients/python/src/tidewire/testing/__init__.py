@@ -9,6 +9,6 @@ It checks no contract, no schema and no token. Its clients run the same code as 
 
 from __future__ import annotations
 
-from tidewire.testing.fake import FakeTidewire, Request
+from tidewire.testing.fake import Called, FakeTidewire, Request, call_failed
 
-__all__ = ["FakeTidewire", "Request"]
+__all__ = ["Called", "FakeTidewire", "Request", "call_failed"]

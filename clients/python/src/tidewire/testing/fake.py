@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote
 
 import httpx
@@ -35,6 +36,19 @@ class Request:
     body: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call that the fake has got."""
+
+    name: str
+    id: str
+    data: Any
+
+
+CallHandler: TypeAlias = "Callable[[Any], Any | Awaitable[Any]]"
+"""Gets the data of a call, and returns that of the reply. CallFailedError and other errors of the service reach the client."""
+
+
 @dataclass(slots=True)
 class _Fault:
     times: int
@@ -57,6 +71,9 @@ class FakeTidewire(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self._unreachable = 0
         self.requests: list[Request] = []
         """Every request of the backend API, also those that were refused."""
+        self.calls: list[Called] = []
+        """Every call, also those that were refused."""
+        self._handlers: dict[str, CallHandler] = {}
 
     def client(self, **options: Any) -> Tidewire:
         """Returns a client for threads."""
@@ -92,6 +109,32 @@ class FakeTidewire(httpx.BaseTransport, httpx.AsyncBaseTransport):
         """Publishes as somebody else does: `sender`, `id`, `key`. Returns None for a duplicate. Raises ApiError."""
         event = NewEvent(channel, type, data, **fields)
         return self._publish(channel, msgspec.to_builtins(event))[1]
+
+    def on_call(self, name: str, handler: CallHandler) -> None:
+        """Answers calls in the place of the backend: `fake.on_call("order.quote", lambda data: {"price": 5})`.
+
+        The handler may be a coroutine function. To fail, it raises `call_failed("sold_out")`. Any other exception is a backend
+        without an answer: the client gets `hook_unavailable`.
+        """
+        self._handlers[name] = handler
+
+    async def answer_call(self, message: Json) -> Any:
+        """Returns the data of the reply to a message `call`. Raises ApiError."""
+        name = message["call"]
+        with self._lock:
+            self.calls.append(Called(name, message["id"], message["data"]))
+            handler = self._handlers.get(name)
+        if handler is None:
+            raise _refusal("unknown_call", {"path": "$.call"})
+        try:
+            reply = handler(message["data"])
+            if inspect.isawaitable(reply):
+                reply = await reply
+            return msgspec.to_builtins(reply)
+        except ApiError:
+            raise
+        except Exception as error:
+            raise _refusal("hook_unavailable", {"reason": "status"}) from error
 
     def refuse(self, code: str, *, times: int = 1, **details: Any) -> None:
         """Refuses the next requests and messages with a code, such as `rate_limited` with `retry_after=0.1`."""
@@ -260,6 +303,12 @@ class FakeTidewire(httpx.BaseTransport, httpx.AsyncBaseTransport):
         count = self.subscribers.get(name, 0)
         members = [{"user": FakeLink.user, "connections": count}] if count else []
         return {"count": len(members), "members": members}
+
+
+def call_failed(reason: str, message: str = "", **details: Any) -> ApiError:
+    """Returns the error with which a handler of a call fails; `data=…` is what the client gets with it."""
+    text = message or f"the backend answers with the error {reason}"
+    return api_error("call_failed", text, status=422, details={"reason": reason, **details})
 
 
 def _refusal(code: str, details: Mapping[str, Any]) -> ApiError:

@@ -19,7 +19,17 @@ from tidewire.testing.store import Channel, Json, Store
 if TYPE_CHECKING:
     from tidewire.testing.fake import FakeTidewire
 
-FEATURES = ["echo", "event_removed", "if_rev", "presence_update", "removal", "subscription_token", "tail", "ttl"]
+FEATURES = [
+    "calls",
+    "echo",
+    "event_removed",
+    "if_rev",
+    "presence_update",
+    "removal",
+    "subscription_token",
+    "tail",
+    "ttl",
+]
 
 
 class FakeLink:
@@ -38,6 +48,7 @@ class FakeLink:
         self._queue: asyncio.Queue[str | LinkClosedError] = asyncio.Queue()
         self._end: LinkClosedError | None = None
         self.channels: set[str] = set()
+        self._calls: set[asyncio.Task[None]] = set()
 
     async def send(self, text: str) -> None:
         """Takes a frame of the client."""
@@ -58,13 +69,20 @@ class FakeLink:
     async def close(self) -> None:
         """The client has closed."""
         self._end = LinkClosedError(1000)
+        self._end_calls()
         self._fake.forget(self)
 
     def end(self, code: int) -> None:
         """The connection ends."""
         self._fake.forget(self)
         self.channels.clear()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end_calls)
         self._put(LinkClosedError(code))
+
+    def _end_calls(self) -> None:
+        for task in self._calls:
+            task.cancel()
 
     def deliver(self, event: Event) -> None:
         """Sends an event, if the client has subscribed to its channel."""
@@ -86,6 +104,11 @@ class FakeLink:
         fault = self._fake.take_fault()
         if fault.delay:
             await asyncio.sleep(fault.delay)
+        if kind == "call" and fault.code is None:
+            task = self._loop.create_task(self._call(message, loses_reply=fault.loses_reply))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+            return
         with self._lock:
             if fault.code is not None:
                 self._refuse(message, fault.code, ERROR_CODES[fault.code].meaning, fault.details)
@@ -99,6 +122,18 @@ class FakeLink:
             self.end(1006)
         else:
             self._say({**reply, "id": message["id"]})
+
+    async def _call(self, message: Json, *, loses_reply: bool) -> None:
+        """Answers a call. Later messages do not wait for it."""
+        try:
+            data = await self._fake.answer_call(message)
+        except ApiError as error:
+            self._refuse(message, error.code, error.message, error.details)
+            return
+        if loses_reply:
+            self.end(1006)
+        else:
+            self._say({"type": "reply", "id": message["id"], "data": data})
 
     def _begin(self, kind: str, message: Json) -> None:
         if kind == "hello":
