@@ -14,10 +14,12 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jwt
 import pytest
 import yaml
+from aiohttp import web
 from jsonschema_rs import validator_for
 from tidewire.testing import FakeTidewire
 
@@ -28,6 +30,7 @@ from tests.docs.blocks import ROOT, Block, blocks, files, write_files
 from tests.docs.console import READY, Page, Rule, play
 from tests.stores.process import free_port
 from tests.support import harness
+from tests.support.backend import SECRET as WHSEC
 from tests.support.harness import API_KEY, SECRET, serving
 
 HERE = "tests/docs/test_pages.py::"
@@ -37,6 +40,7 @@ VALUES = f"{HERE}test_values_of_a_page_fit_the_chart"
 WIRE = f"{HERE}test_message_of_a_page_is_a_vector"
 SCRIPT = f"{HERE}test_scripts_of_the_pages_fit_the_client"
 CONSOLE = f"{HERE}test_commands_of_a_page_print_what_it_shows"
+CALLS = f"{HERE}test_page_of_calls_works_as_written"
 HOOKS = f"{HERE}test_page_of_hooks_works_as_written"
 EXAMPLES = "tests/unit/test_doc_examples.py::"
 RECIPES = "tests/docs/test_recipes.py::"
@@ -73,6 +77,7 @@ RUNNERS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("python", "js", "php"), f"{WEBHOOKS}test_receiver_stores_each_entry_once_also_over_a_restart"),
         "values": VALUES,
     },
+    "docs/calls.md": {"contract": CONTRACT, "settings": CALLS, "json": CALLS, "python": CALLS},
     "docs/streams.md": {
         "console": CONSOLE,
         "json": f"{HERE}test_subscriptions_of_a_stream_are_accepted",
@@ -409,6 +414,47 @@ async def test_page_of_hooks_works_as_written(tmp_path: Path) -> None:
     asked[3]["event"]["id"] = "m-7"  # the client of the test chooses ids by itself
     questions = [json.loads(block.text) for block in of_kind(page, "json")]
     assert sorted(asked, key=lambda one: one["hook"]) == sorted(questions, key=lambda one: one["hook"])
+
+
+async def test_page_of_calls_works_as_written(tmp_path: Path) -> None:
+    """The contract, the settings and the backend of the page; its question is what the backend gets, its request is answered."""
+    page = "docs/calls.md"
+    secrets = tmp_path / "shop"
+    secrets.write_text(f"{WHSEC}\n")
+    [contract] = of_kind(page, "contract")
+    (tmp_path / "contract.yaml").write_text(contract.text)
+    [backend] = of_kind(page, "python")
+    asked: list[dict[str, Any]] = []
+    example: dict[str, Any] = {"__name__": "example", "asked": asked}
+    shown = backend.text.replace(
+        "    return web.json_response", "    asked.append(question)\n    return web.json_response"
+    )
+    assert shown != backend.text
+    exec(shown.replace("/etc/tidewire/hooks/shop", str(secrets)), example)
+    question, request = (json.loads(block.text) for block in of_kind(page, "json"))
+    runner = web.AppRunner(example["app"])
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        [settings] = of_kind(page, "settings")
+        text = settings.text.replace("https://backend.example.com", url).replace(
+            "/etc/tidewire/hooks/shop", str(secrets)
+        )
+        (tmp_path / "settings.yaml").write_text(f"{text}auth: {{secret: '{SECRET}'}}\ncontract: contract.yaml\n")
+        hooks = load_settings(tmp_path / "settings.yaml", {}).hooks.model_dump()
+        async with serving(contract=tmp_path / "contract.yaml", hooks=hooks) as server, server.client() as ann:
+            call = {"call": question["call"], "id": question["id"], "data": question["data"]}
+            await ann.send(type="call", **call)
+            assert (await ann.until("reply", id=question["id"]))["data"] == {"price": 1200}
+            assert asked == [{**question, "connection": ann.welcome["connection"]}]
+            failed = await ann.ask("call", call="order.quote", data={"item": "sand", "count": 1})
+            assert (failed["code"], failed["details"]) == ("call_failed", {"reason": "unknown_item"})
+            headers = {"Authorization": f"Bearer {harness.token('ann')}"}
+            async with server.http.post(f"{server.url}/call", json=request, headers=headers) as response:
+                assert (response.status, (await response.json())["data"]) == (200, {"price": 1200})
+    finally:
+        await runner.cleanup()
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import jwt
 import pytest
 from aiohttp import web
 
+from service.adapters.http_hooks.breaker import MAX_FAILURES
 from tests.support import harness
 from tests.support.backend import Backend, serving_backend
 from tests.support.clock import FakeClock
@@ -253,6 +254,33 @@ async def test_token_of_a_known_issuer_is_never_asked_about() -> None:
         client = await greet(server, foreign)
         await client.expect("error", code="forbidden")
         assert [asked["token"] for asked in backend.questions] == [foreign]
+
+
+async def test_each_poll_is_asked_about_unless_the_answer_counts_for_longer() -> None:
+    async with scene() as (server, backend):
+        poller = Poller(headers=OWN)
+        await poller.poll(server, ROOM, wait=0)
+        for expected in (2, 3):
+            await poller.poll(server, wait=0)
+            assert len(backend.questions) == expected
+        backend.reply = {**ANN, "ttl": 60}
+        await poller.poll(server, wait=0)
+        asked = len(backend.questions)
+        for _ in range(3):
+            await poller.poll(server, wait=0)
+        assert len(backend.questions) == asked
+        assert (await outcomes(server))["cached"] == 3
+
+
+async def test_backend_that_answers_rubbish_about_clients_is_left_alone_and_bounds_concern_one_client() -> None:
+    for reply, is_open in ((lambda _: _text("<html>"), 1), ({**ANN, "user": " ann "}, 0)):
+        async with scene() as (server, backend):
+            backend.reply = reply
+            for _ in range(MAX_FAILURES):
+                client = await greet(server, OPAQUE)
+                assert (await client.expect("error"))["details"]["reason"] == "bad_reply"
+                await client.closed()
+            assert await server.metric("hook_breaker_open", endpoint="auth") == is_open
 
 
 async def test_cookie_is_never_asked_about() -> None:

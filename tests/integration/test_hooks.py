@@ -231,6 +231,18 @@ async def test_backend_that_is_gone_is_not_asked_for_a_while_and_then_tried_agai
         assert (await outcomes(server))["open"] == 2
 
 
+async def test_backend_that_answers_rubbish_is_left_alone_and_refused_data_concerns_one_event() -> None:
+    for reply, is_open in ((lambda _: reply_text("<html>"), 1), ({"allow": True, "data": {"text": 1}}, 0)):
+        async with scene() as (server, backend, ann):
+            backend.reply = reply
+            for _ in range(MAX_FAILURES):
+                assert (await say(ann))["details"] == {"reason": "bad_reply"}
+            assert await server.metric("hook_breaker_open", endpoint="moderation") == is_open
+            backend.reply = {"allow": True}
+            reply_ = await say(ann)
+            assert reply_.get("details", {}).get("reason") == ("open" if is_open else None)
+
+
 async def test_slow_answer_holds_up_only_its_own_client() -> None:
     async with scene(concurrency=2, timeout=5) as (server, backend, ann):
         answer = asyncio.Event()
