@@ -9,7 +9,7 @@ import { World } from './world.js';
 const { TIDEWIRE_SCHEDULES: RUNS = 10_000, TIDEWIRE_SEED: SEED = 1 } = process.env;
 /** The steps of a schedule; more frequent ones are named more than once. */
 const STEPS = /** @type {const} */ ([
-  ...['join', 'join', 'leave', 'publish', 'publish', 'publish', 'abort', 'signal', 'connect', 'connect', 'close', 'retry', 'slow'],
+  ...['join', 'join', 'leave', 'publish', 'publish', 'publish', 'call', 'call', 'abort', 'signal', 'connect', 'connect', 'close', 'retry', 'slow'],
   ...['backend', 'backend', 'value', 'flood', 'restart', 'loseStore', 'newEpoch', 'expireTokens', 'unsubscribe', 'refuse', 'refuseConnections', 'garbage', 'stop', 'start'],
   ...['cut', 'end', 'die', 'revive', 'delay', 'loseReply', 'loseEvent', 'repeatEvent', 'swapEvents'],
   ...['offline', 'online', 'sleep', 'wake', 'pass', 'pass', 'pass', 'turn', 'turn', 'turn', 'turn'],

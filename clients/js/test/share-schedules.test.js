@@ -12,7 +12,7 @@ const { TIDEWIRE_SCHEDULES: RUNS = 10_000, TIDEWIRE_SEED: SEED = 1 } = process.e
 const TABS = 3;
 /** What happens in a tab, or to it. */
 const STEPS = /** @type {const} */ ([
-  ...['join', 'join', 'leave', 'publish', 'publish', 'publish', 'abort', 'signal', 'connect', 'close', 'retry', 'slow'],
+  ...['join', 'join', 'leave', 'publish', 'publish', 'publish', 'call', 'call', 'abort', 'signal', 'connect', 'close', 'retry', 'slow'],
   ...['backend', 'backend', 'value', 'flood', 'restart', 'loseStore', 'newEpoch', 'expireTokens', 'unsubscribe', 'refuse', 'refuseConnections', 'garbage', 'stop', 'start'],
   ...['cut', 'end', 'die', 'revive', 'delay', 'loseReply', 'loseEvent', 'repeatEvent', 'swapEvents'],
   ...['offline', 'online', 'sleep', 'wake', 'pass', 'pass', 'pass', 'turn', 'turn', 'turn', 'turn'],
@@ -33,7 +33,7 @@ const ROOM = {
 
 /** Tabs of one user. */
 class Tabs {
-  service = new TestService({ contract: { channels: { 'room:{room}': ROOM } } });
+  service = new TestService({ contract: { channels: { 'room:{room}': ROOM }, calls: { 'order.quote': {} } } });
   log = new Log(this.service);
   browser = new Browser(this.service.clock);
   /** @type {World[]} */
