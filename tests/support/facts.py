@@ -12,7 +12,7 @@ from service.adapters.nats.stores.presence import NatsPresence
 from service.adapters.nats.subjects import Subjects
 from service.core.channel import ChannelKey
 from service.core.presence import PresenceStore
-from service.core.webhooks import ChannelChange, ChannelWebhook, Entry
+from service.core.webhooks import ChannelChange, ChannelWebhook, Entry, decode_entry, encode_entry
 from service.errors import ErrorCode, ServiceError
 from service.realtime.facts.facts import FactConfig, Facts
 from service.realtime.facts.sweeper import FactSweeper
@@ -72,7 +72,7 @@ class Store:
             raise ServiceError(ErrorCode.OVERLOADED, "the queue is full")
         if entry.id not in self._ids:  # as in the broker, within its idempotency window
             self._ids.add(entry.id)
-            self.entries.append(entry)
+            self.entries.append(decode_entry(encode_entry(entry)))
 
     def told(self, *kinds: str) -> list[tuple[str, str]]:
         """What was told since the last call: type without its prefix, and connection, user or channel. `kinds`: prefixes."""

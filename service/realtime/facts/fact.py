@@ -148,5 +148,6 @@ def _entry(fact: Fact, period: Period, type_: EntryType, at: int, code: int | No
         return Entry(id, type_.value, at, user=period.user or None, connection=subject, client=period.client, code=code)
     if kind is FactKind.CHANNEL:
         return Entry(id, type_.value, at, channel=channel)
-    info = Raw() if period.info is None or type_ is EntryType.LEFT else Raw(period.info.encode())
-    return Entry(id, type_.value, at, channel=channel, user=subject, info=info)
+    if period.info is None or type_ is EntryType.LEFT:
+        return Entry(id, type_.value, at, channel=channel, user=subject)
+    return Entry(id, type_.value, at, channel=channel, user=subject, info=Raw(period.info.strip().encode()))
