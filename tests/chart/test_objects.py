@@ -368,6 +368,7 @@ def test_ingress_routes_only_public_paths(helm: Helm) -> None:
             "/sse",
             "/poll",
             "/emit",
+            "/call",
             "/history",
             "/tickets",
         ]
@@ -378,6 +379,7 @@ def test_ingress_routes_only_public_paths(helm: Helm) -> None:
         "/sse",
         "/poll",
         "/emit",
+        "/call",
         "/history",
         "/tickets",
     ]

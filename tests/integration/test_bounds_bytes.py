@@ -205,7 +205,7 @@ async def test_request_bodies_are_counted_and_refused_above_the_budget() -> None
         await server.at_rest()
 
 
-@pytest.mark.parametrize("path", ["/stream", "/poll", "/emit", "/tickets", "/nothing", "/api/v1/events"])
+@pytest.mark.parametrize("path", ["/stream", "/poll", "/emit", "/call", "/tickets", "/nothing", "/api/v1/events"])
 async def test_body_of_a_refused_request_is_freed_with_the_response(path: str) -> None:
     """It was counted and kept until the next request, or until the connection had been idle for `deadlines.keep_alive`."""
     body = b"x" * (SLICE_BYTES // 2)  # arrives with the head, before the refusal

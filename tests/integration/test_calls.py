@@ -17,6 +17,7 @@ from service.adapters.http_hooks.breaker import MAX_FAILURES
 from tests.support import harness
 from tests.support.backend import BOMB, Backend, endless, hang, reply_text, serving_backend
 from tests.support.clock import FakeClock
+from tests.support.exported import exported
 from tests.support.harness import API_KEY, Client, Running, eventually, token
 from tests.support.streams import authorization, stream
 from tests.support.wire import connect
@@ -380,6 +381,52 @@ async def test_bytes_of_calls_are_counted_while_they_are_under_way() -> None:
         shop.answer("a", 1)
         await ann.until("reply", id="a")
         await eventually(lambda: server.service.node.streams.budget.used == 0)
+
+
+async def test_calls_beyond_the_byte_budget_are_refused() -> None:
+    note = {"item": "tea", "note": "x" * 60_000}
+    async with (
+        serving_backend() as backend,
+        serving(backend.endpoint("shop"), outbox={"node_bytes": 100_000}) as server,
+        server.client() as ann,
+    ):
+        shop = Shop(backend)
+        await ann.send(type="call", call="order.quote", id="a", data=note)
+        await shop.has("a")
+        await ann.send(type="call", call="order.quote", id="b", data=note)
+        error = await ann.until("error", id="b")
+        assert (error["code"], error["retryable"]) == ("overloaded", True)
+        shop.answer("a", 1)
+        await ann.until("reply", id="a")
+
+
+async def test_replies_for_a_client_that_does_not_read_are_held_within_bounds_and_none_is_lost() -> None:
+    calls, note = 8, "x" * 60_000
+    groups = {"limits": {"calls": calls}, "outbox": {"send_buffer": 4_096, "bytes": 65_536, "stall": 60}}
+    async with serving_backend() as backend, serving(backend.endpoint("shop"), **groups) as server:
+        backend.reply = {"data": {"price": 5, "note": note}}
+        came: list[str] = []
+
+        def take(frame: bytes) -> None:
+            content = json.loads(frame)
+            came.extend(
+                one["id"] for one in (content if isinstance(content, list) else [content]) if one["type"] == "reply"
+            )
+
+        port = int(server.url.rpartition(":")[2])
+        wire = await connect(port, take, lambda _: None, bearer=token(), receive_buffer=4_096)
+        wire.read(on=False)
+        for number in range(calls):
+            wire.text(json.dumps({"type": "call", "call": "order.quote", "id": f"c{number}", "data": TEA}))
+        await eventually(lambda: len(backend.questions) == calls)
+        node = server.service.node
+        await eventually(lambda: node.streams.budget.used > 3 * len(note), lambda: node.streams.budget.used)
+        assert node.streams.budget.used < (calls + 1) * 66_000
+        assert exported(server.service.metrics, "calls_under_way") > 0
+        wire.read(on=True)
+        await eventually(lambda: len(came) == calls, lambda: came)
+        assert sorted(came) == [f"c{number}" for number in range(calls)]
+        wire.abort()
 
 
 # --- the end of calls -------------------------------------------------------------------------------------------------
