@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from service.core.broker import PublishResult
 from service.core.event import Publication
@@ -73,7 +73,7 @@ class EntryEvent(Struct, frozen=True, omit_defaults=True, rename={"sender": "fro
     at: int
     """Milliseconds since the Unix epoch."""
     sender: str | None = None
-    data: Raw = Raw()
+    data: Raw | UnsetType = UNSET
     """JSON; absent for a removal."""
     offset: int | None = None
     """Of a durable event. Absent if the service could not find out any more (`Entry.is_certain`)."""
@@ -98,7 +98,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     channel: str | None = None
     event: EntryEvent | None = None
     user: str | None = None
-    info: Raw = Raw()
+    info: Raw | UnsetType = UNSET
     """JSON that presence shows of the user."""
     connection: str | None = None
     client: str = ""

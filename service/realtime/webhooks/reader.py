@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -116,6 +117,7 @@ class QueueReader:
     async def _read_page(self) -> bool:
         """Reads one page. False if the log ends there, or what is next cannot be read yet."""
         order = self._order
+        await asyncio.sleep(0)  # the broker in memory never waits, and a queue is long
         page = await self._broker.history(self._queue, order.read_offset, None, PAGE_RECORDS)
         if page.position.epoch != order.epoch:
             await self._enter_epoch(page)

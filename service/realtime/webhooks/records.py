@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 from msgspec.structs import replace
 
 from service.core.broker import PublishResult
@@ -152,7 +152,7 @@ def intent_of(publication: Publication) -> Intent:
                 publication.id,
                 publication.at,
                 publication.sender,
-                Raw(publication.data),
+                UNSET if publication.removed else Raw(publication.data),
                 key=publication.key,
                 ttl=publication.ttl,
                 removed=publication.removed,

@@ -71,10 +71,11 @@ class Webhooks:
             target: DeadLetterCounter(target, self._letters[target], limits.dead_letters, broker, runtime)
             for target in sending
         }
-        self._ownership = Ownership(
+        self.ownership = Ownership(
             node_id, candidates, self._tables, limits.queues, self._make_dispatcher, runtime, self._on_owned
         )
-        sink = _QueueSink(log, self._ownership)
+        """Which queues this node delivers."""
+        sink = _QueueSink(log, self.ownership)
         for target in sending:
             subscribe_internally(target.leases, self._tables[target].follower)
             subscribe_internally(target.dead_letters, self._counters[target])
@@ -85,11 +86,11 @@ class Webhooks:
     async def start(self) -> None:
         """Reads the leases, and begins to deliver. Raises ServiceError."""
         await asyncio.gather(*(table.start() for table in self._tables.values()))
-        self._ownership.start()
+        self.ownership.start()
 
     async def close(self) -> None:
         """Hands all queues over to other nodes. Entries can still be told; `log.close` comes later."""
-        await self._ownership.close()
+        await self.ownership.close()
         for counter in self._counters.values():
             counter.close()
 
@@ -283,7 +284,7 @@ class Webhooks:
             metrics.webhook_dead_letters.labels(name).set_function(partial(self._dead, name))
 
     def _dispatchers(self, endpoint: str) -> Sequence[Dispatcher]:
-        return [one for one in self._ownership.dispatchers.values() if one.target.endpoint == endpoint]
+        return [one for one in self.ownership.dispatchers.values() if one.target.endpoint == endpoint]
 
     def _waiting(self, endpoint: str) -> int:
         return sum(one.waiting for one in self._dispatchers(endpoint))
@@ -304,18 +305,18 @@ class _QueueSink:
 
     def __init__(self, log: WebhookLog, ownership: Ownership) -> None:
         self._log = log
-        self._ownership = ownership
+        self.ownership = ownership
 
     def deliver(self, event: Event) -> None:
         """Wakes the dispatcher of the queue."""
         if event.offset is not None:
             self._log.state(event.channel).saw(event.epoch, event.offset)
-        self._ownership.wake(event.channel)
+        self.ownership.wake(event.channel)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """Wakes those that may have missed something."""
-        for channel in list(self._ownership.dispatchers) if channels is None else channels:
-            self._ownership.wake(channel)
+        for channel in list(self.ownership.dispatchers) if channels is None else channels:
+            self.ownership.wake(channel)
 
 
 class _Replay:

@@ -1,0 +1,142 @@
+"""Webhooks of several nodes: the order of their events, and who delivers them when nodes come, go and fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.core.event import Publication
+from tests.integration.cluster import BUSES, Cluster, Member, cluster
+from tests.support.harness import eventually
+from tests.support.receiver import Receiver, receiving
+
+CONTRACT = Path(__file__).parent / "webhooks.yaml"
+FAST = {"per_second": 100_000, "burst": 100_000}
+
+
+@pytest.fixture(params=BUSES)
+def store(request: pytest.FixtureRequest) -> str:
+    """Each kind of store."""
+    return str(request.param)
+
+
+@asynccontextmanager
+async def scene(store: str, nodes: int = 2, **webhooks: Any) -> AsyncIterator[tuple[Cluster, Receiver]]:
+    """Nodes that share a store and tell one receiver."""
+    async with receiving() as receiver:
+        groups = {
+            "contract": CONTRACT,
+            "limits": {"connection_rate": FAST, "user_rate": FAST, "api_rate_per_key": FAST},
+            "webhooks": {"endpoints": [receiver.endpoint()], **webhooks},
+        }
+        async with cluster(BUSES[store], nodes, **groups) as made:
+            await eventually(lambda: sum(map(owned, made.members)) == webhooks.get("queues", 4))
+            yield made, receiver
+
+
+def owned(member: Member) -> int:
+    """How many queues a node delivers."""
+    return sum(one.is_running for one in webhooks_of(member).ownership.dispatchers.values())
+
+
+def webhooks_of(member: Member) -> Any:
+    return member.server.service.node.webhooks
+
+
+async def publish(member: Member, channel: str, number: int, type_: str = "chat.message", **more: Any) -> Any:
+    return await member.server.publish(
+        channel, {"type": type_, "id": f"{channel}-{number}", "data": {"n": number}, **more}
+    )
+
+
+async def test_events_of_a_channel_go_by_offset_whichever_nodes_publish_them(store: str) -> None:
+    rooms = [f"room:{number}" for number in range(3)]
+    async with scene(store) as (made, receiver):
+
+        async def talk(publisher: int) -> None:
+            member = made.members[publisher % 2]
+            for number in range(20):
+                await publish(member, rooms[(publisher + number) % 3], 100 * publisher + number)
+
+        await asyncio.gather(*map(talk, range(6)))
+        await eventually(lambda: len(receiver.once) == 120, lambda: len(receiver.once))
+        for room in rooms:
+            assert receiver.offsets(room) == list(range(1, 41))
+        assert len(receiver.entries) == 120  # nothing was repeated
+
+
+async def test_queues_are_spread_and_handed_over_to_a_new_node(store: str) -> None:
+    async with scene(store, 1, queues=8) as (made, receiver):
+        assert owned(made.members[0]) == 8
+        limits = {"connection_rate": FAST, "user_rate": FAST, "api_rate_per_key": FAST}
+        new = await made.join(
+            contract=CONTRACT, limits=limits, webhooks={"endpoints": [receiver.endpoint()], "queues": 8}
+        )
+        await eventually(lambda: owned(new) > 0 and sum(map(owned, made.members)) == 8)
+        for number in range(10):
+            await publish(made.members[number % 2], f"room:{number}", number)
+        await eventually(lambda: len(receiver.entries) == 10)
+
+
+async def test_leaving_node_hands_its_queues_over_at_once(store: str) -> None:
+    async with scene(store) as (made, receiver):
+        first, second = made.members
+        await webhooks_of(first).close()
+        await eventually(lambda: owned(second) == 4, within=6)
+        await publish(first, "room:1", 1)
+        await eventually(lambda: len(receiver.entries) == 1)
+
+
+async def test_node_that_lost_the_store_stops_and_another_takes_over(store: str) -> None:
+    async with scene(store) as (made, receiver):
+        first, second = made.members
+        for number in range(8):
+            await publish(second, f"room:{number}", number)
+        await eventually(lambda: len(receiver.once) == 8)
+        first.line.go_away()
+        await eventually(lambda: owned(first) == 0 and owned(second) == 4, within=25)
+        for number in range(8):
+            await publish(second, f"room:{number}", 100 + number)
+        await eventually(lambda: len(receiver.once) == 16)
+        for number in range(8):
+            assert receiver.offsets(f"room:{number}") == [1, 2]
+        first.line.come_back()
+        await eventually(lambda: owned(first) > 0, within=25)
+
+
+async def test_event_whose_node_ended_before_the_result_is_looked_up(store: str, monkeypatch: Any) -> None:
+    """The store has accepted one event and not the other, and nobody writes what became of them."""
+    async with scene(store, 1) as (made, receiver):
+        [member] = made.members
+        log = member.server.service.node.webhook_log
+        assert log is not None
+        monkeypatch.setattr(log, "add_result", lambda queue, result: None)
+        await publish(member, "room:1", 1)
+        await publish(member, "room:1", 5, "score.team", data={"team": "red", "n": 5})
+        real = member.line.publish
+
+        async def fail(publication: Publication) -> Any:
+            if publication.channel.name == "room:1":
+                member.line.go_away()
+            try:
+                return await real(publication)
+            finally:
+                if publication.channel.name == "room:1":
+                    member.line.come_back()
+
+        monkeypatch.setattr(member.line, "publish", fail)
+        with pytest.raises(AssertionError, match="broker_unavailable"):
+            await publish(member, "room:1", 2)
+        monkeypatch.setattr(member.line, "publish", real)
+        monkeypatch.undo()
+        await publish(member, "room:1", 3)
+        await eventually(lambda: len(receiver.entries) == 3, lambda: receiver.entries, within=25)
+        events = [entry["event"] for entry in receiver.entries if entry["event"]["type"] == "chat.message"]
+        assert [(event["id"], event["offset"]) for event in events] == [("room:1-1", 1), ("room:1-3", 2)]
+        [value] = [entry["event"] for entry in receiver.entries if entry["event"]["type"] == "score.team"]
+        assert (value["key"], value["rev"]) == ("red", 1)
