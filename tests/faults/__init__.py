@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.faults.scenario import Scenario
 
-GROUPS = ("clients", "redis", "network", "failover", "returns", "nodes", "nats", "scale")
+GROUPS = ("clients", "redis", "network", "failover", "returns", "nodes", "nats", "webhooks", "scale")
 """Where the scenarios are, in the order of the table."""
 
 

@@ -29,6 +29,27 @@ class Receiver:
         self.entries: list[dict[str, Any]] = []
         """Those that were accepted, in order, repeats included."""
         self.url = ""
+        self._runner: web.AppRunner | None = None
+        self._tls: ssl.SSLContext | None = None
+
+    async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        """Listens: on a free port, unless one is given."""
+        app = web.Application(client_max_size=64_000_000)
+        app.router.add_post("/webhooks", self.handle)
+        self._tls = tls
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls).start()
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}/webhooks"
+
+    async def stop(self) -> None:
+        """Ends all connections, and refuses new ones."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def start_again(self) -> None:
+        """Listens again, on the same port."""
+        await self.start(int(self.url.rpartition(":")[2].partition("/")[0]), self._tls)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Checks the signature, records the delivery, answers."""
@@ -72,14 +93,8 @@ def _is_signed(secret: str, body: bytes, headers: Mapping[str, str]) -> bool:
 async def receiving(*, tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
     """Runs a receiver for the length of the block."""
     receiver = Receiver()
-    app = web.Application(client_max_size=64_000_000)
-    app.router.add_post("/webhooks", receiver.handle)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-    await site.start()
-    receiver.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}/webhooks"
+    await receiver.start(tls=tls)
     try:
         yield receiver
     finally:
-        await runner.cleanup()
+        await receiver.stop()
