@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from service.adapters.redis.address import parse_redis_url
+from service.adapters.redis.broker import RedisBroker
+from service.adapters.redis.config import RedisConfig
+from service.core.clock import Clock
 from service.core.event import Publication
+from service.realtime.webhooks.records import RESULTS
+from service.telemetry.metrics import Metrics
 from tests.integration.cluster import BUSES, Cluster, Member, cluster
+from tests.stores import Cluster as RedisCluster
+from tests.support import harness
 from tests.support.harness import eventually
 from tests.support.receiver import Receiver, receiving
+from tests.support.shared_broker import Bus, Line, RedisBus, SharedBroker
+
+pytestmark = pytest.mark.slow
 
 CONTRACT = Path(__file__).parent / "webhooks.yaml"
+LOOKED_UP = 4.0
+"""Seconds after which an event without a result is looked up, with this `broker.timeout`."""
+TIMEOUT = {"timeout": (LOOKED_UP - 2) / 2}
 FAST = {"per_second": 100_000, "burst": 100_000}
+
+
+class ClusterBus(RedisBus):
+    """A Bus on a Redis Cluster of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("redis")
+        self._cluster = RedisCluster()
+
+    async def start(self) -> None:
+        """Starts the Cluster."""
+        await self._cluster.start()
+
+    def line(self, clock: Clock | None = None) -> Line:
+        """As Bus says."""
+        config = RedisConfig(parse_redis_url(self._cluster.url), prefix=self.prefix)
+        return Line(RedisBroker(config, Metrics()))
+
+    async def close(self) -> None:
+        """Ends the Cluster."""
+        self._cluster.end()
+
+
+STORES: dict[str, Callable[[], Bus]] = {**BUSES, "valkey": partial(RedisBus, "valkey"), "cluster": ClusterBus}
 
 
 @pytest.fixture(params=BUSES)
@@ -33,8 +73,9 @@ async def scene(store: str, nodes: int = 2, **webhooks: Any) -> AsyncIterator[tu
             "contract": CONTRACT,
             "limits": {"connection_rate": FAST, "user_rate": FAST, "api_rate_per_key": FAST},
             "webhooks": {"endpoints": [receiver.endpoint()], **webhooks},
+            "broker_settings": TIMEOUT,
         }
-        async with cluster(BUSES[store], nodes, **groups) as made:
+        async with cluster(STORES[store], nodes, **groups) as made:
             await eventually(lambda: sum(map(owned, made.members)) == webhooks.get("queues", 4))
             yield made, receiver
 
@@ -54,6 +95,7 @@ async def publish(member: Member, channel: str, number: int, type_: str = "chat.
     )
 
 
+@pytest.mark.parametrize("store", STORES)
 async def test_events_of_a_channel_go_by_offset_whichever_nodes_publish_them(store: str) -> None:
     rooms = [f"room:{number}" for number in range(3)]
     async with scene(store) as (made, receiver):
@@ -140,3 +182,83 @@ async def test_event_whose_node_ended_before_the_result_is_looked_up(store: str,
         assert [(event["id"], event["offset"]) for event in events] == [("room:1-1", 1), ("room:1-3", 2)]
         [value] = [entry["event"] for entry in receiver.entries if entry["event"]["type"] == "score.team"]
         assert (value["key"], value["rev"]) == ("red", 1)
+
+
+# --- faults of the store and of nodes -----------------------------------------------------------------------------------
+
+
+async def test_results_that_the_store_has_not_taken_are_written_when_it_is_back(store: str, monkeypatch: Any) -> None:
+    async with scene(store, 1) as (made, receiver):
+        [member] = made.members
+        real = member.line.publish
+
+        async def go_away_before_results(publication: Publication) -> Any:
+            if publication.type == RESULTS:
+                member.line.go_away()
+            return await real(publication)
+
+        monkeypatch.setattr(member.line, "publish", go_away_before_results)
+        await publish(member, "room:1", 1)
+        await eventually(lambda: member.line.deaf)
+        monkeypatch.setattr(member.line, "publish", real)
+        member.line.come_back()
+        await eventually(lambda: len(receiver.entries) == 1, within=LOOKED_UP - 1)  # it was not looked up
+
+
+async def test_delivery_under_way_is_given_up_before_the_lease_ends(store: str) -> None:
+    async with scene(store, queues=1) as (made, receiver):
+        [owner] = [member for member in made.members if owned(member)]
+        [other] = [member for member in made.members if member is not owner]
+        given_up = asyncio.Event()
+
+        async def hang(request: web.Request, delivery: Mapping[str, Any]) -> web.StreamResponse:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.set()
+            raise AssertionError
+
+        receiver.reply = hang
+        await publish(other, "room:1", 1)
+        await eventually(lambda: len(receiver.deliveries) == 1)
+        owner.line.go_away()
+        async with asyncio.timeout(harness.DEADLINE):
+            await given_up.wait()
+        assert owned(other) == 0
+        receiver.reply = 204
+        await eventually(lambda: receiver.offsets("room:1") == [1], within=25)
+        assert owned(other) == 1
+        owner.line.come_back()
+
+
+async def test_store_that_lost_its_end_is_continued_and_the_loss_is_counted() -> None:
+    async with scene("memory", 1, queues=1) as (made, receiver):
+        [member] = made.members
+        assert isinstance(made.bus, SharedBroker)
+        for number in range(5):
+            await publish(member, "room:1", number)
+        await eventually(lambda: len(receiver.entries) == 5)
+        receiver.reply = 500
+        await publish(member, "room:1", 5)
+        deliveries = len(receiver.deliveries)
+        await eventually(lambda: len(receiver.deliveries) > deliveries)
+        await made.bus.fail_over(lost=1)
+        receiver.reply = 204
+        await eventually(lambda: len(receiver.entries) == 6)
+        for number in range(6, 9):
+            await publish(member, "room:1", number)
+        await eventually(lambda: [entry["event"]["data"]["n"] for entry in receiver.once] == [*range(9)])
+        counted = member.server.service.metrics.webhooks.webhooks
+        assert counted.labels("archive", "dropped").value >= 1
+
+
+async def test_webhooks_go_on_after_the_store_has_lost_everything(store: str) -> None:
+    async with scene(store) as (made, receiver):
+        for number in range(4):
+            await publish(made.members[0], f"room:{number}", number)
+        await eventually(lambda: len(receiver.once) == 4)
+        await made.bus.lose_everything()
+        await eventually(lambda: sum(map(owned, made.members)) == 4, within=30)
+        for number in range(4):
+            await publish(made.members[number % 2], f"room:{number}", 100 + number)
+        await eventually(lambda: len(receiver.once) == 8, lambda: len(receiver.once), within=30)
