@@ -98,7 +98,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     channel: str | None = None
     event: EntryEvent | None = None
     user: str | None = None
-    info: Raw | UnsetType = UNSET
+    info: Raw = Raw()
     """JSON that presence shows of the user."""
     connection: str | None = None
     client: str = ""
