@@ -77,7 +77,7 @@ RUNNERS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("python", "js", "php"), f"{WEBHOOKS}test_receiver_stores_each_entry_once_also_over_a_restart"),
         "values": VALUES,
     },
-    "docs/calls.md": {"contract": CONTRACT, "settings": CALLS, "json": CALLS, "python": CALLS},
+    "docs/calls.md": {"contract": CONTRACT, "settings": CALLS, "json": CALLS, "python": CALLS, "js": SCRIPT},
     "docs/streams.md": {
         "console": CONSOLE,
         "json": f"{HERE}test_subscriptions_of_a_stream_are_accepted",
