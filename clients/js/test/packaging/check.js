@@ -85,6 +85,37 @@ test('frameworks with server components take the hooks as code of the browser', 
   }
 });
 
+test('a page that is rendered on a server gets the hooks by reference, and its browser gets their code', async () => {
+  const root = join(app, 'server-components');
+  await mkdir(root);
+  await writeFile(join(root, 'page.jsx'), `import { TidewireProvider } from 'tidewire/react';
+    import { encodeUser } from 'tidewire';
+    export const page = <TidewireProvider url={'/ws?user=' + encodeUser('ann|1')} />;`);
+  await writeFile(join(root, 'browser.js'), "export * from 'tidewire/react';");
+  /** What frameworks do with a module of the browser: the server keeps the names that it exports. @type {Set<string>} */
+  const references = new Set();
+  const plugin = {
+    name: 'references',
+    transform(/** @type {string} */ code, /** @type {string} */ id) {
+      if (!/^'use client';/.test(code)) return undefined;
+      references.add(id);
+      const names = [...code.matchAll(/^export \{ (.*?) \}/gm)].flatMap(([, list]) => list.split(', '));
+      return names.map((name) => `export const ${name} = { $$typeof: Symbol.for('react.client.reference'), $$id: ${JSON.stringify(name)} };`).join('\n');
+    },
+  };
+  const options = { root, logLevel: /** @type {const} */ ('error'), configFile: /** @type {const} */ (false) };
+  const output = (/** @type {string} */ name) => readFile(join(root, 'dist', name), 'utf8');
+  await build({ ...options, plugins: [plugin], resolve: { conditions: ['react-server'] }, ssr: { noExternal: true, resolve: { conditions: ['react-server'] } }, build: { ssr: 'page.jsx', minify: false } });
+  assert.deepEqual([...references].map((path) => path.slice(path.lastIndexOf('tidewire/'))), ['tidewire/src/react/index.js']);
+  const server = await output('page.js');
+  assert.match(server, /react\.client\.reference/);
+  assert.doesNotMatch(server, /useSyncExternalStore|useEffect/);
+  const { page } = await import(pathToFileURL(join(root, 'dist', 'page.js')).href);
+  assert.deepEqual([page.type.$$id, page.props.url], ['TidewireProvider', '/ws?user=ann%7C1']);
+  await build({ ...options, build: { lib: { entry: 'browser.js', formats: ['es'], fileName: 'browser' }, rollupOptions: { external: ['react'] }, minify: false } });
+  assert.match(await output('browser.js'), /useSyncExternalStore/);
+});
+
 test('the page for a start with TypeScript compiles with types of its contract', async () => {
   const page = await readFile(join(ROOT, '..', '..', 'docs', 'start', 'typescript.md'), 'utf8');
   const folder = join(app, 'start');
