@@ -236,6 +236,23 @@ async def test_messages_that_the_channel_has_dropped_come_from_the_database(chat
         await ann.sees(*texts[-50:], "after the restart")
 
 
+async def test_page_without_a_network_says_so_and_sends_later(chat: Chat, browser: Browser) -> None:
+    async with window(browser, chat, "ann") as ann:
+        await ann.sign_up()
+        await ann.create_room("Pier")
+        await ann.say("one")
+        await ann.sees("one")
+        await ann.page.context.set_offline(True)
+        await expect(ann.page.get_by_role("status").first).to_have_text("No network")
+        await ann.say("two")
+        await expect(ann.page.locator('[data-state="sending"]')).to_contain_text("two")
+        await expect(ann.page.get_by_role("alert")).to_have_count(0)
+        await ann.page.context.set_offline(False)
+        await ann.is_online()
+        await ann.sees("one", "two")
+        await expect(ann.page.locator('[data-state="sending"]')).to_have_count(0)
+
+
 async def test_strangers_see_why_there_is_nothing(chat: Chat, browser: Browser) -> None:
     async with window(browser, chat, "ann") as ann, window(browser, chat, "eve") as eve:
         await ann.sign_up()

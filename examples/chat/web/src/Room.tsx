@@ -1,5 +1,5 @@
 import { useCallback, useEffect, useState } from 'react';
-import { useChannel, useConnection, useEvents, usePresence } from 'tidewire/react';
+import { useChannel, useEvents, usePresence } from 'tidewire/react';
 import { api, messageOf, Refused, type RoomDetails, type RoomSummary } from './api.ts';
 import { Composer } from './Composer.tsx';
 import { Members } from './Members.tsx';
@@ -7,6 +7,7 @@ import { MessageLog } from './MessageLog.tsx';
 import { useMarkRead } from './useMarkRead.ts';
 import { useMessages } from './useMessages.ts';
 import { useOutgoing } from './useOutgoing.ts';
+import { useReload } from './useReload.ts';
 import { useTyping } from './useTyping.ts';
 
 type Props = { id: string; me: string; summary?: RoomSummary; onLeft: () => Promise<void> };
@@ -15,8 +16,6 @@ type Props = { id: string; me: string; summary?: RoomSummary; onLeft: () => Prom
 export function Room({ id, me, summary, onLeft }: Props) {
   const [details, setDetails] = useState<RoomDetails>();
   const [problem, setProblem] = useState('');
-  const { state } = useConnection();
-  const isConnected = state === 'ready';
 
   const load = useCallback(async () => {
     try {
@@ -27,7 +26,7 @@ export function Room({ id, me, summary, onLeft }: Props) {
       if (error instanceof Refused && error.status === 404) setDetails(undefined);
     }
   }, [id]);
-  useEffect(() => void load(), [load, isConnected]);
+  useReload(load);
 
   if (details) return <OpenRoom me={me} details={details} summary={summary} onChanged={load} onLeft={onLeft} />;
   return (
