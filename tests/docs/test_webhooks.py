@@ -27,9 +27,10 @@ from tests.docs.blocks import DOCS, blocks, write_files
 from tests.docs.stage import PACKAGES, Program, program
 from tests.stores.process import MissingProgramError, free_port
 from tests.stores.redis_server import faketime
+from tests.support.api_client import ask
 from tests.support.backend import SECRET, serving_backend
 from tests.support.harness import eventually, serving
-from tests.support.webhook_api import delivered
+from tests.support.webhook_api import delivered, say, telling, until_done
 
 pytestmark = pytest.mark.docs
 
@@ -166,6 +167,21 @@ async def test_receiver_stores_each_entry_once_also_over_a_restart(language: str
         assert await running.post(body, signed(body, id="msg_2")) == 204
         await running.printed("wh_3")
         assert running.stored() == [first, second, third]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_receiver_accepts_the_deliveries_of_the_service(language: str, tmp_path: Path) -> None:
+    async with receiver(language, tmp_path / "app") as running:
+        endpoint = {"name": "archive", "url": running.url, "tenants": ["default"], "secrets": [SECRET]}
+        async with telling(endpoint) as server:
+            await say(server, "room:1", "größer – ≥ 🌊", "bye")
+            await until_done(server)
+            assert len(running.stored()) == 2
+            replayed = await ask(server, "POST", "/webhooks/archive/replay", {"since": 0})
+            assert replayed.body["replayed"] == 2
+            await until_done(server)
+            assert await server.metric("webhooks_total", endpoint="archive", outcome="delivered") == 4
+        assert [one["event"]["data"]["text"] for one in running.stored()] == ["größer – ≥ 🌊", "bye"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

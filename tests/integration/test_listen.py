@@ -23,7 +23,7 @@ from service.errors import ErrorCode, ServiceError
 from tests.stores.process import until
 from tests.support.backend import SECRET, serving_backend
 from tests.support.harness import API_KEY, OTHER_API_KEY, Running, eventually
-from tests.support.webhook_api import QUIET, delivered, say, telling, until_dead
+from tests.support.webhook_api import QUIET, delivered, say, telling, until_dead, until_done
 
 pytestmark = pytest.mark.slow
 DEADLINE = 30.0
@@ -127,11 +127,15 @@ async def test_listen_shows_what_an_endpoint_is_told_from_now_on() -> None:
                 await ann.subscribe("room:2")
                 await ann.ask("chat.message", channel="room:2", data={"text": "hi"})
                 await ann.ask("chat.pinned", channel="room:2", data={"slot": "top"})
-                await listener.printed(2)
-            lines = sorted(re.sub(r"wh_\S+", "wh_…", line[9:]) for line in await listener.printed(2))
+                await listener.printed(4)
+            lines = sorted(re.sub(r"wh_\S+", "wh_…", line[9:]) for line in await listener.printed(6))
     patterns = [
+        r"channel\.occupied room:2 wh_…",
+        r"channel\.vacated room:2 wh_…",
         r"event\.published room:2 chat\.message \S+ #1 wh_…",
         r"event\.published room:2 chat\.pinned \S+ ~\d+ wh_…",
+        r"presence\.joined room:2 ann wh_…",
+        r"presence\.left room:2 ann wh_…",
     ]
     assert len(lines) == len(patterns), lines
     for line, pattern in zip(lines, patterns, strict=True):
@@ -241,6 +245,7 @@ async def test_listen_shows_what_is_replayed() -> None:
     async with serving_backend() as real, telling(real.endpoint("archive"), queues=1) as server:
         await say(server, "room:1", "a")
         await eventually(lambda: len(delivered(real)) >= 1)
+        await until_done(server)
         async with listening(server) as listener:
             assert (await run("webhooks", "replay", "archive", "--since", "10m", *common(server)))[1] == "replayed 1\n"
             [line] = await listener.printed(1)

@@ -15,7 +15,7 @@ from tests.stores.process import until
 from tests.support.api_client import ask, get
 from tests.support.backend import serving_backend
 from tests.support.harness import DEADLINE, OTHER_API_KEY, Running, eventually
-from tests.support.webhook_api import QUIET, delivered, letters, say, telling, until_dead
+from tests.support.webhook_api import QUIET, delivered, letters, say, telling, until_dead, until_done
 
 DESCRIPTION = openapi.describe(OPERATIONS)
 
@@ -245,6 +245,7 @@ async def test_replay_since_a_moment_delivers_again_with_the_same_ids() -> None:
     async with serving_backend() as backend, telling(backend.endpoint("archive"), queues=1) as server:
         await say(server, "room:1", "a", "b")
         await eventually(lambda: len(delivered(backend)) >= 2)
+        await until_done(server)
         before = delivered(backend)
         answer = await ask(server, "POST", "/webhooks/archive/replay", {"since": before[0]["at"]})
         assert answer.body["replayed"] == 2
@@ -258,6 +259,7 @@ async def test_entry_that_is_kept_is_replayed_by_its_id() -> None:
     async with serving_backend() as backend, telling(backend.endpoint("archive"), queues=1) as server:
         await say(server, "room:1", "a", "b")
         await eventually(lambda: len(delivered(backend)) >= 2)
+        await until_done(server)
         [_, second] = delivered(backend)
         answer = await ask(server, "POST", "/webhooks/archive/replay", {"ids": [second["id"]]})
         assert answer.body["replayed"] == 1

@@ -50,6 +50,16 @@ async def until_dead(server: Running, count: int) -> list[dict[str, Any]]:
     return found
 
 
+async def until_done(server: Running) -> None:
+    """Waits until nothing waits in any queue, as all nodes see it."""
+
+    async def done() -> bool:
+        found = (await get(server, "/webhooks"))["endpoints"]
+        return all(queue["waiting"] == 0 for endpoint in found for queue in endpoint["queues"])
+
+    await until(done, "empty queues", within=DEADLINE)
+
+
 def delivered(backend: Backend) -> list[dict[str, Any]]:
     """The entries that a receiver got."""
     return [entry for delivery in backend.questions for entry in delivery["entries"]]
