@@ -407,7 +407,11 @@ class Stores(NamedTuple):
 def _stores(settings: Settings, clock: Clock, store_clock: StoreClock, broker: Broker, *, tells_facts: bool) -> Stores:
     """`tells_facts`: webhooks tell of clients or channels."""
     presence: dict[str, Any] = {"ttl": settings.presence.ttl, "max_announced_users": settings.presence.members}
-    facts: dict[str, Any] = {"ttl": settings.presence.ttl, "max_announced_users": -1, "keep": settings.webhooks.keep}
+    facts: dict[str, Any] = {
+        "ttl": settings.presence.ttl,
+        "max_announced_users": -1,
+        "keep": max(settings.webhooks.keep, 3 * settings.presence.ttl),
+    }
     if settings.broker.url.startswith("redis"):
         client = RedisClient(redis_config(settings))
         return Stores(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from redis.asyncio import Redis
 
 from service.app import Service, running
 from service.core.webhooks import Entry
+from service.errors import ServiceError
 from service.protocol.close import CloseCode
 from tests.contract.redis_stage import new_prefix
 from tests.integration.command import Command, command
-from tests.stores import STORES, RedisServer, broker_of
+from tests.stores import STORES, NatsServer, RedisServer, broker_of
 from tests.support.harness import DEADLINE, SECRET, Client, Running, eventually, loaded, settings, token
 from tests.support.streams import Poller, stream
 
@@ -105,7 +106,8 @@ class Told:
             async with asyncio.timeout(DEADLINE):
                 while found != wanted:
                     await asyncio.sleep(0.02)  # a queue has no event for its readers
-                    entries = await self.entries()
+                    with suppress(ServiceError):  # the store may be away
+                        entries = await self.entries()
                     found = _histories(entries)
         except TimeoutError:
             assert found == wanted
@@ -320,6 +322,31 @@ async def test_everything_of_a_killed_node_ends(shared: Mapping[str, Any]) -> No
         assert [code_of(entries, id) for id in ids] == [1006] * 3
         for each in clients:
             await each.close()
+
+
+@pytest.mark.parametrize("kind", [RedisServer, NatsServer])
+async def test_outage_of_the_store_tells_of_what_has_changed_alone(kind: type[RedisServer] | type[NatsServer]) -> None:
+    async with kind() as store, nodes({"url": store.url, "timeout": 1.0}) as [one, two]:
+        told = Told(two)
+        async with client(two, "ben") as ben:
+            ann = await Client.open(one, "ann", grants=GRANTS)
+            ids = ann.welcome["connection"], ben.welcome["connection"]
+            await ann.subscribe("room:1")
+            await ben.subscribe("room:1")
+            await told.until(**dict.fromkeys(ids, "connected"), room_1="occupied", ann="joined", ben="joined")
+            store.stop_()
+            await ann.close()
+            over = asyncio.Event()
+            two.service.clock.call_later(2 * TTL, over.set)
+            await over.wait()  # longer than entries last
+            store.cont()
+            left = {ids[0]: "connected disconnected", ids[1]: "connected", "ann": "joined left"}
+            entries = await told.until(**left, room_1="occupied", ben="joined")
+            assert code_of(entries, ids[0]) == 1000
+            over.clear()
+            two.service.clock.call_later(2 * TTL, over.set)
+            await over.wait()  # what is awaited is that nothing happens
+            assert _histories(await told.entries()) == {**left, "room_1": "occupied", "ben": "joined"}
 
 
 @pytest.mark.parametrize("tells", [False, True])

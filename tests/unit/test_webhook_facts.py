@@ -372,13 +372,16 @@ async def test_begins_and_ends_of_an_outage_are_told_after_it(stage: Stage, one:
     assert [what for what, who in told if who == "c-3"] in ([], ["connected", "disconnected"])
 
 
-async def test_long_outage_of_all_nodes_ends_nothing_that_goes_on(stage: Stage, one: Node, two: Node) -> None:
+@pytest.mark.parametrize("seconds", [2 * TTL + half / 2 for half in range(11)])
+async def test_long_outage_of_all_nodes_ends_nothing_that_goes_on(
+    stage: Stage, one: Node, two: Node, seconds: float
+) -> None:
     one.connect("c-1")
     two.occupy()
     await stage.wait(1)
     stage.store.told()
     one.is_away = two.is_away = True
-    await stage.wait(3 * TTL)
+    await stage.wait(seconds)
     two.is_away = False
     await stage.wait(TTL / 2)
     one.is_away = False

@@ -18,7 +18,7 @@ from service.core.presence import updated_info
 from service.core.webhooks import Entry, EntryType, entry_id
 from service.protocol.close import CloseCode
 
-SHARDS = 256
+PARTITIONS = 256
 """Internal channels that keep the facts. NATS keeps one document for each, which must stay below its `max_payload`."""
 INTERNAL_TENANT = ""
 """The tenant of internal channels, which no client has."""
@@ -60,17 +60,17 @@ class Fact(NamedTuple):
         return msgspec.json.encode(self).decode()
 
     @property
-    def shard(self) -> ChannelKey:
+    def partition(self) -> ChannelKey:
         """The internal channel that keeps the fact."""
         digest = blake2b(self.name.encode(), digest_size=2).digest()
-        return shard_channel(int.from_bytes(digest, "big") % SHARDS)
+        return partition_channel(int.from_bytes(digest, "big") % PARTITIONS)
 
 
 _decode_fact = msgspec.json.Decoder(Fact).decode
 
 
-def shard_channel(number: int) -> ChannelKey:
-    """Returns the internal channel of a shard."""
+def partition_channel(number: int) -> ChannelKey:
+    """Returns the internal channel of a partition."""
     return ChannelKey(INTERNAL_TENANT, f"webhook-facts:{number}")
 
 

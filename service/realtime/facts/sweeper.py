@@ -1,7 +1,7 @@
 """Ends the facts of nodes that have died: their entries are not renewed, so they expire.
 
-Each shard belongs to one live node, by the reports of the nodes. Where the reports differ for a while, two nodes sweep one shard,
-or none does; so now and then each node sweeps all shards. Two nodes that end one fact give the entry the same id.
+Each partition belongs to one live node, by the reports of the nodes. Where these differ for a while, two nodes sweep a partition,
+or none does; so now and then each node sweeps all of them. Two nodes that end one fact give the entry the same id.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from service.core.channel import ChannelKey
 from service.core.clock import milliseconds
 from service.core.presence import ExpiredEntry, PresenceStore
 from service.errors import ServiceError
-from service.realtime.facts.fact import SHARDS, Fact, Period, fact_of, period_of, shard_channel
+from service.realtime.facts.fact import PARTITIONS, Fact, Period, fact_of, partition_channel, period_of
 from service.realtime.facts.teller import FactTeller, gather_all, no_event
 from service.realtime.presence.lease import Lease
 from service.realtime.runtime import Runtime
 
 MAX_BATCH = 256
 """Expired entries that are ended together."""
-ALL_SHARDS_EVERY = 6
-"""Sweeps after which a node sweeps all shards once."""
+ALL_PARTITIONS_EVERY = 6
+"""Sweeps after which a node sweeps all partitions once."""
 MAX_DELAY = 60.0
 """Seconds that a node may need to tell a begin, and others to sweep it after its expiry. A begin that is older was told."""
 
@@ -50,7 +50,7 @@ class FactSweeper:
         self._lease = lease
         self._nodes = nodes
         self._runtime = runtime
-        self._shards = [shard_channel(number) for number in range(SHARDS)]
+        self._partitions = [partition_channel(number) for number in range(PARTITIONS)]
         self._sweeps = 0
         self._timer = PeriodicTask(
             runtime.clock, runtime.tasks, "webhook facts sweep", self._sweep, interval=lease.check_interval
@@ -68,12 +68,12 @@ class FactSweeper:
         self._timer.close()
 
     async def _sweep(self) -> None:
-        if not self._lease.has_expired_elsewhere:
-            return  # entries of live nodes may have expired while the store was away
+        if self._lease.is_in_doubt or self._lease.is_silent or not self._lease.has_expired_elsewhere:
+            return  # entries of live nodes may have expired while the store was away, and not be renewed yet
         self._sweeps += 1
-        shards = self._shards if self._sweeps % ALL_SHARDS_EVERY == 0 else self._own_shards()
+        partitions = self._partitions if self._sweeps % ALL_PARTITIONS_EVERY == 0 else self._own_partitions()
         try:
-            expired = await self._store.expired(shards)
+            expired = await self._store.expired(partitions)
             self._lease.record_answer()
             for part in _grouped(expired):
                 await self._end(part)
@@ -82,9 +82,13 @@ class FactSweeper:
             self._lease.doubt()
             self._outage.failed(code=error.code.code)
 
-    def _own_shards(self) -> Sequence[ChannelKey]:
+    def _own_partitions(self) -> Sequence[ChannelKey]:
         nodes = [self._node_id, *self._nodes()]
-        return [shard for shard in self._shards if max(nodes, key=lambda node: _weight(node, shard)) == self._node_id]
+        return [
+            partition
+            for partition in self._partitions
+            if max(nodes, key=lambda node: _weight(node, partition)) == self._node_id
+        ]
 
     async def _end(self, expired: Sequence[ExpiredEntry]) -> None:
         """Ends facts. `expired` has all expired entries of each."""
@@ -115,8 +119,8 @@ class FactSweeper:
             await self._teller.end(fact, period)
 
 
-def _weight(node: str, shard: ChannelKey) -> bytes:
-    return blake2b(f"{node} {shard.name}".encode(), digest_size=8).digest()
+def _weight(node: str, partition: ChannelKey) -> bytes:
+    return blake2b(f"{node} {partition.name}".encode(), digest_size=8).digest()
 
 
 def _grouped(expired: Sequence[ExpiredEntry]) -> Sequence[Sequence[ExpiredEntry]]:

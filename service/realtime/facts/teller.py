@@ -57,12 +57,12 @@ class FactTeller:
 
         Raises ServiceError if the store is away.
         """
-        shard, name = fact.shard, fact.name
-        [found] = await self._store.find_all([(shard, name)])
+        partition, name = fact.partition, fact.name
+        [found] = await self._store.find_all([(partition, name)])
         if found is None or not found.connections or not period.is_same(period_of(found.info)):
             return  # it has ended, or begun anew
         # While this entry is there, the fact cannot end, so its period can be replaced.
-        join = join_of(PresenceEntry(shard, name, f"{self._node_id}+"), following := period.resumed(self._node_id))
+        join = join_of(PresenceEntry(partition, name, f"{self._node_id}+"), following := period.resumed(self._node_id))
         has_begun = (await self._store.join(join)).changed
         if not has_begun:
             await self._store.update(join)

@@ -153,7 +153,7 @@ class FactTracker:
             return
         held = self._held.get(fact)
         if held is None:
-            held = self._held[fact] = _Held(fact, PresenceEntry(fact.shard, fact.name, self._node_id), period)
+            held = self._held[fact] = _Held(fact, PresenceEntry(fact.partition, fact.name, self._node_id), period)
             self._mark(held)
         held.members.add(member)
         if held.is_over:

@@ -63,6 +63,14 @@ class Lease:
         """True if the store has had no outage for a whole TTL. Then an expired entry means that its node is gone."""
         return self._stable_for() >= self.ttl
 
+    @property
+    def is_silent(self) -> bool:
+        """True if the last answer is older than half a TTL, so that entries of other nodes may have expired since.
+
+        After a shorter time without answers, an entry that was renewed in time still lasts for a sixth of the TTL.
+        """
+        return self._clock.monotonic() - self._answered_at > self.ttl / 2
+
     def start(self) -> None:
         """Starts the times as if all entries had just been renewed."""
         self._renewed_at = self._answered_at = self._clock.monotonic()
@@ -79,10 +87,7 @@ class Lease:
 
     def end_renewal(self, started_at: float, *, has_lost_entries: bool) -> None:
         """Records the store's answer to the renewal that started at `started_at`."""
-        # If the last answer is older than half a TTL, entries of other nodes may have expired since. After a shorter time
-        # without answers, an entry that was renewed in time still lasts for a sixth of the TTL.
-        was_silent = self._clock.monotonic() - self._answered_at > self.ttl / 2
-        if has_lost_entries or was_silent:
+        if has_lost_entries or self.is_silent:
             self._returned_at = self._clock.monotonic()
         self._answered_at = started_at
 
