@@ -239,6 +239,7 @@ class TestRefusals:
 async def test_welcome_lists_every_limit_of_a_client() -> None:
     limits = {
         "subscriptions": 10,
+        "calls": 5,
         "connections_per_user": 3,
         "connections_per_ip": 7,
         "rate_violations": 4,
@@ -253,6 +254,7 @@ async def test_welcome_lists_every_limit_of_a_client() -> None:
             "message": 65_536,
             "batch": 100,
             "subscriptions": 10,
+            "calls": 5,
             "rate": 1.0,
             "burst": 2,
             "subscribe_rate": 1.0,
