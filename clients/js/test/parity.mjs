@@ -1,6 +1,6 @@
 // The same clients against the real service and against `TestService`: what both send must be the same.
 //
-//   node parity.mjs '{"url": …, "api": …, "key": …, "tokens": {name: token}, "granting": token}'
+//   node parity.mjs '{"url": …, "api": …, "key": …, "tokens": {name: token}, "granting": token, "shop": {"url": …, "api": …}}'
 //
 // Exits with 1, and prints the difference, if they differ. tests/integration/test_sdk_parity.py runs it.
 
@@ -9,7 +9,7 @@ import { WebSocket } from 'ws';
 import { systemClock } from '../src/base/clock.js';
 import { webSocketLinks } from '../src/connection/link.js';
 import { TestService } from '../src/testing/index.js';
-import { Tidewire } from '../src/tidewire.js';
+import { Tidewire, TidewireError } from '../src/tidewire.js';
 import { soon } from './support.js';
 
 /** Milliseconds; the real service is started with the same. */
@@ -158,6 +158,40 @@ async function play({ client, publish, takeBack, purge, granting }) {
   return { refused, tapes: Object.fromEntries(Object.entries(tapes).map(([name, { messages }]) => [name, summary(messages)])) };
 }
 
+/** Calls, and what the backend answers to each; tests/integration/test_sdk_parity.py answers the same. @type {[id: string, name: string, data: any][]} */
+const CALLS = [
+  ['replied', 'order.quote', { item: 'tea' }],
+  ['failed', 'order.quote', { item: 'cake' }],
+  ['refused', 'order.quote', { item: 'gold' }],
+  ['no answer', 'order.quote', { item: 'air' }],
+  ['bad data', 'order.quote', {}],
+  ['bad name', 'order.qoute', {}],
+  ['any data', 'order.place', null],
+].map(([id, name, data]) => [String(id).replace(' ', '-'), String(name), data]);
+
+/** @type {Record<string, () => any>} */
+const ANSWERS = {
+  tea: () => ({ price: 5 }),
+  cake: () => {
+    throw new TidewireError('call_failed', 'no cake', { details: { reason: 'sold_out', data: { left: 0 } } });
+  },
+  gold: () => {
+    throw new TidewireError('forbidden', 'no', { details: { reason: 'banned' } });
+  },
+  air: () => ({}),
+};
+
+/** Makes the calls, and returns what the client has received. @param {(tape: Tape) => Tidewire} make */
+async function playCalls(make) {
+  const tape = new Tape();
+  const client = make(tape);
+  await client.connect();
+  const ends = [];
+  for (const [id, name, data] of CALLS) ends.push(await client.call(name, data, { id }).catch(({ code }) => code));
+  client.close();
+  return { ends, ...summary(tape.messages) };
+}
+
 /**
  * What must be the same: replies by id, and the other messages in their order. Events and replies may overtake each other.
  * @param {any[]} messages
@@ -200,12 +234,12 @@ function validate({ type, required = [], properties = {}, additionalProperties }
   return faults;
 }
 
-const { url, api, key, tokens, granting } = JSON.parse(process.argv[2]);
+const { url, api, key, tokens, granting, shop } = JSON.parse(process.argv[2]);
 
-/** @param {string} method @param {string} path @param {any} [body] */
-async function backend(method, path, body) {
+/** @param {string} method @param {string} path @param {any} [body] @param {string} [of]  the API of another service */
+async function backend(method, path, body, of = api) {
   const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' };
-  const response = await fetch(`${api}/api/v1/${path}`, { method, headers, body: body && JSON.stringify(body) });
+  const response = await fetch(`${of}/api/v1/${path}`, { method, headers, body: body && JSON.stringify(body) });
   const content = await response.json();
   assert.ok(response.ok, JSON.stringify(content));
   return content;
@@ -231,6 +265,13 @@ const simulated = await play({
   purge: async (channel) => service.newEpoch(channel),
   granting: service.subscriptionToken('dan', { grants: ['room:9'] }),
 });
+
+const called = await playCalls((tape) => new Tidewire(shop.url, { ...options, token: tokens.ann, link: tape.recording(webSocketLinks(/** @type {any} */ (WebSocket))) }));
+const store = new TestService({ contract: await backend('GET', 'asyncapi.json', undefined, shop.api), validate, clock: systemClock });
+store.onCall('order.quote', ({ item }) => ANSWERS[item]());
+store.onCall('order.place', (data) => data);
+assert.deepEqual(await playCalls((tape) => new Tidewire(store.url, { ...store.options, ...options, link: tape.recording(store.options.link) })), called);
+assert.deepEqual(called.ends, [{ price: 5 }, 'call_failed', 'forbidden', 'hook_unavailable', 'invalid_data', 'unknown_call', null]);
 
 const messages = Object.values(real.tapes).reduce((sum, { replies, events }) => sum + replies.length + events.length, 0);
 assert.deepEqual(simulated, real);
