@@ -575,6 +575,34 @@ async def test_call_over_http_of_a_user_who_is_revoked_meanwhile_gets_no_reply()
         assert (status, problem["code"]) == (401, "invalid_token")
 
 
+async def test_call_over_http_of_a_session_that_ends_meanwhile_gets_no_reply() -> None:
+    async with scene() as (server, backend, _):
+        shop = Shop(backend)
+        async with stream(server, "room:1", user="ben") as events:
+            request = asyncio.create_task(post(server, "ben", id="a", receipt=events.receipt))
+            await shop.has("a")
+            async with server.http.post(
+                f"{server.url}/api/v1/users/ben/disconnect", json={}, headers={"Authorization": f"Bearer {API_KEY}"}
+            ) as response:
+                assert response.status == 200, await response.text()
+            await events.closed()
+            shop.answer("a", 1)
+            status, problem = await request
+            assert (status, problem["code"]) == (403, "invalid_receipt")
+
+
+async def test_connection_that_is_asked_to_move_refuses_its_calls_first() -> None:
+    async with scene() as (server, backend, ann):
+        shop = Shop(backend)
+        await start(ann, "a")
+        await shop.has("a")
+        node = server.service.node
+        node.lifecycle.reconnects.schedule(node.streams.registry, over=0.0, reason="age")
+        assert (await ann.until("error", id="a"))["code"] == "draining"
+        assert await ann.closed() == 1012
+        await eventually(lambda: shop.cut == ["a"])
+
+
 async def test_calls_over_http_of_one_user_are_bounded_together() -> None:
     async with scene(limits={"calls": 2}) as (server, backend, ann):
         shop = Shop(backend)
