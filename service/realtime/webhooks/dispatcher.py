@@ -41,7 +41,7 @@ MAX_DELIVERED = 4_096
 """Entries of one queue that this node remembers as delivered, so that it does not send repeats of them."""
 MIN_PAUSE, MAX_PAUSE = 1.0, 60.0
 """Seconds before a failed delivery is repeated: first, longest."""
-POLL_INTERVAL = 2.0
+POLL_INTERVAL = 5.0
 """Seconds after which a queue is read without news of it."""
 STORE_PAUSES = (0.1, 1.0)
 """The same before the store is asked again."""
