@@ -176,6 +176,14 @@ class Gate:
         """Returns the endpoint that is told of an event which `validate` has accepted; None if there is none."""
         return self._contract.resolve(channel).spec.events[type].webhook
 
+    def webhook_of_stored(self, channel: str, type: str) -> str | None:
+        """Does the same for an event in the store, whose type or channel the contract may not declare any more."""
+        try:
+            event = self._contract.resolve(channel).spec.events.get(type)
+        except ServiceError:
+            return None
+        return None if event is None else event.webhook
+
     def retention_of(self, channel: str, delivery: Delivery) -> Retention | None:
         """Returns the retention in a channel of the store; None if the contract declares none, or not the channel."""
         try:

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from service.core.broker import PublishResult
+from service.core.broker import Broker, PublishResult
 from service.core.event import Publication
 from service.core.limits import (
     MAX_WAITING_ENDS,
@@ -30,6 +30,7 @@ from service.core.limits import (
     WEBHOOK_QUEUE_ENTRIES,
     WEBHOOK_QUEUES,
 )
+from service.errors import ServiceError
 
 ID_PREFIX = "wh_"
 """With what ids of entries and of deliveries begin."""
@@ -295,6 +296,25 @@ class EventWebhooks(Protocol):
         Returns None if the endpoint has not the tenant. Raises ServiceError: OVERLOADED (the queue is full), BROKER_UNAVAILABLE;
         then the event must not be published.
         """
+
+
+async def publish_and_tell(
+    broker: Broker, webhooks: EventWebhooks, endpoint: str, publication: Publication
+) -> PublishResult:
+    """Publishes an event between the two parts of its webhook: the intent, which is awaited, and the result.
+
+    Raises ServiceError, as `EventWebhooks.reserve` and `Broker.publish` do.
+    """
+    reservation = await webhooks.reserve(endpoint, publication)
+    try:
+        result = await broker.publish(publication)
+    except ServiceError as error:
+        if reservation is not None and not error.retryable:  # else it may have been published, and is looked up
+            reservation.refuse()
+        raise
+    if reservation is not None:
+        await reservation.settle(result)
+    return result
 
 
 class WebhookTeller(Protocol):

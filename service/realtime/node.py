@@ -100,7 +100,8 @@ class Node:
         )
         hooks = ports.hooks if gate.call_names else None
         self.calls = Calls(gate, hooks, bounds.limits.calls, runtime)
-        self.remover = Remover(gate, broker, store_runtime.clock, metrics)
+        event_webhooks = self.webhook_log if gate.has_event_webhooks else None
+        self.remover = Remover(gate, broker, store_runtime.clock, metrics, event_webhooks)
         node_id = new_id()
         rates = MessageRates(bounds.limits)
         self.admission = Admission(

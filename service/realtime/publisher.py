@@ -18,7 +18,7 @@ from service.core.event import Delivery, Publication
 from service.core.hooks import Hook, HookError, Hooks, Outcome, PublishQuestion, no_answer, refusal
 from service.core.identity import Identity
 from service.core.session import Session, Subscription
-from service.core.webhooks import EventWebhooks
+from service.core.webhooks import EventWebhooks, publish_and_tell
 from service.errors import ErrorCode, ServiceError
 from service.realtime.ids import new_id
 from service.telemetry.fast_metrics import FastCounter
@@ -197,17 +197,8 @@ class Publisher:
     async def _publish_and_tell(
         self, webhooks: EventWebhooks, endpoint: str, publication: Publication, started: float
     ) -> PublishResult:
-        """Publishes an event between the two parts of its webhook: the intent, which is awaited, and the result."""
         try:
-            reservation = await webhooks.reserve(endpoint, publication)
-            try:
-                result = await self._broker.publish(publication)
-            except ServiceError as error:
-                if reservation is not None and not error.retryable:  # else it may have been published, and is looked up
-                    reservation.refuse()
-                raise
-            if reservation is not None:
-                await reservation.settle(result)
+            result = await publish_and_tell(self._broker, webhooks, endpoint, publication)
         except ServiceError:
             self._outcomes[publication.delivery].refused.inc()
             raise

@@ -11,10 +11,11 @@ from service.contract.model import DEFAULT_STATE
 from service.core.broker import Broker
 from service.core.channel import NAME, ChannelKey
 from service.core.clock import Clock, milliseconds
-from service.core.event import Delivery, Event, Retention
+from service.core.event import Delivery, Event, Publication, Retention
 from service.core.identity import Identity
 from service.core.position import Position
 from service.core.removal import MAX_REMOVALS, REMOVED_TYPE, is_tombstone, removal_notice, value_removal
+from service.core.webhooks import EventWebhooks, publish_and_tell
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 
@@ -71,7 +72,11 @@ class Remover:
     """Takes back events on behalf of an identity. Every method raises ServiceError. A call that failed may be repeated: it does
     the rest."""
 
-    def __init__(self, gate: Gate, broker: Broker, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, gate: Gate, broker: Broker, clock: Clock, metrics: Metrics, webhooks: EventWebhooks | None = None
+    ) -> None:
+        """`webhooks`: as for the publisher."""
+        self._webhooks = webhooks
         self._gate = gate
         self._broker = broker
         self._clock = clock
@@ -172,7 +177,7 @@ class Remover:
         retention = self._gate.retention_of(channel.name, Delivery.LATEST) or DEFAULT_STATE
         for value in values:
             try:
-                await self._broker.publish(value_removal(value, retention, milliseconds(self._clock)))
+                await self._publish(value_removal(value, retention, milliseconds(self._clock)))
             except ServiceError as error:
                 if error.code is not ErrorCode.CONFLICT:
                     raise
@@ -180,6 +185,14 @@ class Remover:
                 removed += 1
         self._metrics.removed_events.inc(removed)
         return removed
+
+    async def _publish(self, removal: Publication) -> None:
+        """Publishes the removal of a value, and tells the endpoint that is told of its type."""
+        endpoint = None if self._webhooks is None else self._gate.webhook_of_stored(removal.channel.name, removal.type)
+        if self._webhooks is None or endpoint is None:
+            await self._broker.publish(removal)
+        else:
+            await publish_and_tell(self._broker, self._webhooks, endpoint, removal)
 
     async def _find(self, channel: ChannelKey, id: str, offset: int | None) -> EventRemoval:
         if offset is not None:

@@ -105,6 +105,19 @@ async def test_latest_event_is_told_with_its_key_and_version_and_so_is_its_remov
         assert not {"offset", "data"} & set(removal)
 
 
+async def test_value_that_the_backend_takes_back_is_told_as_removed() -> None:
+    async with scene() as (server, receiver, ann):
+        await ann.send(type="score.team", channel=ROOM, id="s-1", data={"team": "red"})
+        await ann.until("ack", id="s-1")
+        async with server.http.delete(
+            f"{server.url}/api/v1/channels/{ROOM}/events/s-1", headers={"Authorization": f"Bearer {harness.API_KEY}"}
+        ) as response:
+            assert response.status == 200
+        await eventually(lambda: len(receiver.entries) == 2)
+        removal = receiver.entries[1]["event"]
+        assert (removal["key"], removal["rev"], removal["removed"], "from" in removal) == ("red", 2, True, False)
+
+
 async def test_event_of_the_backend_is_told_without_a_sender() -> None:
     async with scene() as (server, receiver, _):
         await server.publish(ROOM, {"type": "chat.message", "id": "m", "data": {}})
