@@ -11,6 +11,8 @@ from aiohttp import web
 from service.core.webhooks import new_entry_id
 from service.web.api import openapi
 from service.web.api.routes import OPERATIONS
+from tests.contract.redis_stage import new_prefix
+from tests.stores import STORES, broker_of
 from tests.stores.process import until
 from tests.support.api_client import ask, get
 from tests.support.backend import serving_backend
@@ -265,6 +267,40 @@ async def test_entry_that_is_kept_is_replayed_by_its_id() -> None:
         assert answer.body["replayed"] == 1
         await eventually(lambda: len(delivered(backend)) >= 3)
         assert delivered(backend)[2] == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", STORES)
+async def test_every_store_keeps_what_the_api_reads_and_replays(store: str) -> None:
+    accepts = False
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=204 if accepts else 422)
+
+    async with broker_of(store) as broker, serving_backend() as backend:
+        backend.reply = answer
+        shared = {**broker, "prefix": new_prefix()} if store != "memory" else broker
+        endpoint = backend.endpoint("archive")
+        async with telling(endpoint, broker=shared, queues=2, attempts=1) as server:
+            ids = [*await say(server, "room:1", "a", "b"), *await say(server, "room:2", "c")]
+            dead = await until_dead(server, 3)
+            assert sorted(letter["entry"]["event"]["id"] for letter in dead) == sorted(ids)
+            found = await entries(server, 2)
+            assert sorted(entry["event"]["id"] for entry in found) == sorted(ids)
+            first = dead[0]["entry"]
+            assert (await ask(server, "POST", "/webhooks/archive/drop", {"ids": [first["id"]]})).body["dropped"] == 1
+            accepts = True
+            backend.questions.clear()
+            replay = "/webhooks/archive/replay"
+            assert (await ask(server, "POST", replay, {"dead_letters": True})).body["replayed"] == 2
+            await eventually(lambda: len(delivered(backend)) >= 2, lambda: delivered(backend))
+            assert await letters(server) == []
+            await until_done(server)
+            assert (await ask(server, "POST", replay, {"ids": [first["id"]]})).body["replayed"] == 1
+            await eventually(lambda: len(delivered(backend)) >= 3, lambda: delivered(backend))
+            assert sorted(entry["id"] for entry in delivered(backend)) == sorted(
+                letter["entry"]["id"] for letter in dead
+            )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ QUIET = {"name": "archive", "tenants": ["default"]}
 
 
 @asynccontextmanager
-async def telling(*endpoints: dict[str, Any], **settings: Any) -> AsyncIterator[Running]:
-    """A service with these endpoints, or with one that sends nothing."""
+async def telling(
+    *endpoints: dict[str, Any], broker: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Running]:
+    """A service with these endpoints, or with one that sends nothing. `broker`: settings of its broker."""
     webhooks = {"endpoints": list(endpoints) or [QUIET], **settings}
-    async with serving(contract=CONTRACT, webhooks=webhooks) as server:
+    async with serving(contract=CONTRACT, webhooks=webhooks, broker_settings=dict(broker or {})) as server:
         yield server
 
 
