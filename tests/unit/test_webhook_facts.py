@@ -85,6 +85,34 @@ async def test_clients_of_killed_node_disconnect_with_1006(stage: Stage, one: No
     assert len(stage.store.entries) == 1200
 
 
+async def test_client_of_node_that_dies_before_it_told_is_told_of_by_the_sweep(stage: Stage, one: Node) -> None:
+    one.connect("c-1")
+    one.stop("tell")
+    await stage.rest()
+    assert stage.store.told() == []
+    await one.kill()
+    await stage.wait(SWEPT)
+    assert stage.store.told() == [("connected", "c-1"), ("disconnected", "c-1")]
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_client_whose_entry_had_no_answer_is_told_of_once(stage: Stage, one: Node, *, late: bool) -> None:
+    one.fail_next("join_all", late=late)
+    one.connect("c-1")
+    await stage.wait(2 * TTL)
+    assert stage.store.told() == [("connected", "c-1")]
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_end_that_had_no_answer_is_told_once(stage: Stage, one: Node, *, late: bool) -> None:
+    one.connect("c-1")
+    await stage.rest()
+    one.fail_next("tell", late=late)
+    one.disconnect("c-1", 1001)
+    await stage.wait(2 * TTL)
+    assert stage.store.told() == [("connected", "c-1"), ("disconnected", "c-1")]
+
+
 async def test_session_that_moves_to_another_node_is_told_once(stage: Stage, one: Node, two: Node) -> None:
     one.connect("c-1")
     await stage.rest()

@@ -17,7 +17,7 @@ PAUSES = [0, 1, 4, 6, 16, 40]
 """Seconds: less and more than a retry, the debounce, a renewal, and the TTL."""
 CLIENTS = st.one_of(
     st.tuples(st.sampled_from(["occupy", "vacate", "join", "leave"]), NODES, st.integers(0, 1)),
-    st.tuples(st.sampled_from(["connect", "disconnect"]), NODES, st.just(0)),
+    st.tuples(st.sampled_from(["connect", "disconnect", "move"]), NODES, st.just(0)),
 )
 FAULTS = st.tuples(st.sampled_from(["fail", "fail late", "die", "die late"]), NODES, st.integers(0, 4))
 """The fault, the node, and the number of its calls before the fault."""
@@ -71,6 +71,13 @@ class _Play:
             node.connect(f"c-{self.serial}")
         elif kind == "disconnect" and self.connections[node]:
             node.disconnect(self.connections[node].pop(0))
+        elif kind == "move" and self.connections[node]:  # a session of polls
+            other = self.stage.nodes[1 - self.stage.nodes.index(node)]
+            id = self.connections[node].pop(0)
+            node.facts.client_left(id, TENANT)
+            if not other.is_dead:
+                other.connect(id)
+                self.connections[other].append(id)
         elif kind in ("away", "back"):
             node.is_away = kind == "away"
         elif kind.startswith(("fail", "die")):
