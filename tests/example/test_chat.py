@@ -77,8 +77,8 @@ class Window:
             await self.page.keyboard.press("Enter")
 
     async def sees(self, *texts: str) -> None:
-        """All messages of the room, in order."""
-        await expect(self.page.locator(".bubble")).to_have_text(list(texts))
+        """All messages of the room, in order, without those on their way."""
+        await expect(self.page.locator(".line:not([data-state]) .bubble")).to_have_text(list(texts))
 
     async def has_unread(self, number: int | None) -> None:
         badge = self.page.locator(".badge")
