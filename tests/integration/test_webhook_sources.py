@@ -26,7 +26,7 @@ from tests.support.streams import Poller, stream
 pytestmark = pytest.mark.slow
 
 CONTRACT = Path(__file__).parent / "webhook-sources.yaml"
-TTL, DEBOUNCE = 3.0, 0.5
+TTL, DEBOUNCE = 5.0, 0.5
 """Seconds that the facts of a killed node last, and of the debounce; else a test would need half a minute."""
 GRANTS = ["room:*", "hall:*"]
 WEBHOOKS = {
