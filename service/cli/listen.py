@@ -25,7 +25,7 @@ from tidewire.results import WebhookEndpoint, WebhookList
 from service.adapters.http_backend.signing import PREFIX, check_secret
 from service.cli import api, output
 from service.cli.options import Commands, past, service_url
-from service.core.webhooks import new_entry_id
+from service.core.webhooks import new_entry_id, refuses_entries
 
 POLL_INTERVAL = 0.5
 """Seconds between two reads of a queue that had nothing new."""
@@ -33,8 +33,6 @@ TIMEOUT = 10.0
 """Seconds that the receiver may take, as that of an endpoint."""
 MIN_PAUSE, MAX_PAUSE = 1.0, 10.0
 """Seconds until an entry is forwarded again: the first time, and at most."""
-TRANSIENT = frozenset((408, 425, 429))
-"""Statuses below 500 after which an entry is sent again, as the service does."""
 
 
 def register(commands: Commands) -> None:
@@ -190,7 +188,7 @@ class Receiver:
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 answer = str(error) or type(error).__name__
             else:
-                if status < 500 and status not in TRANSIENT and not 300 <= status < 400:
+                if status < 300 or refuses_entries(status):
                     return f"{status} in {(time.monotonic() - started) * 1000:.0f} ms"
                 answer = str(status)
             _note(f"{entry['id']} → {answer}; again in {pause:g} s")

@@ -235,13 +235,22 @@ class DeliveryOutcome(Enum):
     DELIVERED = "delivered"
     """Answered with 2xx."""
     REFUSED = "refused"
-    """Answered with 4xx other than 408, 425 and 429: the endpoint does not accept these entries."""
+    """Answered with a 4xx that is about the entries, such as 400 or 422: the endpoint does not accept them."""
     STATUS = "status"
     """Answered with another status: the endpoint accepts nothing at the moment."""
     TIMEOUT = "timeout"
     """No answer in time."""
     UNREACHABLE = "unreachable"
     """No connection, or it broke."""
+
+
+_ABOUT_ENDPOINT = frozenset({401, 403, 404, 405, 407, 408, 410, 421, 425, 429})
+"""Statuses of the class 4xx that say nothing about the entries: the secret, the address or the time is wrong."""
+
+
+def refuses_entries(status: int) -> bool:
+    """True if this status of an endpoint's answer is about the entries. After any other failure they are sent again."""
+    return 400 <= status < 500 and status not in _ABOUT_ENDPOINT
 
 
 class EntryOutcome(Enum):

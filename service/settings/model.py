@@ -358,7 +358,7 @@ class Webhooks(BaseModel):
     """Seconds after which an entry that could not be delivered becomes a dead letter. Delivered entries can be replayed for as
     long, while the queue still holds them."""
     attempts: Annotated[int, Field(ge=1, le=100)] = WEBHOOK_ATTEMPTS
-    """Refusals (4xx other than 408, 425 and 429) after which an entry becomes a dead letter."""
+    """Refusals (statuses such as 400 and 422) after which an entry becomes a dead letter."""
     dead_letters: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_WEBHOOK_DEAD_LETTERS
     """Dead letters that are kept for each endpoint and tenant. One more drops the oldest."""
     waiting_ends: Annotated[int, Field(ge=0)] = MAX_WAITING_ENDS

@@ -13,7 +13,7 @@ import aiohttp
 
 from service.adapters.http_backend.client import BackendClient, ClosedError, LargeReplyError, read_body
 from service.adapters.http_backend.signing import Signer
-from service.core.webhooks import DeliveryOutcome, DeliveryReply
+from service.core.webhooks import DeliveryOutcome, DeliveryReply, refuses_entries
 
 MAX_REPLY = 16_384
 """Bytes of a reply's body that are read, so that the connection can be used again. The body does not count."""
@@ -23,8 +23,6 @@ MAX_RETRY_AFTER = 600.0
 """Seconds that an endpoint can ask to wait."""
 MAX_CONNECTIONS = 64
 """Connections to one address; each queue uses one at a time."""
-_TEMPORARY = frozenset({408, 425, 429})
-"""Statuses of the class 4xx that say nothing about the entries: timeout, too early, too many requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class HttpEndpoint:
         if 200 <= status < 300:
             return DeliveryReply(DeliveryOutcome.DELIVERED)
         reason = f"answered {status}"
-        if 400 <= status < 500 and status not in _TEMPORARY:
+        if refuses_entries(status):
             return DeliveryReply(DeliveryOutcome.REFUSED, reason)
         return DeliveryReply(DeliveryOutcome.STATUS, reason, self._retry_after(response.headers.get("Retry-After")))
 
