@@ -10,6 +10,8 @@ from pathlib import Path
 import aiohttp
 
 _CHUNK = 16_384
+MAX_DESCRIPTION = 200
+"""Characters of what is shown of an error; the rest is cut off."""
 _HEADERS = {
     "User-Agent": "tidewire",
     "Accept": "application/json",
@@ -82,6 +84,21 @@ class BackendClient:
                 headers=_HEADERS,
             )
         return self._session
+
+
+def describe(error: Exception) -> str:
+    """Returns why a request has failed, in one line. Never shows the path or query of the address, which may be secret."""
+    if isinstance(error, aiohttp.ClientResponseError):  # its text has the address, and what the backend has sent
+        text = (
+            f"{error.message.splitlines()[0].rstrip(':')}: this is no HTTP response"
+            if error.message
+            else "no HTTP response"
+        )
+    elif isinstance(error, aiohttp.InvalidURL):
+        text = "the address is no URL"
+    else:
+        text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:MAX_DESCRIPTION]}"
 
 
 async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

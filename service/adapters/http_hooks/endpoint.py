@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from service.adapters.http_backend.client import BackendClient, ClosedError, LargeReplyError, read_body
+from service.adapters.http_backend.client import BackendClient, ClosedError, LargeReplyError, describe, read_body
 from service.adapters.http_backend.signing import Signer
 from service.adapters.http_hooks.breaker import CircuitBreaker
 from service.core.hooks import HookError, Outcome
@@ -117,7 +117,7 @@ def _failure(error: Exception, timeout: float, *, is_asked: bool) -> HookError:
     if isinstance(error, ClosedError):
         return HookError(Outcome.UNREACHABLE, str(error))
     if not isinstance(error, TimeoutError):
-        return HookError(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}")
+        return HookError(Outcome.UNREACHABLE, describe(error))
     if is_asked:
         return HookError(Outcome.TIMEOUT, f"no answer within {timeout:g} s")
     return HookError(Outcome.BUSY, f"not sent within {timeout:g} s, as others wait for their answers")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from service.adapters.http_backend.client import BackendClient, ClosedError, LargeReplyError, read_body
+from service.adapters.http_backend.client import BackendClient, ClosedError, LargeReplyError, describe, read_body
 from service.adapters.http_backend.signing import Signer
 from service.core.webhooks import DeliveryOutcome, DeliveryReply, refuses_entries
 
@@ -57,7 +57,7 @@ class HttpEndpoint:
         except TimeoutError:
             return DeliveryReply(DeliveryOutcome.TIMEOUT, f"no answer within {self.config.timeout:g} s")
         except (ClosedError, aiohttp.ClientError, OSError, ValueError) as error:
-            return DeliveryReply(DeliveryOutcome.UNREACHABLE, f"{type(error).__name__}: {error}")
+            return DeliveryReply(DeliveryOutcome.UNREACHABLE, describe(error))
 
     async def close(self) -> None:
         """Ends the connections."""
