@@ -15,10 +15,11 @@ from aiohttp import web
 from service.adapters.redis.address import parse_redis_url
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
+from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Publication
 from service.realtime.webhooks import dispatcher, ownership
-from service.realtime.webhooks.records import RESULTS
+from service.realtime.webhooks.records import RESULTS, Target
 from service.telemetry.metrics import Metrics
 from tests.integration.cluster import BUSES, Cluster, Member, cluster
 from tests.stores import Cluster as RedisCluster
@@ -98,6 +99,10 @@ def webhooks_of(member: Member) -> Any:
     return member.server.service.node.webhooks
 
 
+def log_of(member: Member) -> Any:
+    return member.server.service.node.webhook_log
+
+
 async def publish(member: Member, channel: str, number: int, type_: str = "chat.message", **more: Any) -> Any:
     return await member.server.publish(
         channel, {"type": type_, "id": f"{channel}-{number}", "data": {"n": number}, **more}
@@ -132,6 +137,24 @@ async def test_queues_are_spread_and_handed_over_to_a_new_node(store: str) -> No
         for number in range(10):
             await publish(made.members[number % 2], f"room:{number}", number)
         await eventually(lambda: len(receiver.entries) == 10)
+
+
+async def test_entries_of_queues_above_a_lowered_setting_are_replayed() -> None:
+    async with scene("memory", nodes=1) as (made, receiver):
+        [first] = made.members
+        for number in range(8):
+            await publish(first, f"room:{number}", 0)
+        await eventually(lambda: len(receiver.entries) == 8)
+        groups: dict[str, Any] = {"contract": CONTRACT, "broker_settings": TIMEOUT}
+        second = await made.join(**groups, webhooks={"endpoints": [receiver.endpoint()], "queues": 2})
+
+        def seen(queue: ChannelKey) -> bool:
+            states = [log_of(one).state(queue) for one in (first, second)]
+            return bool(states[0].waiting == 0 and states[0].cursor == states[1].cursor)
+
+        queues = [Target("archive", "default").queue(number) for number in range(4)]
+        await eventually(lambda: all(map(seen, queues)))
+        assert await webhooks_of(second).replay("archive", "default", since=0) == 8
 
 
 async def test_leaving_node_hands_its_queues_over_at_once(store: str) -> None:

@@ -283,6 +283,56 @@ async def test_entry_that_is_too_old_becomes_a_dead_letter() -> None:
             assert letter.reason == "answered 500"
 
 
+async def test_entries_that_wait_together_for_too_long_become_dead_letters() -> None:
+    async with receiving() as receiver:
+        receiver.reply = 500
+        async with serving(receiver.endpoint(), webhooks={"keep": 60}) as server, server.client() as ann:
+            await ann.subscribe(ROOM)
+            await asyncio.gather(*(server.publish(ROOM, {"type": "chat.message", "data": {"n": n}}) for n in range(8)))
+            await eventually(lambda: any(len(delivery["entries"]) > 1 for delivery in receiver.deliveries))
+            clock = server.service.store_clock
+            now = clock.wall
+            clock.wall = lambda: now() + 61
+            await eventually(lambda: count(server, "dead") == 8)
+            letters = (await face(server).dead_letters("archive", "default", None, 10)).letters
+            assert {letter.reason for letter in letters} == {"answered 500"}
+
+
+async def test_dead_letters_are_counted_after_a_lease_was_lost() -> None:
+    """The process was stopped for longer than a lease, and goes on."""
+    async with receiving() as receiver:
+        receiver.reply = 400
+        async with serving(receiver.endpoint(), webhooks={"attempts": 1}) as server, server.client() as ann:
+            await ann.subscribe(ROOM)
+            await say(ann, 1)
+            await eventually(lambda: exported(server.service.metrics, "webhook_dead_letters", endpoint="archive") == 1)
+            dispatchers = face(server).ownership.dispatchers  # type: ignore[attr-defined]  # no part of the port
+            before = set(dispatchers.values())
+            clock = server.service.store_clock
+            wall, monotonic = clock.wall, clock.monotonic
+            clock.wall, clock.monotonic = (lambda: wall() + 15), (lambda: monotonic() + 15)
+            await eventually(lambda: len(dispatchers) == 4 and before.isdisjoint(dispatchers.values()))
+            await say(ann, 2)
+            await eventually(lambda: exported(server.service.metrics, "webhook_dead_letters", endpoint="archive") == 2)
+
+
+async def test_repeats_do_not_hold_up_what_follows() -> None:
+    async with scene(batch=1) as (server, receiver, ann):
+        receiver.reply = 500
+        await say(ann, 0)
+        await eventually(lambda: len(receiver.deliveries) == 1)
+        for _ in range(20):
+            await ann.send(type="chat.message", channel=ROOM, id="same", data={"n": 1})
+            await ann.until("ack", id="same")
+        await say(ann, 2)
+        receiver.reply = 204
+        await eventually(lambda: len(receiver.entries) >= 1)
+        started = asyncio.get_running_loop().time()
+        await eventually(lambda: receiver.offsets(ROOM) == [1, 2, 3])
+        assert asyncio.get_running_loop().time() - started < 1.5
+        assert count(server, "duplicate") == 19
+
+
 async def test_delivered_entries_are_replayed_since_a_time() -> None:
     async with scene() as (server, receiver, ann):
         for number in range(3):
@@ -354,6 +404,27 @@ async def test_full_queue_refuses_events_until_there_is_space() -> None:
             assert queue is not None
             await eventually(lambda: queue.state(Target("archive", "default").queue(0)).waiting < 100)
             assert (await say(ann, 0))["type"] == "ack"
+
+
+async def test_reason_of_a_failure_does_not_show_the_address() -> None:
+    """Addresses of webhooks often hold a secret, and the reason is read by everybody who reads logs and the API."""
+
+    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0-no_http\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with receiving() as receiver, await asyncio.start_server(lie, "127.0.0.1", 0) as liar:
+        port = liar.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}/hidden-path"
+        async with serving(receiver.endpoint(url=url)) as server, server.client() as ann:
+            await ann.subscribe(ROOM)
+            await say(ann, 1)
+            await eventually(lambda: count(server, "unreachable") > 0)
+            [one] = [one for one in await face(server).status("archive", "default") if one.failure]
+            assert one.failure is not None
+            assert "hidden-path" not in one.failure, one.failure
 
 
 # --- the way to the endpoint --------------------------------------------------------------------------------------------

@@ -133,13 +133,12 @@ class DeadLetterCounter:
             self._is_active = True
             self._recount.start(0.0)
 
-    async def stop(self) -> None:
-        """Leaves it to another node."""
+    def stop(self) -> None:
+        """Leaves it to another node, or to a later `start`."""
         if self._is_active:
             self._is_active = False
             self._recount.cancel()
-            with suppress(ServiceError):
-                await self._broker.unsubscribe(self._channel)
+            self._tasks.spawn("webhook dead letters", self._unsubscribe())
 
     def close(self) -> None:
         """Ends for good."""
@@ -155,6 +154,11 @@ class DeadLetterCounter:
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """Counts again soon."""
         self._recount.run_within(1.0)
+
+    async def _unsubscribe(self) -> None:
+        if not self._is_active:  # else it has been started again
+            with suppress(ServiceError):
+                await self._broker.unsubscribe(self._channel)
 
     async def _count(self) -> float | None:
         try:

@@ -254,7 +254,9 @@ class Dispatcher:
             if ready.at < expired and len(entries) == 1:
                 break  # it becomes a dead letter
         if not entries:
-            self._finish(count)
+            if count:
+                self._finish(count)
+                self._wake.ring()  # others may be ready behind the repeats
             return None
         endpoint, tenant = (msgspec.json.encode(name) for name in self.target)
         body = b'{"endpoint":%b,"tenant":%b,"entries":[%b]}' % (endpoint, tenant, b",".join(bodies))
@@ -266,8 +268,11 @@ class Dispatcher:
         if not self._has_lease:
             await self._pause(LEASE_MARGIN)  # `_keep_lease` renews it, or ends this
             return
-        if len(batch.entries) == 1 and batch.entries[0].at < milliseconds(self._clock) - self._log.limits.keep * 1_000:
-            await self._bury(batch, self._failure or "was not delivered in time")
+        if batch.entries[0].at < milliseconds(self._clock) - self._log.limits.keep * 1_000:
+            if len(batch.entries) > 1:
+                self._batch = None  # the next request has the first entry alone
+            else:
+                await self._bury(batch, self._failure or "was not delivered in time")
             return
         started = self._clock.monotonic()
         reply = await self._sender.send(*self.target, batch.id, batch.body)

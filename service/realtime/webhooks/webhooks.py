@@ -125,7 +125,7 @@ class Webhooks:
         table = self._tables.get(target)
         if table is None:
             return [QueueStatus(number, 0, None, None, None) for number in range(self._limits.queues)]
-        numbers = sorted({*range(self._limits.queues), *table.queues()})
+        numbers = self._numbers(target)
         heads = await self._broker.stream_heads([target.queue(number) for number in numbers])
         found = []
         for number, head in zip(numbers, heads, strict=True):
@@ -203,7 +203,7 @@ class Webhooks:
 
     async def _replay_kept(self, target: Target, replay: _Replay, is_wanted: Callable[[Entry], bool]) -> None:
         """Replays entries that are kept in the queues, up to where their owners, or else this call, has found them."""
-        for number in range(self._limits.queues):
+        for number in self._numbers(target):
             table = self._tables.get(target)
             [head] = await self._broker.stream_heads([target.queue(number)])
             last = 0 if head is None else head.offset
@@ -227,6 +227,11 @@ class Webhooks:
         if target not in self._log.endpoints:
             raise ServiceError(ErrorCode.NOT_FOUND, f"the settings have no endpoint {endpoint!r} for this tenant")
         return target
+
+    def _numbers(self, target: Target) -> Sequence[int]:
+        """The queues of a target. Some are above the setting if that was larger before."""
+        table = self._tables.get(target)
+        return sorted({*range(self._limits.queues), *(() if table is None else table.queues())})
 
     def _reader(self, target: Target, number: int, cursor: Cursor, *, counts_losses: bool) -> QueueReader:
         queue = target.queue(number)
@@ -272,7 +277,7 @@ class Webhooks:
             if is_owned:
                 counter.start()
             else:
-                self._runtime.tasks.spawn("webhook dead letters", counter.stop())
+                counter.stop()
 
     def _export(self, endpoints: Iterable[str]) -> None:
         metrics = self._runtime.metrics.webhooks
@@ -329,7 +334,7 @@ class _Replay:
 
     async def add(self, entry: Entry) -> None:
         """Appends an entry to its queue. Raises ServiceError."""
-        key = entry.channel or entry.user or ""
+        key = entry.channel or entry.user or entry.connection or ""  # as `order_key` of facts
         number = queue_number(key, self._log.limits.queues)
         await self._log.append(self._target, number, WholeEntry(entry, key, is_replay=True))
         self.ids.add(entry.id)
