@@ -30,7 +30,6 @@ from tests.docs.blocks import ROOT, Block, blocks, files, write_files
 from tests.docs.console import READY, Page, Rule, play
 from tests.stores.process import free_port
 from tests.support import harness
-from tests.support.backend import SECRET as WHSEC
 from tests.support.harness import API_KEY, SECRET, serving
 
 HERE = "tests/docs/test_pages.py::"
@@ -77,7 +76,7 @@ RUNNERS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("python", "js", "php"), f"{WEBHOOKS}test_receiver_stores_each_entry_once_also_over_a_restart"),
         "values": VALUES,
     },
-    "docs/calls.md": {"contract": CONTRACT, "settings": CALLS, "json": CALLS, "python": CALLS, "js": SCRIPT},
+    "docs/calls.md": {"contract": CONTRACT, **dict.fromkeys(("settings", "sh", "json", "python"), CALLS), "js": SCRIPT},
     "docs/streams.md": {
         "console": CONSOLE,
         "json": f"{HERE}test_subscriptions_of_a_stream_are_accepted",
@@ -417,10 +416,13 @@ async def test_page_of_hooks_works_as_written(tmp_path: Path) -> None:
 
 
 async def test_page_of_calls_works_as_written(tmp_path: Path) -> None:
-    """The contract, the settings and the backend of the page; its question is what the backend gets, its request is answered."""
+    """The contract, the secret, the settings and the backend of the page; its question is what the backend gets, its request
+    is answered."""
     page = "docs/calls.md"
     secrets = tmp_path / "shop"
-    secrets.write_text(f"{WHSEC}\n")
+    [command] = of_kind(page, "sh")
+    local = command.text.replace("/etc/tidewire/hooks/shop", str(secrets))
+    await asyncio.to_thread(subprocess.run, ["bash", "-c", local], check=True)
     [contract] = of_kind(page, "contract")
     (tmp_path / "contract.yaml").write_text(contract.text)
     [backend] = of_kind(page, "python")
@@ -453,6 +455,9 @@ async def test_page_of_calls_works_as_written(tmp_path: Path) -> None:
             headers = {"Authorization": f"Bearer {harness.token('ann')}"}
             async with server.http.post(f"{server.url}/call", json=request, headers=headers) as response:
                 assert (response.status, (await response.json())["data"]) == (200, {"price": 1200})
+            forged = {"webhook-id": "q", "webhook-timestamp": str(int(time.time())), "webhook-signature": "forged"}
+            async with server.http.post(f"{url}/tidewire", data="{}", headers=forged) as response:
+                assert response.status == 401
     finally:
         await runner.cleanup()
 
