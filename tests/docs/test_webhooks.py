@@ -95,7 +95,7 @@ class Receiver:
 def prepare(folder: Path, port: int) -> None:
     """Writes the receivers of the page, which listen on that port."""
     folder.mkdir(exist_ok=True)
-    if not (folder / "node_modules").exists():
+    if not (folder / "node_modules").is_symlink():
         (folder / "node_modules").symlink_to(PACKAGES)
     write_files(PAGE, folder, replace={"port=3000": f"port={port}", "listen(3000": f"listen({port}"})
 

@@ -241,16 +241,18 @@ async def test_page_without_a_network_says_so_and_sends_later(chat: Chat, browse
         await ann.sign_up()
         await ann.create_room("Pier")
         await ann.say("one")
+        sending = ann.page.locator('[data-state="sending"]')
         await ann.sees("one")
+        await expect(sending).to_have_count(0)
         await ann.page.context.set_offline(True)
         await expect(ann.page.get_by_role("status").first).to_have_text("No network")
         await ann.say("two")
-        await expect(ann.page.locator('[data-state="sending"]')).to_contain_text("two")
+        await expect(sending).to_contain_text("two")
         await expect(ann.page.get_by_role("alert")).to_have_count(0)
         await ann.page.context.set_offline(False)
         await ann.is_online()
         await ann.sees("one", "two")
-        await expect(ann.page.locator('[data-state="sending"]')).to_have_count(0)
+        await expect(sending).to_have_count(0)
 
 
 async def test_strangers_see_why_there_is_nothing(chat: Chat, browser: Browser) -> None:
@@ -298,6 +300,9 @@ async def test_pages_fit_every_width_and_are_accessible(chat: Chat, browser: Bro
         await ann.say("a word", "https://example.org/" + "long" * 60, "a casino")
         await expect(ann.page.get_by_role("alert")).to_be_visible()
         await faultless(ann, f"{scheme}-room")
+        for size in ((390, 800), (800, 390), (390, 500)):  # the log stays at its end
+            await ann.page.set_viewport_size({"width": size[0], "height": size[1]})
+            await expect(ann.page.get_by_role("button", name="Edit")).to_be_in_viewport(ratio=0.9)
         await ann.page.set_viewport_size({"width": 390, "height": 800})
         await ann.page.get_by_role("button", name="1 of 1 here").press("Enter")
         await faultless(ann, f"{scheme}-members")

@@ -1,4 +1,4 @@
-import { Fragment, useLayoutEffect, useRef } from 'react';
+import { Fragment, useEffect, useLayoutEffect, useRef } from 'react';
 import { Avatar } from './Avatar.tsx';
 import { keyOf, type Message, type useMessages } from './useMessages.ts';
 import type { Outgoing } from './useOutgoing.ts';
@@ -19,6 +19,7 @@ const NEAR = 80;
 /** The messages, oldest first. It stays at the end, unless somebody has scrolled up to read. */
 export function MessageLog({ me, messages: { items, status, hasOlder, readOlder, error }, outgoing, onRetry, onEdit, onRemove }: Props) {
   const log = useRef<HTMLDivElement>(null);
+  const list = useRef<HTMLOListElement>(null);
   const place = useRef({ isAtEnd: true, fromEnd: 0, first: '' });
 
   // What somebody reads stays where it is, whether messages are added above or below.
@@ -32,6 +33,17 @@ export function MessageLog({ me, messages: { items, status, hasOlder, readOlder,
     remember(element);
   }, [first, items.length, outgoing.length]);
 
+  // Sizes change without new messages, too: a reason to refuse appears, a phone is turned, the line below grows.
+  useEffect(() => {
+    const element = log.current!;
+    const sizes = new ResizeObserver(() => {
+      if (place.current.isAtEnd) element.scrollTop = element.scrollHeight;
+    });
+    sizes.observe(element);
+    sizes.observe(list.current!);
+    return () => sizes.disconnect();
+  }, []);
+
   function remember(element: HTMLDivElement) {
     const fromEnd = element.scrollHeight - element.scrollTop;
     Object.assign(place.current, { fromEnd, isAtEnd: fromEnd - element.clientHeight < NEAR });
@@ -43,7 +55,7 @@ export function MessageLog({ me, messages: { items, status, hasOlder, readOlder,
       {hasOlder && <button className="plain earlier" onClick={readOlder}>{error ? 'Try again' : 'Older messages'}</button>}
       {status === 'live' && items.length === 0 && outgoing.length === 0 && <p className="none">No messages yet. Write the first one.</p>}
       {status === 'loading' && <p className="none">Loading messages…</p>}
-      <ol>
+      <ol ref={list}>
         {items.map((message, index) => (
           <Fragment key={keyOf(message)}>
             {isNewDay(message, items[index - 1]) && <li className="day">{dayOf(message.at)}</li>}
