@@ -170,7 +170,7 @@ export class List extends Collection {
       this.#start(timeline.epoch, this.subscription.delivery.position?.offset ?? timeline.low);
       this.#timeline?.remove(removals); // a snapshot may be older
       this.inOrder(() => this.#complete());
-    } else if (!this.#reading && !this.#older) timeline?.settled();
+    } else if (this.isLoaded && !this.#reading && !this.#older) timeline?.settled();
     this.#changed();
   }
 
@@ -259,8 +259,15 @@ export class List extends Collection {
     if (items.some((item) => typeof this.#keyOf(item) !== 'string')) throw new TypeError('an item has no id');
     const included = position?.offset ?? timeline.low;
     if (position && position.epoch !== timeline.epoch) throw this.#moved();
-    const missing = included < timeline.low ? await this.#between(included, timeline.low, signal) : [];
-    if (signal.aborted) return;
+    /** @type {Event[]} */
+    const missing = [];
+    for (let last = included; last < timeline.low; ) {
+      const { low } = timeline; // newer events may push older ones out meanwhile
+      missing.push(...(await this.#between(last, low, signal)));
+      if (signal.aborted) return;
+      if (missing.length > MAX_PAGES * PAGE) throw tooOld(missing.length);
+      last = low;
+    }
     const removed = new Set(missing.filter(isRemoval).flatMap(({ data }) => [data, ...(data?.more ?? [])].map((one) => one?.id)));
     const current = items.filter(({ id }) => !removed.has(id));
     timeline.base([...current, ...this.#chosen(missing)], Math.max(included, timeline.low));
@@ -279,7 +286,7 @@ export class List extends Collection {
       const page = await this.channel.history({ after: last, before: until + 1, limit: PAGE, signal });
       const events = ordered(page.events, last, until);
       if (page.epoch !== this.#timeline?.epoch) throw this.#moved();
-      if (events[0]?.offset !== last + 1 || all.length > MAX_PAGES * PAGE) throw new Error(`it is too old: ${until - after} events behind`);
+      if (events[0]?.offset !== last + 1 || all.length > MAX_PAGES * PAGE) throw tooOld(until - after);
       all.push(...events);
     }
     return all;
@@ -306,6 +313,11 @@ export class List extends Collection {
     this.#isDirty = true;
     this.changed();
   }
+}
+
+/** @param {number} count  events that came after a snapshot */
+function tooOld(count) {
+  return new Error(`it is too old: ${count} events behind`);
 }
 
 /** @param {Event} event */

@@ -111,6 +111,14 @@ const scenario = fc.record({
   steps: fc.array(step, { minLength: 5, maxLength: 60 }),
 });
 
+/** Schedules in which a list was wrong once. @type {[{tail: number, max: number, keyed: boolean, snapshot: boolean, steps: any[]}][]} */
+const FOUND = [
+  // an event is taken back after `subscribed`, before a snapshot that has it is read
+  [{ tail: 0, max: 3, keyed: false, snapshot: true, steps: [['publish', 'a'], ['deliver', 1], ['store', 0], ['takeBack', 0], ['reorder', 'first'], ['close', 0], ['deliver', 1], ['deliver', 1], ['set', 'a']] }],
+  // a full list drops events while those between a snapshot and the list are read
+  [{ tail: 0, max: 3, keyed: false, snapshot: true, steps: [['publish', 'a'], ['publish', 'a'], ['publish', 'a'], ['publish', 'a'], ['set', 'a'], ['publish', 'a'], ['deliver', 1], ['keep', 1], ['takeBack', 0]] }],
+];
+
 test('lists, maps and presence show what the service has, over any schedule', async () => {
   const property = fc.asyncProperty(scenario, async ({ steps, ...options }) => {
     if (options.keyed) options.max = 100; // what is dropped with keys is in collections.test.js
@@ -144,5 +152,5 @@ test('lists, maps and presence show what the service has, over any schedule', as
       here.client.close();
     }
   });
-  await fc.assert(property, { numRuns: Number(process.env.RUNS ?? 400), includeErrorInReport: true });
+  await fc.assert(property, { examples: FOUND, numRuns: Number(process.env.RUNS ?? 400), includeErrorInReport: true });
 });
