@@ -77,7 +77,7 @@ class EntryEvent(Struct, frozen=True, omit_defaults=True, rename={"sender": "fro
     data: Raw | UnsetType = UNSET
     """JSON; absent for a removal."""
     offset: int | None = None
-    """Of a durable event. Absent if the service could not find out any more (`Entry.is_certain`)."""
+    """Of a durable event. Absent if the event was looked up, and the channel did not keep it any more."""
     epoch: str = ""
     rev: int | None = None
     """The state version of a latest event. Absent as for `offset`."""
