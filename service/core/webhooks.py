@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -160,6 +161,10 @@ class WebhookLimits:
         return blake2b(repr(targets).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if targets else ""
 
 
+_CURSOR = re.compile(r"(?P<epoch>\w*):(?P<offset>\d{1,16})(?::(?P<ahead>\d{1,16}(?:\.\d{1,16})*))?", re.ASCII)
+"""Offsets stay below 2^53."""
+
+
 class Cursor(Struct, frozen=True):
     """A place in a queue: everything up to an offset is done, and some entries after it.
 
@@ -178,10 +183,12 @@ class Cursor(Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Reads the form of `str`. Raises ValueError."""
-        epoch, _, rest = text.partition(":")
-        offset, _, ahead = rest.partition(":")
-        return cls(epoch, int(offset), tuple(map(int, ahead.split("."))) if ahead else ())
+        """Reads the form of `str`. Raises ValueError for everything that `str` never returns."""
+        found = _CURSOR.fullmatch(text)
+        if found is None:
+            raise ValueError("not the text of a cursor")
+        ahead = found["ahead"]
+        return cls(found["epoch"], int(found["offset"]), tuple(map(int, ahead.split("."))) if ahead else ())
 
 
 class EntryPage(NamedTuple):

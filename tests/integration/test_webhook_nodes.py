@@ -139,6 +139,22 @@ async def test_queues_are_spread_and_handed_over_to_a_new_node(store: str) -> No
         await eventually(lambda: len(receiver.entries) == 10)
 
 
+async def test_replay_keeps_the_order_of_each_channel(store: str) -> None:
+    count = 300
+    async with scene(store) as (made, receiver):
+        for number in range(count):
+            await publish(made.members[number % 2], f"room:{number % 3}", number)
+        await eventually(lambda: len(receiver.once) == count)
+        ids = {room: [one["id"] for one in receiver.once if one["channel"] == room] for room in ("room:0", "room:1")}
+        seen = len(receiver.entries)
+        queues = [Target("archive", "default").queue(number) for number in range(4)]
+        await eventually(lambda: all(log_of(one).state(queue).waiting == 0 for one in made.members for queue in queues))
+        assert await webhooks_of(made.members[0]).replay("archive", "default", since=0) == count
+        await eventually(lambda: len(receiver.entries) >= seen + count)
+        again = receiver.entries[seen:]
+        assert {room: [one["id"] for one in again if one["channel"] == room] for room in ids} == ids
+
+
 async def test_entries_of_queues_above_a_lowered_setting_are_replayed() -> None:
     async with scene("memory", nodes=1) as (made, receiver):
         [first] = made.members

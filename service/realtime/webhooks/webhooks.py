@@ -213,9 +213,7 @@ class Webhooks:
             while True:
                 is_end = await reader.fill()
                 ready = reader.ready(SEARCH_LIMIT)
-                for one in ready:
-                    if one.offset <= last and is_wanted(one.entry) and one.entry.id not in replay.ids:
-                        await replay.add(one.entry)
+                await replay.add_all([one.entry for one in ready if one.offset <= last and is_wanted(one.entry)])
                 reader.finish(len(ready))
                 if reader.cursor.offset >= last or (is_end and not ready):
                     break
@@ -331,6 +329,15 @@ class _Replay:
         self._log = log
         self._target = target
         self.ids: set[str] = set()
+
+    async def add_all(self, entries: Sequence[Entry]) -> None:
+        """Appends entries to their queues, in order, unless that was done before. Raises ServiceError when no call is under way."""
+        fresh = {entry.id: entry for entry in entries if entry.id not in self.ids}
+        # All calls start in this turn, so the store takes them in this order, without a wait for each.
+        results = await asyncio.gather(*map(self.add, fresh.values()), return_exceptions=True)
+        for error in results:
+            if error is not None:
+                raise error
 
     async def add(self, entry: Entry) -> None:
         """Appends an entry to its queue. Raises ServiceError."""
