@@ -24,6 +24,8 @@ from service.telemetry.metrics import Metrics
 from tests.integration.cluster import BUSES, Cluster, Member, cluster
 from tests.stores import Cluster as RedisCluster
 from tests.support import harness
+from tests.support.api_client import ask
+from tests.support.exported import exported
 from tests.support.harness import eventually
 from tests.support.receiver import Receiver, receiving
 from tests.support.shared_broker import Bus, Line, RedisBus, SharedBroker
@@ -153,6 +155,36 @@ async def test_replay_keeps_the_order_of_each_channel(store: str) -> None:
         await eventually(lambda: len(receiver.entries) >= seen + count)
         again = receiver.entries[seen:]
         assert {room: [one["id"] for one in again if one["channel"] == room] for room in ids} == ids
+
+
+async def test_largest_event_that_the_store_takes_can_become_a_dead_letter() -> None:
+    async with receiving() as receiver:
+        receiver.reply = 413
+        groups: dict[str, Any] = {
+            "contract": CONTRACT,
+            "limits": {
+                "message_bytes": 1_047_552,
+                "connection_rate": FAST,
+                "user_rate": FAST,
+                "api_rate_per_key": FAST,
+            },
+            "webhooks": {"endpoints": [receiver.endpoint()], "attempts": 1},
+        }
+        async with cluster(BUSES["nats"], 1, **groups) as made:
+            server, accepted = made.members[0].server, 0
+            for size in range(1_044_800, 1_047_552, 64):
+                event = {"type": "chat.message", "data": {"text": "x" * size}}
+                answer = await ask(server, "POST", "/channels/room:1/events", event)
+                if answer.status != 200:
+                    assert (answer.status, answer.body["code"]) == (413, "too_big")
+                    break
+                accepted += 1
+            assert 0 < accepted < 43
+            await eventually(
+                lambda: (
+                    exported(server.service.metrics, "webhooks_total", endpoint="archive", outcome="dead") >= accepted
+                )
+            )
 
 
 async def test_entries_of_queues_above_a_lowered_setting_are_replayed() -> None:

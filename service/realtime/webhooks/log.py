@@ -34,6 +34,7 @@ from service.realtime.webhooks.records import (
     Target,
     WholeEntry,
     encode,
+    encode_intent,
     intent_of,
     queue_number,
     queue_retention,
@@ -137,7 +138,7 @@ class WebhookLog:
         self._require_space(target, queue)
         reservation = EventReservation(self, queue, new_id(), intent_of(publication), publication.channel.tenant)
         try:
-            await self._append(queue, INTENT, reservation.id, encode(reservation.intent))
+            await self._append(queue, INTENT, reservation.id, encode_intent(reservation.intent))
         except BaseException:
             reservation.refuse()  # the intent may have been written, and would hold up the queue
             raise

@@ -91,6 +91,13 @@ class Intent(Struct, frozen=True, omit_defaults=True):
     is_latest: bool = False
 
 
+LARGE_INTENT = 65_536
+"""Bytes of an intent below which no store can refuse what becomes of it."""
+MAX_GROWTH = 2_048
+"""Bytes by which a dead letter, or an entry that is told again, may be larger than its intent: the id, the place, the reason of
+at most 256 characters, and the channel a second time."""
+
+
 class Result(Struct, frozen=True, omit_defaults=True):
     """What became of an intent: published if there is an epoch, otherwise refused, unless `is_lost`."""
 
@@ -137,6 +144,16 @@ decode_intent = msgspec.json.Decoder(Intent).decode
 decode_results = msgspec.json.Decoder(Results).decode
 decode_whole = msgspec.json.Decoder(WholeEntry).decode
 decode_lease = msgspec.json.Decoder(Lease).decode
+
+
+def encode_intent(intent: Intent) -> bytes:
+    """Returns the record of an intent. If it is large, it has the size of all that may become of it.
+
+    A store that takes the intent then takes the dead letter, too. Otherwise an entry that is refused would hold up its queue for
+    ever.
+    """
+    data = encode(intent)
+    return data if len(data) < LARGE_INTENT else data + b" " * MAX_GROWTH
 
 
 def intent_of(publication: Publication) -> Intent:

@@ -331,7 +331,7 @@ class _Replay:
         self.ids: set[str] = set()
 
     async def add_all(self, entries: Sequence[Entry]) -> None:
-        """Appends entries to their queues, in order, unless that was done before. Raises ServiceError when no call is under way."""
+        """Appends entries to their queues, in order, those that were not before. Raises ServiceError at the end of all calls."""
         fresh = {entry.id: entry for entry in entries if entry.id not in self.ids}
         # All calls start in this turn, so the store takes them in this order, without a wait for each.
         results = await asyncio.gather(*map(self.add, fresh.values()), return_exceptions=True)
