@@ -318,6 +318,25 @@ async def test_nodes_that_leave_at_the_same_time_tell_the_end_once(stage: Stage,
     assert stage.store.told() == [("vacated", "room:1")]
 
 
+async def test_node_that_leaves_while_a_sweep_removes_the_last_other_entry_is_told_of(
+    stage: Stage, one: Node, two: Node
+) -> None:
+    two.sweeper.close()
+    one.connect("c-1")
+    two.connect("c-1")
+    await stage.rest()
+    one.facts.client_left("c-1", TENANT)
+    removing = one.stop("leave_all")
+    await stage.wait(3 * TTL)
+    assert stage.store.told() == [("connected", "c-1")], "a sweep has found the entry of one, and not removed it yet"
+    two.disconnect("c-1")
+    await stage.rest()
+    assert stage.store.told() == [], "the entry of one is still there"
+    removing.set()
+    await stage.rest()
+    assert stage.store.told() == [("disconnected", "c-1")]
+
+
 async def test_user_is_told_of_once_over_all_connections_and_nodes(stage: Stage, one: Node, two: Node) -> None:
     one.join("ann", "c-1", b'{"name":"Ann"} ')
     await stage.rest()

@@ -95,21 +95,27 @@ class FactSweeper:
         by_name: dict[str, list[ExpiredEntry]] = {}
         for one in expired:
             by_name.setdefault(one.entry.user, []).append(one)
-        ended: dict[str, tuple[Fact, Period]] = {}
+        found: dict[str, tuple[Fact, Period]] = {}
+        ended: set[str] = set()
+        """Names of facts that no node holds any more, so their end is told before their entries are removed."""
         tells = []
         for name, entries in by_name.items():
             fact, period = fact_of(name), period_of(entries[0].info)
             if fact is None or period is None:
                 continue
+            found[name] = fact, period
             if entries[0].is_last:
-                ended[name] = (fact, period)
+                ended.add(name)
             tells.append(
                 self._tell(fact, period, {one.entry.connection for one in entries}, is_last=entries[0].is_last)
             )
         await gather_all(tells)
         changes = await self._store.leave_all([one.entry for one in expired], no_event, only_expired=True)
         has_left = {one.entry.user for one, change in zip(expired, changes, strict=True) if change.changed}
-        await gather_all(self._teller.resume(*found) for name, found in ended.items() if name not in has_left)
+        rest = [self._teller.resume(*found[name]) for name in ended - has_left]
+        # The nodes that held it then have left meanwhile, and have told nothing, as the expired entries were still there.
+        rest += [self._teller.end(*found[name]) for name in (has_left - ended) & found.keys()]
+        await gather_all(rest)
 
     async def _tell(self, fact: Fact, period: Period, nodes: Collection[str], *, is_last: bool) -> None:
         age = milliseconds(self._runtime.clock) - period.began_at
