@@ -7,7 +7,6 @@ or none does; so now and then each node sweeps all of them. Two nodes that end o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from hashlib import blake2b
 
 import structlog
 
@@ -15,6 +14,7 @@ from service.aio.timers import PeriodicTask
 from service.core.channel import ChannelKey
 from service.core.clock import milliseconds
 from service.core.presence import ExpiredEntry, PresenceStore
+from service.core.rendezvous import ranking
 from service.errors import ServiceError
 from service.realtime.facts.fact import PARTITIONS, Fact, Period, fact_of, partition_channel, period_of
 from service.realtime.facts.teller import FactTeller, gather_all, no_event
@@ -84,11 +84,7 @@ class FactSweeper:
 
     def _own_partitions(self) -> Sequence[ChannelKey]:
         nodes = [self._node_id, *self._nodes()]
-        return [
-            partition
-            for partition in self._partitions
-            if max(nodes, key=lambda node: _weight(node, partition)) == self._node_id
-        ]
+        return [partition for partition in self._partitions if ranking(partition, nodes)[0] == self._node_id]
 
     async def _end(self, expired: Sequence[ExpiredEntry]) -> None:
         """Ends facts. `expired` has all expired entries of each."""
@@ -123,10 +119,6 @@ class FactSweeper:
             await self._teller.begin(fact, period)  # the node may have died before it told so
         if is_last:
             await self._teller.end(fact, period)
-
-
-def _weight(node: str, partition: ChannelKey) -> bytes:
-    return blake2b(f"{node} {partition.name}".encode(), digest_size=8).digest()
 
 
 def _grouped(expired: Sequence[ExpiredEntry]) -> Sequence[Sequence[ExpiredEntry]]:

@@ -8,13 +8,13 @@ node that is not the first any more hands the queue over.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from service.aio.timers import PeriodicTask
 from service.core.channel import ChannelKey
+from service.core.rendezvous import ranking
 from service.errors import ServiceError
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
@@ -41,11 +41,6 @@ MakeDispatcher = Callable[[Target, int, Lease, int, float], Dispatcher]
 
 OnOwned = Callable[[Target, int, bool], None]
 """Called when this node begins (True) or ends to deliver a queue."""
-
-
-def ranking(queue: ChannelKey, nodes: Iterable[str]) -> Sequence[str]:
-    """Returns the nodes in the order in which they should deliver a queue. The same on all nodes."""
-    return sorted(nodes, key=lambda node: blake2b(f"{node} {queue.name}".encode(), digest_size=8).digest())
 
 
 class Ownership:
